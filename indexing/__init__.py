@@ -1,0 +1,1 @@
+"""Likeness: which pixels look like these ones. Stands on `service`; knows no HTTP."""
