@@ -1,0 +1,117 @@
+"""Errors as HTTP: one table from kind to status, one problem+json body (RFC 9457) for all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from rio_tiler.errors import RioTilerError, TileOutsideBounds
+from starlette.exceptions import HTTPException
+
+from service.errors import SmaltiError
+
+log = logging.getLogger("smalti")
+
+STATUS: Final = {
+    "internal": 500,
+    "invalid-input": 422,
+    "limit-exceeded": 413,
+    "not-found": 404,
+    "outside": 404,
+    "identity-mismatch": 409,
+    "read-only": 409,
+    "conflict": 409,
+    "corrupt": 500,
+    "unavailable": 503,
+    "unauthorized": 401,
+    "forbidden": 403,
+}
+RETRY_AFTER: Final = "5"
+"""Seconds a client should wait after a 503."""
+
+_KIND_OF_STATUS: Final = {401: "unauthorized", 403: "forbidden", 404: "not-found", 413: "limit-exceeded"}
+
+
+class Problem(BaseModel):
+    """What every error answers."""
+
+    type: str = Field("about:blank", description="always about:blank: match on `kind`")
+    title: str = Field(description="the HTTP status in words")
+    status: int
+    kind: str = Field(description="stable code of this error", examples=["not-found"])
+    detail: str = Field(description="what is wrong and, where known, what to do about it")
+    field: str | None = Field(None, description="the input at fault")
+    remedy: str | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer with these statuses, for OpenAPI."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
+
+
+def problem(status: int, kind: str, detail: str, field: str | None = None, remedy: str | None = None) -> JSONResponse:
+    """The one error answer."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, kind=kind, detail=detail, field=field, remedy=remedy)
+    headers = {"Cache-Control": "no-store"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = RETRY_AFTER
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "ApiKey"
+    return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
+
+
+def from_error(error: SmaltiError) -> JSONResponse:
+    """The answer for one of our own errors; those that are our fault are logged."""
+    status = STATUS[error.kind]
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s: %s", error.kind, error)
+    return problem(status, error.kind, error.message, error.field, error.remedy)
+
+
+def _where(location: Sequence[object]) -> str:
+    """`body.pixels[3].s2` from pydantic's ("body", "pixels", 3, "s2")."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
+
+
+def install(app: FastAPI) -> None:
+    """Give every error that can leave `app` the one shape."""
+
+    @app.exception_handler(SmaltiError)
+    def _ours(_: Request, error: SmaltiError) -> JSONResponse:
+        return from_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+        return problem(422, "invalid-input", f"{first['msg']}{more}.", _where(first["loc"]))
+
+    @app.exception_handler(HTTPException)
+    def _http(_: Request, error: HTTPException) -> JSONResponse:
+        kind = _KIND_OF_STATUS.get(error.status_code, "invalid-input" if error.status_code < 500 else "internal")
+        response = problem(error.status_code, kind, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(TileOutsideBounds)
+    def _outside(_: Request, error: TileOutsideBounds) -> JSONResponse:
+        return problem(404, "outside", str(error))
+
+    @app.exception_handler(RioTilerError)
+    def _tiler(_: Request, error: RioTilerError) -> JSONResponse:
+        return problem(422, "invalid-input", str(error))
+
+    @app.exception_handler(Exception)
+    def _bug(request: Request, error: Exception) -> JSONResponse:
+        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(500, "internal", "The server made a mistake; its log tells which.")

@@ -1,0 +1,98 @@
+"""Who may do what: API keys with scopes, loopback without keys, the Host and Origin headers."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from api.problems import problem
+from api.settings import ApiKey, Scope, Settings
+from api.state import get_state
+from service.errors import Forbidden, Unauthorized
+
+KEY_HEADER: Final = "X-API-Key"
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
+
+
+def require(scope: Scope) -> Callable[[Request], None]:
+    """A route dependency that lets a request through only if it may do `scope`.
+
+    With keys configured, the request needs one that holds the scope (or `admin`). Without keys, it must come from
+    this machine directly, not through a proxy, and not from a page of another origin.
+    """
+
+    def check(request: Request) -> None:
+        settings = get_state(request).settings
+        if scope == "read" and settings.public_read:
+            return
+        if settings.api_keys:
+            _check_key(request.headers.get(KEY_HEADER), scope, settings.api_keys)
+        elif scope != "read" and not (_is_loopback(request) and _is_same_origin(request, settings)):
+            raise Forbidden(
+                f"{request.method} {request.url.path} answers only to this machine while no API keys are configured.",
+                remedy="Set SMALTI_API_KEYS and send one in X-API-Key.",
+            )
+
+    return check
+
+
+def _check_key(key: str | None, scope: Scope, keys: tuple[ApiKey, ...]) -> None:
+    if not key:
+        raise Unauthorized("an API key is needed here.", remedy=f"Send it in {KEY_HEADER}.")
+    held = [known.scopes for known in keys if known.matches(key)]
+    if not held:
+        raise Unauthorized("this API key is not known.")
+    if not any({scope, "admin"} & scopes for scopes in held):
+        raise Forbidden(f"this API key does not hold the scope {scope!r}.")
+
+
+def _is_loopback(request: Request) -> bool:
+    if any(name in request.headers for name in _PROXY_HEADERS) or request.client is None:
+        return False
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_same_origin(request: Request, settings: Settings) -> bool:
+    """A browser names the page's origin when it writes; another site's page must not write here."""
+    origin = request.headers.get("origin")
+    return origin is None or is_allowed_host(urlsplit(origin).netloc, settings)
+
+
+def is_allowed_host(netloc: str, settings: Settings) -> bool:
+    """Whether `host[:port]` names this server: a guard against DNS rebinding."""
+    try:
+        name = urlsplit(f"//{netloc}").hostname or ""
+    except ValueError:
+        return False
+    return name in _LOOPBACK_NAMES or name in settings.allowed_hosts or "*" in settings.allowed_hosts
+
+
+class HostCheck:
+    """Refuse requests whose Host header names another server. Starlette's own answers in plain text and not for ::1."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Pass on or answer 403."""
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not is_allowed_host(host, self.settings):
+                refusal = problem(
+                    403, "forbidden", f"this server does not answer to {host[:80]!r}.", "Host",
+                    "Add the name to SMALTI_ALLOWED_HOSTS.",
+                )  # fmt: skip
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

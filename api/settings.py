@@ -1,0 +1,88 @@
+"""Settings by concern. Built in `api/app.py` and `api/cli.py` only, and handed down as plain values."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Scope = Literal["read", "write", "embed", "admin"]
+"""What a key may do. `write` saves queries and bases, `embed` runs encoders and stores what they make."""
+
+
+class ApiKey(BaseModel, frozen=True):
+    """One key as it is configured: never the key itself."""
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, hex")
+    scopes: frozenset[Scope]
+
+    @classmethod
+    def parse(cls, text: str) -> ApiKey:
+        """Read `sha256hex:read+embed`."""
+        digest, _, scopes = text.strip().partition(":")
+        unknown = set(scopes.split("+")) - set(get_args(Scope))
+        if unknown or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError(
+                "write each key as <SHA-256 of the key, hex>:<scope>+<scope>, scopes read write embed admin"
+            )
+        return cls(digest=digest, scopes=frozenset(scopes.split("+")))
+
+    def matches(self, key: str) -> bool:
+        """Whether `key` is this key; takes the same time whether it is or not."""
+        return hmac.compare_digest(sha256(key.encode()).hexdigest(), self.digest)
+
+
+class Limits(BaseModel, frozen=True):
+    """The most that one request may ask for."""
+
+    body_bytes: int = Field(256_000_000, gt=0, description="size of a request body")
+    json_bytes: int = Field(32_000_000, gt=0, description="size of a JSON request body")
+    unpacked_bytes: int = Field(2_000_000_000, gt=0, description="size of an NPZ upload once unpacked")
+    upload_pixels: int = Field(262_144, gt=0, description="pixels in one upload")
+    json_pixels: int = Field(1_000, gt=0, description="pixels in one JSON upload")
+    points: int = Field(10_000, gt=0, description="points in one request for vectors")
+    hits: int = Field(1_000, gt=0, description="k of a search")
+    encoders_at_once: int = Field(1, gt=0, description="uploads encoded at the same time")
+    uploads_waiting: int = Field(8, ge=0, description="uploads that may wait; more get 503")
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set, from the environment as SMALTI_<NAME> (`SMALTI_LIMITS__POINTS=500`)."""
+
+    model_config = SettingsConfigDict(env_prefix="SMALTI_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    home: Path = Field(Path("smalti-data"), description="where all state lies")
+    catalogue: Path = Field(Path("smalti.toml"), description="datasets that lie elsewhere; written by people")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        (),
+        description="<sha256>:<scope>+<scope>, comma separated; none: what writes or is expensive answers on loopback",
+    )
+    public_read: bool = Field(True, description="whether reading needs no key even where keys are configured")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names this server answers to besides loopback, comma separated; * for any"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="origins whose pages may read (GET) from here, comma separated"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run; fails if it is not there")
+    encoder_threads: int = Field(0, ge=0, description="threads of an encoder; 0: one a core")
+    limits: Limits = Limits()
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return (
+            tuple(ApiKey.parse(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        )
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
