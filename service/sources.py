@@ -1,0 +1,158 @@
+"""Where time series come from: something placed on a zone's pixel grid that yields d-pixels for any part of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+
+from service.dpixels import DPixels, from_arrays
+from service.errors import InvalidInput
+from service.grid import PIXEL, Block, Zone, archive_grid, blocks_of
+from service.simulate import Landscape
+from service.values import BLOCK
+
+SNAP: Final = 1e-3
+"""How far, in metres, an origin may lie off the grid and still be meant to lie on it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A rectangle of pixels on the archive grid of one zone."""
+
+    zone: Zone
+    """The zone whose grid the pixels lie on."""
+    row: int
+    """Grid row of the first row."""
+    col: int
+    """Grid column of the first column."""
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+
+    def __post_init__(self) -> None:
+        grid = archive_grid(self.zone)
+        inside = 0 <= self.row <= grid.height - self.height and 0 <= self.col <= grid.width - self.width
+        if self.height < 1 or self.width < 1 or not inside:
+            raise InvalidInput(f"does not lie within the grid of zone {self.zone.name}.", field="transform")
+
+    @classmethod
+    def of(cls, epsg: int, transform: tuple[float, ...], height: int, width: int) -> Self:
+        """The placement of a raster with this CRS and affine transform (a, b, c, d, e, f).
+
+        Raises:
+            InvalidInput: The CRS is not WGS 84 / UTM, pixels are not 10 m north-up, or they lie between grid pixels.
+        """
+        kind, number = divmod(int(epsg), 100)
+        if kind not in (326, 327) or not 1 <= number <= 60:
+            raise InvalidInput(f"EPSG:{epsg} is not WGS 84 / UTM.", field="epsg", remedy="Use 326zz or 327zz.")
+        zone = Zone(number, south=kind == 327)
+        a, b, x0, d, e, y0 = (float(v) for v in transform)
+        if (a, b, d, e) != (PIXEL, 0.0, 0.0, -PIXEL):
+            raise InvalidInput(
+                f"{transform} does not describe 10 m pixels, north up.",
+                field="transform",
+                remedy="Write [10,0,x,0,-10,y].",
+            )
+        grid = archive_grid(zone)
+        row, col = (grid.y0 - y0) / PIXEL, (x0 - grid.x0) / PIXEL
+        if max(abs(row - round(row)), abs(col - round(col))) * PIXEL > SNAP:
+            raise InvalidInput(
+                f"the corner {x0}, {y0} lies between grid pixels.",
+                field="transform",
+                remedy="Resample to corners that are multiples of 10 m; smalti never moves pixels.",
+            )
+        return cls(zone, round(row), round(col), height, width)
+
+    @property
+    def rows(self) -> slice:
+        """Grid rows."""
+        return slice(self.row, self.row + self.height)
+
+    @property
+    def cols(self) -> slice:
+        """Grid columns."""
+        return slice(self.col, self.col + self.width)
+
+    def blocks(self) -> Iterator[Block]:
+        """The level-1 blocks it touches."""
+        return blocks_of(self.zone.name, self.rows, self.cols)
+
+    def within(self, block: Block) -> tuple[slice, slice]:
+        """Rows and columns of this placement that fall into `block`, counted from the placement's corner."""
+        top, left = max(block.rows.start, self.row), max(block.cols.start, self.col)
+        bottom, right = min(block.rows.stop, self.rows.stop), min(block.cols.stop, self.cols.stop)
+        return slice(top - self.row, bottom - self.row), slice(left - self.col, right - self.col)
+
+    def in_block(self, block: Block) -> tuple[slice, slice]:
+        """The same pixels, counted from the block's corner."""
+        rows, cols = self.within(block)
+        top, left = self.row - block.row * BLOCK, self.col - block.col * BLOCK
+        return slice(rows.start + top, rows.stop + top), slice(cols.start + left, cols.stop + left)
+
+
+class Source(Protocol):
+    """Time series for a rectangle of pixels."""
+
+    @property
+    def placement(self) -> Placement:
+        """Which pixels."""
+
+    @property
+    def digest(self) -> str:
+        """Hex digits that change when the content does: part of a block's fingerprint."""
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        """The d-pixels of some rows and columns, counted from the placement's corner, row by row.
+
+        Raises:
+            InvalidInput: The series contradict themselves.
+            Unavailable: They cannot be fetched now.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """The arrays of a published tile folder, with the place that the caller gave them."""
+
+    placement: Placement
+    arrays: Mapping[str, np.ndarray[Any, Any]]
+    """Checked arrays by their published names, time first: (T, H, W, C)."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and bytes."""
+        sha = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            sha.update(f"{name}{array.shape}{array.dtype}".encode())
+            sha.update(array.data)
+        return sha.hexdigest()
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        """See Source."""
+        cut = {k: (v if k.endswith(("doys", "_doy")) else v[:, rows, cols]) for k, v in self.arrays.items()}
+        return from_arrays(cut)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A year of a simulated landscape."""
+
+    placement: Placement
+    landscape: Landscape
+    year: int
+
+    @property
+    def digest(self) -> str:
+        """Seed, size and year say everything."""
+        text = f"simulated/{self.landscape.seed}/{self.placement.height}x{self.placement.width}/{self.year}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        """See Source."""
+        return from_arrays(self.landscape.dpixels(self.year, rows, cols))
