@@ -6,8 +6,8 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,7 +16,9 @@ from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 
 from api.settings import Settings
-from service.errors import InvalidInput, NotFound, SmaltiError
+from indexing.search import Searcher
+from service.encoder import Encoder
+from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
 from service.shelf import Shelf
 from service.store import open_store
 from service.store.contract import Store
@@ -55,6 +57,15 @@ class Dataset:
     def windows(self) -> tuple[Window, ...]:
         """Every window that holds data, ascending."""
         return tuple(sorted(window for store in (self.store, *self.others) for window in store.windows()))
+
+    def provenance(self, window: Window) -> dict[str, str]:
+        """What every answer that holds or is made from vectors names."""
+        return {
+            "dataset": self.id,
+            "model": str(self.store.identity),
+            "window": str(window),
+            "revision": self.store.revision()[0],
+        }
 
     def at(self, window: Window) -> Dataset:
         """The same dataset with the store that holds `window` as its store.
@@ -191,6 +202,12 @@ class State:
         self.datasets = Catalogue(settings)
         self.queries = Shelf(settings.home / "shelf" / "queries", "query")
 
+        self.registry = Registry((SHIPPED, settings.home / "models"))
+        self._lock = threading.Lock()
+        self._encoders: dict[str, Encoder] = {}
+        self._searchers: dict[str, Searcher] = {}
+        self._encoding = 0
+        self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
     def extent(self, dataset: Dataset) -> Extent | None:
@@ -202,10 +219,48 @@ class State:
             known = self._extents[dataset.id] = (revisions, extent_of(stores))
         return known[1]
 
-    @cached_property
-    def registry(self) -> Registry:
-        """The encoders on disk: the shipped one and those under `<home>/models`."""
-        return Registry((SHIPPED, self.settings.home / "models"))
+    def encoder(self, model: str) -> Encoder:
+        """The opened encoder of a model; opening loads the weights, once.
+
+        Raises:
+            NotFound: No such model.
+            Unavailable: The model file or the device is not there.
+        """
+        registered = self.registry.get(model)
+        key = str(registered.manifest.identity)
+        with self._lock:
+            if key not in self._encoders:
+                threads = self.settings.encoder_threads or None
+                self._encoders[key] = Encoder.open(registered, engine=self.settings.device, threads=threads)
+            return self._encoders[key]
+
+    def searcher(self, dataset: Dataset) -> Searcher:
+        """What searches one dataset."""
+        with self._lock:
+            known = self._searchers.get(dataset.store.location)
+            if known is None:
+                known = Searcher(dataset.store, dataset.id, self.indexes(dataset.id))
+                self._searchers[dataset.store.location] = known
+            return known
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """Hold one of the few places at the encoders; a bounded number of requests may wait for one.
+
+        Raises:
+            Unavailable: Too many wait already.
+        """
+        limits = self.settings.limits
+        with self._lock:
+            if self._encoding >= limits.encoders_at_once + limits.uploads_waiting:
+                raise Unavailable(f"{self._encoding} uploads are being encoded or wait.", remedy="Try again soon.")
+            self._encoding += 1
+        try:
+            with self._places:
+                yield
+        finally:
+            with self._lock:
+                self._encoding -= 1
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""

@@ -1,0 +1,137 @@
+"""What there is to see: datasets, where they hold data, and the vectors of single places."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Depends, Path, Response
+
+from api.params import DatasetWindow, dataset_window
+from api.problems import documented
+from api.schemas import CountsInfo, DatasetInfo, DatasetList, VectorInfo, VectorsAnswer, VectorsRequest
+from api.security import require
+from api.state import Dataset, State, get_state
+from service.errors import InvalidInput, LimitExceeded
+from service.grid import Zone, ZoneGrid
+from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors
+
+router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
+
+VIEWS = ["pca", "bands", "similarity"]
+MIN_ZOOM, MAX_ZOOM = 0, 16
+
+
+@router.get("/datasets")
+def datasets(state: Annotated[State, Depends(get_state)]) -> DatasetList:
+    """Every dataset that can be served, and those that cannot with the reason."""
+    listed = [_info(state, dataset) for dataset in state.datasets.values()]
+    return DatasetList(datasets=listed, broken={k: str(v) for k, v in state.datasets.broken.items()})
+
+
+@router.get("/datasets/{dataset}", responses=documented(404, 422))
+def dataset(state: Annotated[State, Depends(get_state)], dataset: Annotated[str, Path(max_length=64)]) -> DatasetInfo:
+    """One dataset."""
+    return _info(state, state.datasets[dataset])
+
+
+def _info(state: State, dataset: Dataset) -> DatasetInfo:
+    extent = state.extent(dataset)
+    revision, strong = dataset.store.revision()
+    years = sorted({window.start.year for window in dataset.windows()})
+    return DatasetInfo(
+        id=dataset.id,
+        title=dataset.title,
+        model=str(dataset.store.identity),
+        dims=dataset.store.dims,
+        depths=list(dataset.store.depths),
+        windows=[str(window) for window in dataset.windows()],
+        bounds=extent.bounds if extent else None,
+        center=extent.center if extent else None,
+        minzoom=MIN_ZOOM,
+        maxzoom=MAX_ZOOM,
+        revision=revision,
+        revision_strong=strong,
+        writable=dataset.store.writable,
+        views=VIEWS,
+        bases=sorted(state.bases(dataset.id).names()),
+        licence=dataset.licence,
+        attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
+    )
+
+
+@router.get("/datasets/{dataset}/{window}/coverage", responses=documented(404, 422))
+def coverage(at: Annotated[DatasetWindow, Depends(dataset_window)]) -> Response:
+    """Blocks that hold data, as GeoJSON boxes with their version."""
+    store = at.dataset.store
+    grids = {grid.zone.name: grid for grid in store.zones()}
+    blocks = store.blocks(at.window)
+    versions = store.versions(at.window, blocks)
+    features = [_feature(grids[b.zone], b.name, b.row, b.col, versions[b]) for b in blocks]
+    body = {"type": "FeatureCollection", **at.dataset.provenance(at.window), "features": features}
+    return Response(orjson.dumps(body), media_type="application/geo+json")
+
+
+def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dict[str, Any]:
+    rows = np.array([row + 1, row + 1, row, row, row + 1], float) * BLOCK
+    cols = np.array([col, col + 1, col + 1, col, col], float) * BLOCK
+    lon, lat = grid.to_lonlat(rows, cols)
+    ring = [[round(x, 7), round(y, 7)] for x, y in zip(lon.tolist(), lat.tolist(), strict=True)]
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"block": name, "status": "embedded", "version": version},
+    }
+
+
+@router.post("/datasets/{dataset}/{window}/vectors", responses=documented(403, 404, 413, 422), response_model=VectorsAnswer)
+def vectors(
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    body: VectorsRequest,
+    state: Annotated[State, Depends(get_state)],
+) -> Response:
+    """The stored vector of each point, in the order asked; its status where there is none."""
+    limit = state.settings.limits.points
+    if len(body.points) > limit:
+        raise LimitExceeded(f"{len(body.points):,} points; at most {limit:,} a request.", field="points")
+    if body.dims is not None and body.dims not in at.dataset.store.depths:
+        raise InvalidInput(f"{body.dims} is not one of {at.dataset.store.depths}.", field="dims")
+    results = read_points(at, np.array(body.points, float), body.dims)
+    answer = VectorsAnswer(**at.dataset.provenance(at.window), results=results)
+    return Response(orjson.dumps(answer.model_dump()), media_type="application/json")
+
+
+def read_points(at: DatasetWindow, lonlat: np.ndarray[Any, np.dtype[np.float64]], dims: int | None) -> list[VectorInfo]:
+    """Read (n, 2) places, each from its own zone, grouped so that a zone is read once."""
+    store = at.dataset.store
+    grids = {grid.zone: grid for grid in store.zones()}
+    groups: dict[Zone, list[int]] = defaultdict(list)
+    for index, (lon, lat) in enumerate(lonlat):
+        groups[Zone.of(lon, lat)].append(index)
+    nowhere = VectorInfo(status=STATUS_NAMES[OUTSIDE], vector=None, counts=CountsInfo(s2=0, s1_asc=0, s1_desc=0))
+    results = [nowhere] * len(lonlat)
+    for zone, members in groups.items():
+        if zone not in grids:
+            continue
+        row, col = grids[zone].from_lonlat(lonlat[members, 0], lonlat[members, 1])
+        rows, cols = np.floor(row).astype(np.int64), np.floor(col).astype(np.int64)
+        read = store.sample(zone, at.window, rows, cols, dims=dims)
+        counts = store.counts(zone, at.window, rows, cols)
+        numbers = np.stack([counts.s2, counts.s1_asc, counts.s1_desc], axis=1).tolist()
+        for member, info in zip(members, _infos(read, numbers), strict=True):
+            results[member] = info
+    return results
+
+
+def _infos(read: Vectors, numbers: list[list[int]]) -> list[VectorInfo]:
+    values = read.dequantised().tolist()
+    return [
+        VectorInfo.model_construct(
+            status=STATUS_NAMES[status],
+            vector=vector if status == VALID else None,
+            counts=CountsInfo.model_construct(s2=s2, s1_asc=asc, s1_desc=desc),
+        )
+        for status, vector, (s2, asc, desc) in zip(read.status.tolist(), values, numbers, strict=True)
+    ]

@@ -1,0 +1,48 @@
+"""The encoders that can be run here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+
+from api.problems import documented
+from api.schemas import ModelInfo, ModelList
+from api.security import require
+from api.state import State, get_state
+from service.errors import SmaltiError
+from service.registry import RegisteredModel
+
+router = APIRouter(tags=["models"], dependencies=[Depends(require("read"))])
+
+
+@router.get("/models")
+def models(state: Annotated[State, Depends(get_state)]) -> ModelList:
+    """Every encoder, with its licence and the device it runs on."""
+    return ModelList(models=[_info(state, model) for model in state.registry.list()])
+
+
+@router.get("/models/{name}", responses=documented(404, 422))
+def model(state: Annotated[State, Depends(get_state)], name: Annotated[str, Path(max_length=200)]) -> ModelInfo:
+    """One encoder."""
+    return _info(state, state.registry.get(name))
+
+
+def _info(state: State, model: RegisteredModel) -> ModelInfo:
+    manifest = model.manifest
+    try:
+        device = state.encoder(str(manifest.identity)).device
+    except SmaltiError as error:
+        device = f"none: {error}"
+    return ModelInfo(
+        name=manifest.identity.name,
+        model=str(manifest.identity),
+        family=manifest.family,
+        dims=manifest.dims,
+        depths=list(manifest.depths),
+        bands=list(manifest.bands),
+        licence=manifest.licence,
+        origin=manifest.origin,
+        sha256=manifest.sha256,
+        device=device,
+    )

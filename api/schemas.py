@@ -1,0 +1,172 @@
+"""What goes over the wire in JSON, described where OpenAPI shows it. Values below this floor know none of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Lon = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+Lat = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Point = Annotated[tuple[Lon, Lat], Field(description="[longitude, latitude] in degrees")]
+
+
+class Strict(BaseModel):
+    """A request body: unknown members are refused, so a typo is never silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetInfo(BaseModel):
+    """One dataset."""
+
+    id: str
+    title: str
+    model: str = Field(description="name@version/variant of the one model that made every vector here")
+    dims: int = Field(description="embedding dimensions")
+    depths: list[int] = Field(description="prefix lengths that can be asked for with dims=")
+    windows: list[str]
+    bounds: tuple[float, float, float, float] | None = Field(description="[w,s,e,n] of what is embedded; null: nothing")
+    center: tuple[float, float] | None = Field(description="[lon,lat] of a valid pixel")
+    minzoom: int
+    maxzoom: int
+    revision: str = Field(description="snapshot id; changes with every commit")
+    revision_strong: bool = Field(description="false where the layout has no snapshots: then it is a hash of metadata")
+    writable: bool
+    views: list[str] = Field(description="what ?view= understands")
+    bases: list[str] = Field(description="names of saved PCA bases, for view=pca:{basis}")
+    licence: str
+    attribution: str
+
+
+class DatasetList(BaseModel):
+    """The catalogue."""
+
+    datasets: list[DatasetInfo]
+    broken: dict[str, str] = Field({}, description="datasets that cannot be opened, and why")
+
+
+class VectorsRequest(Strict):
+    """Places to read."""
+
+    points: list[Point] = Field(min_length=1, description="places, [longitude, latitude]")
+    dims: int | None = Field(None, description="a prefix length among the dataset's depths")
+
+
+class CountsInfo(BaseModel):
+    """How many valid observations a pixel was made from."""
+
+    s2: int
+    s1_asc: int
+    s1_desc: int
+
+
+class VectorInfo(BaseModel):
+    """One pixel."""
+
+    status: str = Field(description="valid, water, not-embedded, rejected or outside")
+    vector: list[float] | None = Field(description="dequantised; null unless status is valid")
+    counts: CountsInfo
+
+
+class VectorsAnswer(BaseModel):
+    """Vectors in the order asked."""
+
+    dataset: str
+    model: str
+    window: str
+    revision: str
+    results: list[VectorInfo]
+
+
+class S2Body(Strict):
+    """Sentinel-2 observations of one pixel."""
+
+    bands: list[str] = Field(description="the band of each column of values, by name: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12")
+    dates: list[dt.date] = Field(max_length=1000, description="UTC date of each row")
+    unit: Literal["dn", "reflectance"] = Field(description="dn: reflectance x 10000, offset removed")
+    values: list[list[Finite]]
+    mask: list[bool] | None = Field(None, description="true where usable; or give scl")
+    scl: list[int] | None = Field(None, description="scene class of each row; 0 1 2 3 8 9 are not usable")
+
+
+class S1Body(Strict):
+    """Sentinel-1 observations of one pixel in one orbit direction."""
+
+    orbit: Literal["ascending", "descending"]
+    dates: list[dt.date] = Field(max_length=1000)
+    unit: Literal["db", "power", "scaled"] = Field(description="db: 10 log10 of power; scaled: as published, (2 dB + 50) x 200")
+    values: list[tuple[Finite, Finite]] = Field(description="[VV, VH] a row")
+
+
+class PixelBody(Strict):
+    """One pixel's year. At least one sensor."""
+
+    s2: S2Body | None = None
+    s1: list[S1Body] = Field([], max_length=2)
+    at: Point | None = Field(None, description="where it is; needed to store it")
+
+
+class EmbedBody(Strict):
+    """Time series to embed."""
+
+    model: str = Field("smalti-mini", description="a model of GET /models")
+    window: str = Field(description="2024 or 2024-05-01..2024-09-30; every date lies within")
+    pixels: list[PixelBody] = Field(min_length=1)
+    quantize: bool = Field(False, description="answer int8 codes and a scale instead of float32 numbers")
+    min_s2: int = Field(0, ge=0, le=366, description="least number of valid Sentinel-2 dates; fewer: status rejected")
+    dataset: str | None = Field(None, description="a writable dataset to store the result in")
+
+
+class EmbeddedPixel(BaseModel):
+    """One embedded pixel."""
+
+    status: str
+    vector: list[float] | None = Field(None, description="float32 numbers, unless quantize was asked")
+    codes: list[int] | None = Field(None, description="int8 codes, if quantize was asked; vector = codes x scale")
+    scale: float | None = None
+    counts: CountsInfo
+
+
+class Stored(BaseModel):
+    """Where the result went."""
+
+    dataset: str
+    revision: str
+    pixels: int
+    blocks: list[str]
+
+
+class EmbedAnswer(BaseModel):
+    """Embeddings in the order sent."""
+
+    model: str
+    window: str
+    outside_training: bool = Field(description="true for windows that are not calendar years")
+    device: str
+    reordered: bool = Field(description="whether bands came in another order than the model's and were put right")
+    results: list[EmbeddedPixel]
+    stored: Stored | None = None
+
+
+class ModelInfo(BaseModel):
+    """One encoder."""
+
+    name: str
+    model: str
+    family: str
+    dims: int
+    depths: list[int]
+    bands: list[str]
+    licence: str
+    origin: str
+    sha256: str
+    device: str = Field(description="where it runs here")
+
+
+class ModelList(BaseModel):
+    """Every encoder that can be run."""
+
+    models: list[ModelInfo]
