@@ -75,7 +75,7 @@ def from_error(error: SmaltiError) -> JSONResponse:
     return problem(status, error.kind, error.message, error.field, error.remedy)
 
 
-def _where(location: Sequence[object]) -> str:
+def where(location: Sequence[object]) -> str:
     """`body.pixels[3].s2` from pydantic's ("body", "pixels", 3, "s2")."""
     text = ""
     for part in location:
@@ -94,7 +94,7 @@ def install(app: FastAPI) -> None:
     def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         more = f" ({len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
-        return problem(422, "invalid-input", f"{first['msg']}{more}.", _where(first["loc"]))
+        return problem(422, "invalid-input", f"{first['msg']}{more}.", where(first["loc"]))
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:

@@ -84,7 +84,9 @@ class VectorsAnswer(BaseModel):
 class S2Body(Strict):
     """Sentinel-2 observations of one pixel."""
 
-    bands: list[str] = Field(description="the band of each column of values, by name: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12")
+    bands: list[str] = Field(
+        description="the band of each column of values, by name: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12"
+    )
     dates: list[dt.date] = Field(max_length=1000, description="UTC date of each row")
     unit: Literal["dn", "reflectance"] = Field(description="dn: reflectance x 10000, offset removed")
     values: list[list[Finite]]
@@ -97,7 +99,9 @@ class S1Body(Strict):
 
     orbit: Literal["ascending", "descending"]
     dates: list[dt.date] = Field(max_length=1000)
-    unit: Literal["db", "power", "scaled"] = Field(description="db: 10 log10 of power; scaled: as published, (2 dB + 50) x 200")
+    unit: Literal["db", "power", "scaled"] = Field(
+        description="db: 10 log10 of power; scaled: as published, (2 dB + 50) x 200"
+    )
     values: list[tuple[Finite, Finite]] = Field(description="[VV, VH] a row")
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Final, cast
 
 from fastapi import Request
-from service.extent import Extent, extent_of
+from indexing.search import Searcher
+from service.encoder import Encoder
 from service.registry import SHIPPED, Registry
 
 from api.settings import Settings
-from indexing.search import Searcher
-from service.encoder import Encoder
 from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
+from service.extent import Extent, extent_of
 from service.shelf import Shelf
-from service.store import open_store
+from service.store import create_store, open_store
 from service.store.contract import Store
 from service.values import ModelIdentity, Window, checked_id
 
@@ -125,6 +125,18 @@ class Catalogue(Mapping[str, Dataset]):
         """See what was just written, without waiting for the next look."""
         with self._lock:
             self._visit(entries(self._settings))
+
+    def window_store(self, dataset: str, window: Window) -> Store:
+        """The repository for one window of a writable dataset that is not a calendar year; made if need be."""
+        main = self[dataset]
+        for store in main.others:
+            if window in store.windows():
+                return store
+        path = self._settings.home / "datasets" / f"{dataset}@{window.start}_{window.end}.icechunk"
+        with self._lock:
+            if not path.exists():
+                create_store(str(path), main.store.identity, main.store.dims, window=window)
+            return self._stores.setdefault(str(path.resolve()), open_store(str(path.resolve())))
 
     def _visit(self, found: list[Entry]) -> None:
         stores: dict[str, list[Store]] = {}

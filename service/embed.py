@@ -14,15 +14,18 @@ import numpy.typing as npt
 from service.encoder import Encoder, EncodeResult
 from service.errors import Conflict, InvalidInput, ReadOnly
 from service.grid import Block, Zone, archive_grid
-from service.sources import Source
+from service.sources import Placement, Source
 from service.store.contract import BlockData, WritableStore
-from service.values import BLOCK, NOT_EMBEDDED, Counts, Float64Array, Vectors, Window
+from service.values import BLOCK, NOT_EMBEDDED, Counts, Float64Array, Int64Array, Vectors, Window
 
 ATTEMPTS: Final = 5
 """How often a block is merged anew when somebody else wrote it meanwhile."""
 
 Progress = Callable[[int, int], None]
 """Called with (pixels done, pixels in all)."""
+
+Cells = dict[Block, tuple[Int64Array, Int64Array, Int64Array]]
+"""For each block: rows and columns in it, 0..255, and the indices of the pixels that go there."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def embed_source(
         piece = piece_fingerprint(source, encoder, window, block, min_s2)
         if stored.get(block) != fingerprint(piece, ""):
             result = encoder.encode(source.read(rows, cols), min_s2=min_s2)
-            write_piece(store, window, block, *_scattered(result, placement.in_block(block)), piece)
+            write_piece(store, window, block, *_scattered(result, *cells_of_raster(placement, block)), piece)
             written.append(block)
             encoded += count
         done += count
@@ -88,52 +91,81 @@ def embed_source(
     return EmbedReport(tuple(written), tuple(b for b in blocks if b not in written), encoded, store.revision()[0])
 
 
-def embed_places(
-    lonlat: Float64Array, result: EncodeResult, store: WritableStore, window: Window, origin: str
+def cells_of_places(lonlat: Float64Array) -> Cells:
+    """Which pixel each of (n, 2) places, in degrees, falls into.
+
+    Raises:
+        InvalidInput: Two of them fall into the same pixel.
+        OutsideBounds: A place lies outside the grid of its zone.
+    """
+    found: dict[Block, dict[tuple[int, int], int]] = defaultdict(dict)
+    for index, (lon, lat) in enumerate(lonlat):
+        zone = Zone.of(lon, lat)
+        row, col = archive_grid(zone).cell(lon, lat)
+        block = Block(zone.name, row // BLOCK, col // BLOCK)
+        other = found[block].setdefault((row % BLOCK, col % BLOCK), index)
+        if other != index:
+            raise InvalidInput(
+                f"pixels {other} and {index} fall into the same 10 m cell.",
+                field=f"pixels[{index}].at",
+                remedy="Send one.",
+            )
+    return {block: (*np.array(list(members)).T, np.array(list(members.values()))) for block, members in found.items()}
+
+
+def cells_of_raster(placement: Placement, block: Block) -> tuple[Int64Array, Int64Array]:
+    """Rows and columns in `block` of the part of a raster that lies there, row by row."""
+    rows, cols = placement.in_block(block)
+    row, col = np.mgrid[rows, cols]
+    return row.ravel(), col.ravel()
+
+
+def store_raster(
+    placement: Placement, result: EncodeResult, store: WritableStore, window: Window, origin: str
 ) -> tuple[Block, ...]:
-    """Store pixels that were embedded one by one, each at its own place; then renew the overviews above.
+    """Store what the encoder made of a whole raster, (height x width) pixels row by row. See `store_result`."""
+    order = np.arange(placement.height * placement.width).reshape(placement.height, placement.width)
+    cells: Cells = {}
+    for block in placement.blocks():
+        cells[block] = (*cells_of_raster(placement, block), order[placement.within(block)].ravel())
+    return store_result(cells, result, store, window, origin)
+
+
+def store_result(
+    cells: Cells, result: EncodeResult, store: WritableStore, window: Window, origin: str
+) -> tuple[Block, ...]:
+    """Merge freshly embedded pixels into the blocks they fall into, then renew the overviews above.
 
     Args:
-        lonlat: (n, 2) degrees, in the order of `result`.
+        cells: For each block, where in it which pixels of `result` go.
         result: What the encoder made.
         store: Where to.
         window: The window the series covered.
-        origin: Hex digits that say what the pixels were made from.
+        origin: What the pixels were made from, any text.
 
     Returns:
         The blocks that were written.
 
     Raises:
-        InvalidInput: Two of the places fall into the same pixel.
-        OutsideBounds: A place lies outside the grid of its zone.
         Conflict: Another writer kept changing a block.
     """
-    cells: dict[Block, list[tuple[int, int, int]]] = defaultdict(list)
-    for index, (lon, lat) in enumerate(lonlat):
-        zone = Zone.of(lon, lat)
-        row, col = archive_grid(zone).cell(lon, lat)
-        cells[Block(zone.name, row // BLOCK, col // BLOCK)].append((row % BLOCK, col % BLOCK, index))
-    for block, members in cells.items():
-        if len({(row, col) for row, col, _ in members}) < len(members):
-            raise InvalidInput(f"two places fall into the same pixel of block {block.name}.", field="pixels.at")
-    for block, members in cells.items():
-        rows, cols, indices = np.array(members).T
-        vectors, counts = _scattered(result, (rows, cols), indices)
+    for block, (rows, cols, indices) in cells.items():
+        vectors, counts = _scattered(result, rows, cols, indices)
         write_piece(store, window, block, vectors, counts, fingerprint(origin, block.name))
     store.write_overviews(window, cells)
     return tuple(sorted(cells))
 
 
-def _scattered(result: EncodeResult, where: tuple[Any, Any], indices: Any = slice(None)) -> tuple[Vectors, Counts]:
-    """A whole block that holds `result[indices]` at `where` and nothing elsewhere."""
+def _scattered(
+    result: EncodeResult, rows: Int64Array, cols: Int64Array, indices: Int64Array | slice = slice(None)
+) -> tuple[Vectors, Counts]:
+    """A whole block that holds `result[indices]` at rows and cols, and nothing elsewhere."""
     vectors = Vectors.empty((BLOCK, BLOCK), result.vectors.dims)
     counts = Counts.zeros((BLOCK, BLOCK))
-    shape = vectors.status[where].shape
-    for target, fresh in (
-        *((getattr(vectors, name), getattr(result.vectors, name)) for name in ("codes", "scales", "status")),
-        *((getattr(counts, name), getattr(result.counts, name)) for name in ("s2", "s1_asc", "s1_desc")),
-    ):
-        target[where] = fresh[indices].reshape(*shape, *fresh.shape[1:])
+    for name in ("codes", "scales", "status"):
+        getattr(vectors, name)[rows, cols] = getattr(result.vectors, name)[indices]
+    for name in ("s2", "s1_asc", "s1_desc"):
+        getattr(counts, name)[rows, cols] = getattr(result.counts, name)[indices]
     return vectors, counts
 
 

@@ -86,7 +86,9 @@ def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dic
     }
 
 
-@router.post("/datasets/{dataset}/{window}/vectors", responses=documented(403, 404, 413, 422), response_model=VectorsAnswer)
+@router.post(
+    "/datasets/{dataset}/{window}/vectors", responses=documented(403, 404, 413, 422), response_model=VectorsAnswer
+)
 def vectors(
     at: Annotated[DatasetWindow, Depends(dataset_window)],
     body: VectorsRequest,

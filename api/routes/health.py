@@ -45,7 +45,10 @@ def _parts(state: State) -> Any:
     for name, error in state.datasets.broken.items():
         yield f"dataset {name}", str(error)
     for model in state.registry.list():
-        yield f"model {model.manifest.identity}", _said(lambda m=model: f"ok, on {state.encoder(m.manifest.identity.name).device}")
+        yield (
+            f"model {model.manifest.identity}",
+            _said(lambda m=model: f"ok, on {state.encoder(m.manifest.identity.name).device}"),
+        )
 
 
 def _said(check: Any) -> str:

@@ -1,0 +1,72 @@
+"""Puts the server together: `create_app(settings)`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+
+from api import problems
+from api.routes import bases, datasets, embed, health, models, page, queries, search, tiles
+from api.schemas import EmbedBody
+from api.security import HostCheck
+from api.settings import Settings
+from api.state import State
+from service import VERSION
+
+ROUTES: Final = (page, health, datasets, tiles, search, queries, bases, embed, models)
+DESCRIPTION: Final = (
+    "TESSERA satellite embeddings as map tiles, as a search for pixels like these ones, and made on demand. "
+    "Errors are problem+json with a stable `kind`."
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for one set of settings; from the environment where absent.
+
+    Nothing is opened until the first request needs it, so a broken dataset shows in `/readyz`, not in a crash.
+    """
+    settings = settings or Settings()
+    app = FastAPI(
+        title="smalti",
+        version=VERSION,
+        description=DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        max_body_size=settings.limits.body_bytes,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.smalti = State(settings)
+    problems.install(app)
+    for module in ROUTES:
+        router: APIRouter = module.router
+        app.include_router(router)
+    page.mount(app)
+    # A public map may be shown on any page: reading is allowed to all origins, writing to none.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "HEAD"],
+        expose_headers=["ETag", "X-Smalti-*"],
+    )
+    app.add_middleware(HostCheck, settings=settings)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, with the two schemas that routes name by reference only."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, license_info=app.license_info,
+            routes=app.routes,
+        )  # fmt: skip
+        schemas = document["components"]["schemas"]
+        for model in (EmbedBody, problems.Problem):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema
