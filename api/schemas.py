@@ -85,7 +85,7 @@ class S2Body(Strict):
     """Sentinel-2 observations of one pixel."""
 
     bands: list[str] = Field(
-        description="the band of each column of values, by name: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12"
+        description="the band of each column: B02 B03 B04 B05 B06 B07 B08 B8A B11 B12, in any order"
     )
     dates: list[dt.date] = Field(max_length=1000, description="UTC date of each row")
     unit: Literal["dn", "reflectance"] = Field(description="dn: reflectance x 10000, offset removed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -49,6 +49,7 @@ def embed_source(
     window: Window,
     *,
     min_s2: int = 0,
+    leave_out: Collection[Block] = (),
     on_progress: Progress | None = None,
 ) -> EmbedReport:
     """Embed every pixel of a source and store it, one commit a block; then renew the overviews above.
@@ -62,6 +63,7 @@ def embed_source(
         store: Where to.
         window: The window the series cover.
         min_s2: Least number of valid Sentinel-2 dates; pixels below it get the status `rejected`.
+        leave_out: Blocks not to embed.
         on_progress: Told of pixels done.
 
     Raises:
@@ -69,21 +71,20 @@ def embed_source(
         Conflict: Another writer kept changing a block.
     """
     store.identity.require_same(encoder.identity, "the encoder's output")
-    placement, total, done = source.placement, source.placement.height * source.placement.width, 0
-    blocks = tuple(placement.blocks())
+    placement = source.placement
+    blocks = tuple(block for block in placement.blocks() if block not in leave_out)
+    total, done = sum(map(placement.pixels_in, blocks)), 0
     stored = store.fingerprints(window, blocks)
     written: list[Block] = []
     encoded = 0
     for block in blocks:
-        rows, cols = placement.within(block)
-        count = (rows.stop - rows.start) * (cols.stop - cols.start)
         piece = piece_fingerprint(source, encoder, window, block, min_s2)
         if stored.get(block) != fingerprint(piece, ""):
-            result = encoder.encode(source.read(rows, cols), min_s2=min_s2)
+            result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2)
             write_piece(store, window, block, *_scattered(result, *cells_of_raster(placement, block)), piece)
             written.append(block)
-            encoded += count
-        done += count
+            encoded += placement.pixels_in(block)
+        done += placement.pixels_in(block)
         if on_progress:
             on_progress(done, total)
     if written:

@@ -88,6 +88,11 @@ class Placement:
         bottom, right = min(block.rows.stop, self.rows.stop), min(block.cols.stop, self.cols.stop)
         return slice(top - self.row, bottom - self.row), slice(left - self.col, right - self.col)
 
+    def pixels_in(self, block: Block) -> int:
+        """How many of its pixels fall into `block`."""
+        rows, cols = self.within(block)
+        return (rows.stop - rows.start) * (cols.stop - cols.start)
+
     def in_block(self, block: Block) -> tuple[slice, slice]:
         """The same pixels, counted from the block's corner."""
         rows, cols = self.within(block)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from api.state import State, get_state
+from api.state import Dataset, State, get_state
 from service.errors import SmaltiError
+from service.values import Window
 
 router = APIRouter(tags=["health"])
 
@@ -36,23 +38,37 @@ def readyz(state: Annotated[State, Depends(get_state)], response: Response) -> R
     return Ready(ready=ready, parts=parts)
 
 
-def _parts(state: State) -> Any:
-    for name, dataset in state.datasets.items():
-        yield f"dataset {name}", _said(lambda d=dataset: f"ok, revision {d.store.revision()[0]}")
-        for window in dataset.windows():
-            yield f"basis {name}", _said(lambda n=name: f"ok, {state.bases(n).get('default')[0]}")
-            yield f"index {name} {window}", _said(lambda d=dataset.at(window), w=window: state.searcher(d).describe(w))
+def _parts(state: State) -> Iterator[tuple[str, str]]:
     for name, error in state.datasets.broken.items():
         yield f"dataset {name}", str(error)
+    for name, dataset in state.datasets.items():
+        yield f"dataset {name}", _said(_dataset, dataset)
+        yield f"basis {name}", _said(_basis, state, name)
+        for window in dataset.windows():
+            yield f"index {name} {window}", _said(_index, state, dataset, window)
     for model in state.registry.list():
-        yield (
-            f"model {model.manifest.identity}",
-            _said(lambda m=model: f"ok, on {state.encoder(m.manifest.identity.name).device}"),
-        )
+        identity = str(model.manifest.identity)
+        yield f"model {identity}", _said(_encoder, state, identity)
 
 
-def _said(check: Any) -> str:
+def _dataset(dataset: Dataset) -> str:
+    return f"revision {dataset.store.revision()[0]}"
+
+
+def _basis(state: State, name: str) -> str:
+    return f"default is {state.bases(name).get('default')[0]}"
+
+
+def _index(state: State, dataset: Dataset, window: Window) -> str:
+    return state.searcher(dataset.at(window)).describe(window)
+
+
+def _encoder(state: State, identity: str) -> str:
+    return f"on {state.encoder(identity).device}"
+
+
+def _said(check: Callable[..., str], *args: object) -> str:
     try:
-        return str(check())
+        return f"ok, {check(*args)}"
     except SmaltiError as error:
         return str(error)

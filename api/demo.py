@@ -1,0 +1,151 @@
+"""`smalti demo`: a landscape of our own making, embedded, coloured, indexed, ready to serve. Needs no network.
+
+It lies on the Dogger Bank, land until about 6500 BC and sea since, so that nobody takes it for a real place.
+Every step looks first at what is there, so a second run does next to nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from indexing.build import build_index
+from service.colour import fit_basis
+from service.simulate import Landscape
+
+from api.state import Dataset, State
+from api.terminal import bar, console
+from service.embed import embed_source, require_writable
+from service.errors import NotFound
+from service.grid import Block, Zone, archive_grid
+from service.sources import Placement, Simulated
+from service.store import create_store, open_store
+from service.store.contract import WritableStore
+from service.values import BLOCK, Window
+
+ID: Final = "demo"
+MODEL: Final = "smalti-mini"
+SEED: Final = 7
+SIDE: Final = 256
+"""Pixels along a side: 2.56 km."""
+YEARS: Final = (2023, 2024)
+CORNER: Final = (2.30, 54.70)
+"""lon, lat near which the landscape's middle lies; it is moved to the nearest corner of four blocks."""
+EXAMPLE: Final = 48
+"""Side, in pixels, of the example upload for the empty quarter."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where the landscape lies: the middle is where four blocks meet, so that one quarter can stay empty."""
+
+    placement: Placement
+    empty: Block
+    """The north-eastern block, left for the user to fill."""
+
+    @classmethod
+    def make(cls) -> Scene:
+        """The one demo scene."""
+        zone = Zone.of(*CORNER)
+        row, col = (round(v / BLOCK) for v in archive_grid(zone).cell(*CORNER))
+        placement = Placement(zone, row * BLOCK - SIDE // 2, col * BLOCK - SIDE // 2, SIDE, SIDE)
+        return cls(placement, Block(zone.name, row - 1, col))
+
+
+def prepare(state: State) -> Dataset:
+    """Make whatever of the demo is not there yet, with progress bars, and return its dataset."""
+    scene, landscape = Scene.make(), Landscape(SEED, SIDE, SIDE)
+    store = _store(state)
+    encoder = state.encoder(MODEL)
+    for year in YEARS:
+        source = Simulated(scene.placement, landscape, year)
+        with bar(f"Embedding {year}, pixels") as tick:
+            embed_source(source, encoder, store, Window.year(year), leave_out=(scene.empty,), on_progress=tick)
+    for year in YEARS:
+        store.write_overviews(Window.year(year))
+    _example(state.settings.home / "examples" / "quarter.npz", scene, landscape)
+    state.datasets.look_now()
+    dataset = state.datasets[ID]
+    _basis(state, dataset)
+    for window in dataset.windows():
+        _index(state, dataset, window)
+    return dataset
+
+
+def _store(state: State) -> WritableStore:
+    path = (state.settings.home / "datasets" / f"{ID}.icechunk").resolve()
+    identity = state.registry.get(MODEL).manifest.identity
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_store(str(path), identity, state.registry.get(MODEL).manifest.dims)
+    store = require_writable(open_store(str(path)), ID)
+    store.identity.require_same(identity, "the shipped encoder")
+    return store
+
+
+def _basis(state: State, dataset: Dataset) -> None:
+    shelf = state.bases(dataset.id)
+    try:
+        shelf.get("default")
+    except NotFound:
+        console.print("Fitting the colours (PCA of 128 numbers to red, green, blue)")
+        shelf.put(fit_basis(dataset.store, dataset.windows()).to_document(), "default")
+
+
+def _index(state: State, dataset: Dataset, window: Window) -> None:
+    if state.searcher(dataset).is_current(window):
+        return
+    with bar(f"Indexing {window}, blocks") as tick:
+        build_index(dataset.store, dataset.id, window, state.indexes(dataset.id), on_progress=tick)
+
+
+def _example(path: Path, scene: Scene, landscape: Landscape) -> None:
+    """Write the time series of a corner of the empty quarter, as anyone could upload theirs."""
+    if path.exists():
+        return
+    rows, cols = _example_window(scene)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = io.BytesIO()
+    np.savez_compressed(body, **landscape.dpixels(YEARS[-1], rows, cols))
+    path.write_bytes(body.getvalue())
+
+
+def _example_window(scene: Scene) -> tuple[slice, slice]:
+    """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
+    rows, cols = scene.placement.within(scene.empty)
+    return slice(rows.stop - EXAMPLE, rows.stop), slice(cols.start, cols.start + EXAMPLE)
+
+
+def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
+    """What to try first: the page, and one curl line for each journey."""
+    scene = Scene.make()
+    rows, cols = _example_window(scene)
+    grid = archive_grid(scene.placement.zone)
+    left = grid.x0 + 10 * (scene.placement.col + cols.start)
+    top = grid.y0 - 10 * (scene.placement.row + rows.start)
+    extent = state.extent(dataset)
+    lon, lat = extent.center if extent else CORNER
+    x, y = _tile_of(lon, lat, 14)
+    year = YEARS[-1]
+    yield f"smalti serves the demo at {base}/   (Ctrl-C ends it)"
+    yield ""
+    yield "A tile:            " + f"curl -o tile.png '{base}/datasets/{ID}/{year}/tiles/WebMercatorQuad/14/{x}/{y}.png'"
+    yield "Places like one:   " + f"curl '{base}/datasets/{ID}/{year}/search?lon={lon:.6f}&lat={lat:.6f}&k=5'"
+    yield (
+        "Embed and store:   "
+        + f"curl -H 'Content-Type: application/x-npz' --data-binary @{state.settings.home}/examples/quarter.npz "
+        + f"'{base}/embed?dataset={ID}&window={year}&epsg={grid.epsg}&left={left:.0f}&top={top:.0f}&answer=json'"
+        + " -o embedded.json"
+    )
+
+
+def _tile_of(lon: float, lat: float, zoom: int) -> tuple[int, int]:
+    """XYZ tile of a place, Web Mercator."""
+    n = 2**zoom
+    x = (lon + 180) / 360 * n
+    y = (1 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2 * n
+    return int(x), int(y)
