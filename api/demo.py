@@ -17,7 +17,8 @@ from indexing.build import build_index
 from service.colour import fit_basis
 from service.simulate import Landscape
 
-from api.state import Dataset, State
+from api.catalogue import Dataset
+from api.state import State
 from api.terminal import bar, console
 from service.embed import embed_source, require_writable
 from service.errors import NotFound

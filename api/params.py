@@ -7,7 +7,8 @@ from typing import Annotated
 
 from fastapi import Path, Request
 
-from api.state import Dataset, get_state
+from api.catalogue import Dataset
+from api.state import get_state
 from service.values import Window
 
 DatasetId = Annotated[str, Path(description="id of a dataset, as GET /datasets lists it")]

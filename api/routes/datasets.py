@@ -9,11 +9,12 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 
+from api.catalogue import Dataset
 from api.params import DatasetWindow, dataset_window
 from api.problems import documented
 from api.schemas import CountsInfo, DatasetInfo, DatasetList, VectorInfo, VectorsAnswer, VectorsRequest
 from api.security import require
-from api.state import Dataset, State, get_state
+from api.state import State, get_state
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import Zone, ZoneGrid
 from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from api.state import Dataset, State, get_state
+from api.catalogue import Dataset
+from api.state import State, get_state
 from service.errors import SmaltiError
 from service.values import Window
 

@@ -1,0 +1,130 @@
+"""`smalti`: everything a person or a script does without HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+import uvicorn
+import yaml
+from pydantic import ValidationError
+
+from api import demo as demo_
+from api.app import create_app
+from api.commands import data, encoders
+from api.settings import Scope, Settings
+from api.state import State
+from api.terminal import console
+from service import VERSION
+from service.errors import InvalidInput, SmaltiError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="TESSERA embeddings as maps, as a search, and made on demand."
+)
+app.add_typer(data.datasets_app, name="datasets")
+app.add_typer(data.store_app, name="store")
+app.add_typer(data.pca_app, name="pca")
+app.add_typer(data.index_app, name="index")
+app.add_typer(encoders.models_app, name="models")
+for command in (data.ingest, encoders.embed, encoders.train):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run one command; errors are one line on stderr, and exit code 1 (2 where the input is at fault)."""
+    try:
+        app()
+    except SmaltiError as error:
+        console.print(f"[bold red]error[/] ({error.kind}) {error}")
+        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "__".join(map(str, first["loc"])).upper()
+        console.print(f"[bold red]error[/] (invalid-input) SMALTI_{name}: {first['msg']}")
+        sys.exit(2)
+
+
+@app.callback()
+def settled(ctx: typer.Context) -> None:
+    """Read the settings once; every command finds them in its context."""
+    ctx.obj = State(Settings())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve maps, search and encoders over HTTP."""
+    _serve(ctx.obj.settings, host, port)
+
+
+def _serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
+
+    # Forwarded addresses are not believed: they decide what "this machine" means.
+    uvicorn.run(
+        create_app(settings),
+        host=host or settings.host,
+        port=port or settings.port,
+        proxy_headers=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=3,
+    )
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve it once it is made.")] = True,
+) -> None:
+    """Make a simulated landscape, embed, colour and index it, and serve it. A second run starts at once."""
+    state: State = ctx.obj
+    settings = state.settings
+    dataset = demo_.prepare(state)
+    base = f"http://{settings.host}:{port or settings.port}"
+    for line in demo_.greeting(state, dataset, base):
+        typer.echo(line)
+    sys.stdout.flush()
+    if serve:
+        _serve(settings, port=port)
+
+
+@app.command()
+def key(
+    scope: Annotated[
+        str, typer.Option(help="What it may do, joined by +: read write embed admin.")
+    ] = "read+write+embed",
+) -> None:
+    """Make an API key: prints the key once, and the line for SMALTI_API_KEYS."""
+    unknown = set(scope.split("+")) - set(get_args(Scope))
+    if unknown:
+        raise InvalidInput(f"{sorted(unknown)} are not scopes.", field="scope", remedy="Use read write embed admin.")
+    secret = secrets.token_urlsafe(32)
+    typer.echo(f"key:            {secret}")
+    typer.echo(f"SMALTI_API_KEYS={hashlib.sha256(secret.encode()).hexdigest()}:{scope}")
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document, as it stands in openapi.yaml."""
+    # The document must not depend on who runs it.
+    settings = Settings.model_construct(**Settings.model_construct().model_dump() | {"home": Path(os.devnull)})
+    typer.echo(yaml.safe_dump(create_app(settings).openapi(), sort_keys=False, width=110, allow_unicode=True), nl=False)
+
+
+if __name__ == "__main__":
+    main()

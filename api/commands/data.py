@@ -1,0 +1,141 @@
+"""Commands about datasets: listing, ingesting, caring for stores, colours and indexes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from indexing.build import build_index
+from service.colour import fit_basis
+from service.ingest import ingest as ingest_
+from service.ingest import plan_ingest
+
+from api.catalogue import entries
+from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
+from api.state import State
+from api.terminal import bar, console
+from service.embed import require_writable
+from service.errors import SmaltiError
+from service.store import create_store, export_geoemb, open_store, tidy
+from service.values import ModelIdentity, Window, checked_id
+
+datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
+store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
+pca_app = typer.Typer(no_args_is_help=True, help="Colours: the PCA bases of the view `pca`.")
+index_app = typer.Typer(no_args_is_help=True, help="The search index.")
+
+
+def ingest(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="Folder of GeoTessera NPY tiles, or embedding GeoTIFFs.", exists=True)],
+    dataset: Annotated[str, typer.Option(help="Id of the dataset to write to; made if it is not there.")],
+    model: Annotated[str, typer.Option(help="Which encoder made them: name@version/variant.")],
+    window: Annotated[str, typer.Option(help="Which window they cover, e.g. 2024.")],
+) -> None:
+    """Copy published embeddings into a dataset of our own. Stopped, it goes on where it was."""
+    settings, span, identity = ctx.obj.settings, Window.parse(window), ModelIdentity.parse(model)
+    plan = plan_ingest(source)
+    name = checked_id(dataset, "dataset") + ("" if span.is_year else f"@{span.start}_{span.end}")
+    path = (settings.home / "datasets" / f"{name}.icechunk").resolve()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_store(str(path), identity, plan.dims, window=None if span.is_year else span)
+    store = require_writable(open_store(str(path)), dataset)
+    store.identity.require_same(identity, "the source")
+    with bar("Ingesting, blocks") as tick:
+        report = ingest_(plan, store, span, on_progress=tick)
+    with bar("Overviews, blocks") as tick:
+        store.write_overviews(span, on_progress=tick)
+    console.print(f"{report.written} blocks written, {report.skipped} were there already, into {path}")
+
+
+@datasets_app.command("list")
+def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List every dataset of the catalogue."""
+    state: State = ctx.obj
+    rows = []
+    for entry in entries(state.settings):
+        if not entry.main:
+            continue
+        try:
+            dataset = state.datasets[entry.id]
+        except SmaltiError as error:
+            rows.append({"id": entry.id, "location": entry.location, "error": str(error)})
+            continue
+        rows.append(
+            {
+                "id": dataset.id,
+                "location": dataset.store.location,
+                "model": str(dataset.store.identity),
+                "windows": [str(w) for w in dataset.windows()],
+                "writable": dataset.store.writable,
+            }
+        )
+    show(rows, as_json, "No datasets yet: `smalti demo` makes one, `smalti ingest` copies published ones.")
+
+
+@store_app.command("overviews")
+def store_overviews(ctx: typer.Context, dataset: DatasetId, window: WindowText = None) -> None:
+    """Build the overviews of blocks that changed since the last time."""
+    held = ctx.obj.datasets[dataset]
+    for span in windows_of(held, window):
+        store = require_writable(held.at(span).store, dataset)
+        with bar(f"Overviews {span}, blocks") as tick:
+            changed = store.write_overviews(span, on_progress=tick)
+        console.print(f"{span}: {changed} overview blocks written")
+
+
+@store_app.command("tidy")
+def store_tidy(ctx: typer.Context, dataset: DatasetId) -> None:
+    """Forget old snapshots and delete what nothing refers to; refuses while somebody writes."""
+    held = ctx.obj.datasets[dataset]
+    for store in (held.store, *held.others):
+        console.print(f"{store.location}: {tidy(require_writable(store, dataset))} bytes freed")
+
+
+@store_app.command("export")
+def store_export(
+    ctx: typer.Context,
+    dataset: DatasetId,
+    out: Annotated[Path, typer.Argument(help="Folder to write a geoemb: Zarr store to.")],
+) -> None:
+    """Write a dataset in the published `geoemb:` layout, to take it elsewhere."""
+    with bar("Exporting, blocks") as tick:
+        export_geoemb(ctx.obj.datasets[dataset].store, str(out), on_progress=tick)
+
+
+@pca_app.command("fit")
+def pca_fit(
+    ctx: typer.Context,
+    dataset: DatasetId,
+    window: WindowText = None,
+    name: Annotated[str, typer.Option(help="Name of the basis, for view=pca:NAME.")] = "default",
+    seed: Annotated[int, typer.Option(help="Seed of the sample; the same seed gives the same colours.")] = 0,
+    sample: Annotated[int, typer.Option(help="Pixels to fit on.", min=1000, max=5_000_000)] = 100_000,
+) -> None:
+    """Fit the colours of a dataset, and keep them under a name."""
+    state: State = ctx.obj
+    held = state.datasets[dataset]
+    windows = windows_of(held, window)
+    basis = fit_basis(held.at(windows[0]).store, windows if not window else (windows[0],), seed=seed, sample=sample)
+    key = state.bases(dataset).put(basis.to_document(), name)
+    console.print(f"basis {key} is now {name!r} of {dataset!r}")
+
+
+@index_app.command("build")
+def index_build(
+    ctx: typer.Context,
+    dataset: DatasetId,
+    window: WindowText = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training sample.")] = 0,
+) -> None:
+    """Build the search index. The old one serves until the new one is whole."""
+    state: State = ctx.obj
+    held = state.datasets[dataset]
+    for span in windows_of(held, window):
+        with bar(f"Indexing {span}, blocks") as tick:
+            manifest = build_index(
+                held.at(span).store, dataset, span, state.indexes(dataset), seed=seed, on_progress=tick
+            )
+        console.print(f"{span}: {manifest.count:,} pixels, recall@10 {manifest.recall:.3f}")

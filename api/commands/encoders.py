@@ -1,0 +1,86 @@
+"""Commands about encoders: listing, running, training."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from service.dpixels import UploadLimits, from_arrays, load_npz
+from service.encoder import Encoder
+
+from api.commands.shared import AsJson, show
+from api.state import State
+from api.terminal import bar, console
+from service.errors import NotFound
+
+models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
+Precision = Literal["fp32", "fp16"]
+
+
+@models_app.command("list")
+def models_list(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List every encoder that can be run."""
+    rows = [
+        {
+            "name": m.manifest.identity.name,
+            "model": str(m.manifest.identity),
+            "family": m.manifest.family,
+            "dims": m.manifest.dims,
+            "licence": m.manifest.licence,
+            "path": str(m.path),
+        }
+        for m in ctx.obj.registry.list()
+    ]
+    show(rows, as_json, "No models.")
+
+
+def embed(
+    ctx: typer.Context,
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.npz", help="Arrays of a published d-pixel tile folder.", exists=True)
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write codes, scales and status.")],
+    model: Annotated[str, typer.Option(help="A model of `smalti models list`.")] = "smalti-mini",
+    engine: Annotated[str, typer.Option(help="auto, cpu or cuda; what is asked for is what runs.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="fp32, or fp16 where the engine has it.")] = "fp32",
+    float32: Annotated[bool, typer.Option("--float32", help="Write `vectors` instead of codes and scales.")] = False,
+    min_s2: Annotated[int, typer.Option(help="Least number of valid Sentinel-2 dates.", min=0)] = 0,
+) -> None:
+    """Embed the time series of an NPZ."""
+    state: State = ctx.obj
+    encoder = Encoder.open(
+        state.registry.get(model),
+        engine=engine,
+        precision=precision,
+        threads=state.settings.encoder_threads or None,
+    )
+    arrays = load_npz(source, UploadLimits(sys.maxsize, sys.maxsize))
+    shape = arrays["bands"].shape[1:3]
+    with bar(f"Embedding on {encoder.device}, pixels") as tick:
+        result = encoder.encode(from_arrays(arrays), min_s2=min_s2, on_progress=tick)
+    vectors = result.vectors
+    held = {"vectors": result.floats} if float32 else {"codes": vectors.codes, "scales": vectors.scales}
+    held["status"] = vectors.status
+    temporary = out.with_name(f".{out.name}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in held.items()})
+    temporary.replace(out)
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, curves, the ONNX model.")],
+    preset: Annotated[str, typer.Option(help="Which model and recipe; `mini` is the shipped one.")] = "mini",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps, instead of the preset's.", min=1)] = None,
+) -> None:
+    """Train an encoder on simulated series and export it to ONNX. Needs torch."""
+    try:
+        from service.training.train import run  # torch is an extra
+    except ModuleNotFoundError as error:
+        raise NotFound(f"{error.name} is not installed.", remedy="Run `make setup`, which installs torch.") from None
+    with bar("Training, steps") as tick:
+        run(preset, out, seed=seed, steps=steps, on_progress=tick)
+    console.print(f"wrote {out}")
