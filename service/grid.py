@@ -201,9 +201,10 @@ def blocks_of(zone: str, rows: slice, cols: slice, level: int = 1) -> Iterator[B
 def archive_grid(zone: Zone) -> ZoneGrid:
     """The fixed grid of a zone in every repository smalti writes: blocks of two datasets coincide.
 
-    North: origin E 163840, N 9338880, the origin of the published archive's northern zones. South: the same
-    columns, N 10001920 down to 1111040. Both are whole blocks of 2560 m.
+    North: origin E 163840, N 9338880, the origin of the published archive's northern zones, down to one block
+    beyond the equator, so that the line itself has a pixel. South: the same columns, N 10001920 down to 1111040.
+    Both are whole blocks of 2560 m.
     """
     if zone.south:
         return ZoneGrid(zone, 163_840.0, 10_001_920.0, 264 * BLOCK, 3473 * BLOCK)
-    return ZoneGrid(zone, 163_840.0, 9_338_880.0, 264 * BLOCK, 3648 * BLOCK)
+    return ZoneGrid(zone, 163_840.0, 9_338_880.0, 264 * BLOCK, 3649 * BLOCK)
