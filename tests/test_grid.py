@@ -35,8 +35,9 @@ def test_the_pixel_that_holds_a_place_is_found_by_floor(lon: float, lat: float) 
     grid = archive_grid(zone)
     row, col = grid.cell(lon, lat)
     x, y = Transformer.from_crs(4326, zone.epsg, always_xy=True).transform(lon, lat)
-    assert grid.x0 + col * 10 <= x < grid.x0 + (col + 1) * 10
-    assert grid.y0 - (row + 1) * 10 < y <= grid.y0 - row * 10
+    rounding = 1e-6  # metres: y0 - y cannot tell less
+    assert -rounding <= x - (grid.x0 + col * 10) <= 10 + rounding
+    assert -rounding <= (grid.y0 - row * 10) - y <= 10 + rounding
 
 
 @given(st.integers(1, 60), st.booleans(), st.integers(0, 3472 * 256), st.integers(20_000, 47_000))
