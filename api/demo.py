@@ -49,17 +49,29 @@ class Scene:
     """The north-eastern block, left for the user to fill."""
 
     @classmethod
-    def make(cls) -> Scene:
-        """The one demo scene."""
+    def make(cls, side: int = SIDE) -> Scene:
+        """The demo scene, `side` pixels square."""
         zone = Zone.of(*CORNER)
         row, col = (round(v / BLOCK) for v in archive_grid(zone).cell(*CORNER))
-        placement = Placement(zone, row * BLOCK - SIDE // 2, col * BLOCK - SIDE // 2, SIDE, SIDE)
+        placement = Placement(zone, row * BLOCK - side // 2, col * BLOCK - side // 2, side, side)
         return cls(placement, Block(zone.name, row - 1, col))
 
+    def example(self) -> tuple[slice, slice]:
+        """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
+        rows, cols = self.placement.within(self.empty)
+        side = min(EXAMPLE, rows.stop - rows.start)
+        return slice(rows.stop - side, rows.stop), slice(cols.start, cols.start + side)
 
-def prepare(state: State) -> Dataset:
+    def example_corner(self) -> tuple[float, float]:
+        """(left, top) of the example, metres in the zone's CRS."""
+        rows, cols = self.example()
+        grid = archive_grid(self.placement.zone)
+        return grid.x0 + 10 * (self.placement.col + cols.start), grid.y0 - 10 * (self.placement.row + rows.start)
+
+
+def prepare(state: State, side: int = SIDE) -> Dataset:
     """Make whatever of the demo is not there yet, with progress bars, and return its dataset."""
-    scene, landscape = Scene.make(), Landscape(SEED, SIDE, SIDE)
+    scene, landscape = Scene.make(side), Landscape(SEED, side, side)
     store = _store(state)
     encoder = state.encoder(MODEL)
     for year in YEARS:
@@ -108,26 +120,17 @@ def _example(path: Path, scene: Scene, landscape: Landscape) -> None:
     """Write the time series of a corner of the empty quarter, as anyone could upload theirs."""
     if path.exists():
         return
-    rows, cols = _example_window(scene)
+    rows, cols = scene.example()
     path.parent.mkdir(parents=True, exist_ok=True)
     body = io.BytesIO()
     np.savez_compressed(body, **landscape.dpixels(YEARS[-1], rows, cols))
     path.write_bytes(body.getvalue())
 
 
-def _example_window(scene: Scene) -> tuple[slice, slice]:
-    """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
-    rows, cols = scene.placement.within(scene.empty)
-    return slice(rows.stop - EXAMPLE, rows.stop), slice(cols.start, cols.start + EXAMPLE)
-
-
 def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
     """What to try first: the page, and one curl line for each journey."""
     scene = Scene.make()
-    rows, cols = _example_window(scene)
-    grid = archive_grid(scene.placement.zone)
-    left = grid.x0 + 10 * (scene.placement.col + cols.start)
-    top = grid.y0 - 10 * (scene.placement.row + rows.start)
+    left, top = scene.example_corner()
     extent = state.extent(dataset)
     lon, lat = extent.center if extent else CORNER
     x, y = _tile_of(lon, lat, 14)
@@ -139,7 +142,7 @@ def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
     yield (
         "Embed and store:   "
         + f"curl -H 'Content-Type: application/x-npz' --data-binary @{state.settings.home}/examples/quarter.npz "
-        + f"'{base}/embed?dataset={ID}&window={year}&epsg={grid.epsg}&left={left:.0f}&top={top:.0f}&answer=json'"
+        + f"'{base}/embed?dataset={ID}&window={year}&epsg={scene.placement.zone.epsg}&left={left:.0f}&top={top:.0f}&answer=json'"
         + " -o embedded.json"
     )
 
