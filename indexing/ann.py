@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import faiss
+import faiss as _faiss
 import numpy as np
 
 from service.errors import Corrupt, InvalidInput
-from service.values import Float32Array, Int64Array
+from service.values import Float32Array, Int64Array, UInt8Array
+
+faiss: Any = _faiss  # its type hints miss much of what its wrapper adds at run time
 
 KIND: Final = "ivf-rabitq"
 VERSION: Final = str(faiss.__version__)
 MIN_LISTS: Final = 16
 MAX_LISTS: Final = 65_536
 _PIXELS_A_LIST: Final = 1000
-_SAMPLES_A_LIST: Final = 64
 _HNSW_FROM: Final = 4096
 """From this many lists on, finding the nearest ones through a graph is faster than trying them all."""
 _NARROW: Final = 64
@@ -54,7 +55,7 @@ class Parameters:
     @property
     def sample(self) -> int:
         """How many pixels to learn the lists from."""
-        return self.lists * _SAMPLES_A_LIST
+        return max(min(64 * self.lists, 2**18), 16 * self.lists)
 
 
 class Builder:
@@ -79,12 +80,12 @@ class Builder:
         self._empty = _trained(self.parameters, np.ascontiguousarray(sample))
         self._index = faiss.clone_index(self._empty)
 
-    def add(self, ids: Int64Array, vectors: Float32Array) -> None:
-        """Add (n,) int64 ids with their (n, d) float32 vectors."""
+    def add(self, positions: Int64Array, vectors: Float32Array) -> None:
+        """Add (n,) int64 positions, each new, with their (n, d) float32 vectors."""
         if self._index.ntotal >= _SEGMENT:
             self._write()
-        self._index.add_with_ids(np.ascontiguousarray(vectors), np.ascontiguousarray(ids))
-        self.count += len(ids)
+        self._index.add_with_ids(np.ascontiguousarray(vectors), np.ascontiguousarray(positions))
+        self.count += len(positions)
 
     def finish(self) -> tuple[Path, ...]:
         """Write what is left and return the files in order. The builder is spent."""
@@ -113,21 +114,25 @@ class AnnIndex:
         self.lists = int(self._parts[0].nlist)
         self.count = sum(int(part.ntotal) for part in self._parts)
 
-    def candidates(self, direction: Float32Array, count: int, probes: int) -> Int64Array:
-        """Ids of the `count` pixels estimated nearest to a direction, nearest first; equal estimates by id.
+    def candidates(
+        self, direction: Float32Array, count: int, probes: int, allowed: UInt8Array | None = None
+    ) -> Int64Array:
+        """Positions of the `count` pixels estimated nearest to a direction, nearest first; equal estimates in order.
 
         Args:
             direction: (d,) float32 of length 1.
             count: How many, 1 or more; fewer come back where the lists looked into hold fewer.
             probes: How many of the lists to look into.
+            allowed: A bit for each position, lowest bit first: only these can be found; all where absent.
         """
         faiss.omp_set_num_threads(1)  # holds for this thread only; two threads a query triple its time under load
         query = np.ascontiguousarray(direction[None], np.float32)
-        found = [part.search(query, count, params=_lookup(part, probes)) for part in self._parts]
+        found = [part.search(query, count, params=_lookup(part, probes, allowed)) for part in self._parts]
         distances = np.concatenate([d[0] for d, _ in found])
-        ids = np.concatenate([i[0] for _, i in found]).astype(np.int64)
-        order = np.lexsort((ids, distances))
-        return np.asarray(ids[order][ids[order] >= 0][:count], np.int64)
+        positions = np.concatenate([i[0] for _, i in found]).astype(np.int64)
+        order = np.lexsort((positions, distances))
+        order = order[positions[order] >= 0]
+        return np.asarray(positions[order[:count]], np.int64)
 
 
 def _trained(parameters: Parameters, sample: Float32Array) -> Any:
@@ -167,14 +172,19 @@ def _open(path: Path, dims: int) -> Any:
     return index
 
 
-def _lookup(index: Any, probes: int) -> Any:
-    """Parameters of one search: shared state of the index is never touched."""
-    probes = min(probes, int(index.nlist))
+def _lookup(index: Any, probes: int, allowed: UInt8Array | None) -> Any:
+    """Parameters of one search: shared state of the index is never touched.
+
+    FAISS keeps bare pointers, so the Python owners of what it points at travel along as attributes.
+    """
     params = faiss.IVFRaBitQSearchParameters()
-    params.nprobe, params.qb = probes, index.qb
+    params.nprobe, params.qb = min(probes, int(index.nlist)), index.qb
     if isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW):
-        graph = faiss.SearchParametersHNSW()
-        graph.efSearch = max(32, 2 * probes)
-        params.quantizer_params = graph
-        params.graph = graph  # FAISS keeps a bare pointer: hold on to the object as long as to its owner
+        params.kept_graph = faiss.SearchParametersHNSW()
+        params.kept_graph.efSearch = max(32, 2 * probes)
+        params.quantizer_params = params.kept_graph
+    if allowed is not None:
+        params.kept_bits = allowed
+        params.kept_selector = faiss.IDSelectorBitmap(allowed)
+        params.sel = params.kept_selector
     return params

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.errors import InvalidInput
 from service.grid import Zone
-from service.values import BLOCK, Int64Array
+from service.values import Int64Array
 
 _BITS: Final = 24
 _MASK: Final = (1 << _BITS) - 1
@@ -31,7 +31,7 @@ def pixel_ids(zone: Zone, rows: Int64Array, cols: Int64Array) -> Int64Array:
     """
     rows, cols = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
     for name, values in (("rows", rows), ("cols", cols)):
-        if values.size and not (0 <= values.min() and values.max() <= _MASK):
+        if values.size and not (values.min() >= 0 and values.max() <= _MASK):
             raise InvalidInput(f"must lie within 0 and {_MASK}.", field=name)
     return np.asarray(_zone_code(zone) << 2 * _BITS | rows << _BITS | cols, np.int64)
 
@@ -54,13 +54,6 @@ def zone_of(pixel: int) -> Zone:
     """
     code = int(pixel) >> 2 * _BITS
     return Zone(code >> 1, bool(code & 1))
-
-
-def block_keys(ids: Int64Array) -> Int64Array:
-    """(n,) int64: the id of the first pixel of the block that each pixel lies in."""
-    zone = ids >> 2 * _BITS << 2 * _BITS
-    rows, cols = rows_of(ids) // BLOCK * BLOCK, cols_of(ids) // BLOCK * BLOCK
-    return np.asarray(zone | rows << _BITS | cols, np.int64)
 
 
 def _zone_code(zone: Zone) -> int:
