@@ -1,0 +1,302 @@
+"""Views. One idea: a view takes vectors in the native grid and returns one to four bands; everything else is shared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final, Literal, Protocol, cast
+
+import numpy as np
+
+from service.colour.basis import Basis
+from service.colour.project import project
+from service.errors import InvalidInput
+from service.queries import Query
+from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array, Vectors, checked_id
+
+Kind = Literal["pca", "bands", "similarity", "vector"]
+DEFAULT_BANDS: Final = "0,1,2"
+_FORMS: Final = "pca, pca:{basis}, bands:0,1,2, similarity:{query} or vector"
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """A view as it is asked for: a kind, and the name of what it needs."""
+
+    kind: Kind
+    argument: str = ""
+    """pca: a basis; bands: indices as `0,1,2`; similarity: a query; vector: nothing."""
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """The dimensions that a `bands` view shows."""
+        return tuple(int(part) for part in self.argument.split(","))
+
+
+def parse_view(text: str) -> ViewSpec:
+    """Read `?view=`.
+
+    Raises:
+        InvalidInput: It is none of the views there are.
+    """
+    kind, colon, argument = text.partition(":")
+    if kind == "pca":
+        return ViewSpec("pca", checked_id(argument, "view") if colon else "default")
+    if kind == "bands" and re.fullmatch(r"\d{1,4}(,\d{1,4}){0,2}", argument if colon else DEFAULT_BANDS):
+        return ViewSpec("bands", argument if colon else DEFAULT_BANDS)
+    if kind == "similarity" and argument:
+        return ViewSpec("similarity", checked_id(argument, "view"))
+    if text == "vector":
+        return ViewSpec("vector")
+    raise InvalidInput(f"{text[:80]!r} is not a view.", field="view", remedy=f"Ask for {_FORMS}.")
+
+
+class View(Protocol):
+    """From vectors to bands, and to a picture of them."""
+
+    @property
+    def key(self) -> str:
+        """A stable text: two views of one key give the same bytes."""
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """One name a band."""
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """What the colours mean, as JSON."""
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:
+        """Refuse vectors this view was not made for.
+
+        Raises:
+            IdentityMismatch: Another model made them.
+            InvalidInput: They have another number of dimensions.
+        """
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., n) float32 bands of (...,) pixels; NaN where status is not VALID."""
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """(..., 3) uint8 red, green, blue; anything where status is not VALID, alpha is the status' business."""
+
+
+@dataclass(frozen=True, eq=False)
+class PcaView:
+    """The three principal coordinates as red, green and blue, stretched as the basis says."""
+
+    basis: Basis
+
+    @property
+    def key(self) -> str:
+        """`pca:` and the basis' id."""
+        return f"pca:{self.basis.id}"
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """pc1, pc2, pc3."""
+        return ("pc1", "pc2", "pc3")
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """The basis and its stretch."""
+        return {
+            "view": "pca",
+            "basis": self.basis.id,
+            "explained": list(self.basis.explained),
+            "stretch": np.stack([self.basis.low, self.basis.high], axis=1).tolist(),
+        }
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:
+        """Only vectors of the basis' model, in full."""
+        _check_basis(self.basis, identity)
+        if dims != self.basis.dims:
+            raise InvalidInput(f"the basis has {self.basis.dims} dimensions, not {dims}.", field="dims")
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., 3) principal coordinates."""
+        return project(vectors, self.basis.components, self.basis.mean)
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """(..., 3): 2nd to 98th percentile from 0 to 255."""
+        return stretched(self.values(vectors), self.basis.low, self.basis.high)
+
+
+@dataclass(frozen=True, eq=False)
+class BandsView:
+    """One to three dimensions as they are, stretched by their own percentiles in the basis' sample."""
+
+    bands: tuple[int, ...]
+    basis: Basis
+
+    @property
+    def key(self) -> str:
+        """The bands, and the id of the basis whose percentiles stretch them."""
+        return f"bands:{','.join(map(str, self.bands))}:{self.basis.id}"
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """d0, d1, d2."""
+        return tuple(f"d{band}" for band in self.bands)
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """The bands and their stretch."""
+        low, high = self._stretch
+        return {"view": "bands", "bands": list(self.bands), "stretch": np.stack([low, high], axis=1).tolist()}
+
+    @cached_property
+    def _stretch(self) -> tuple[Float64Array, Float64Array]:
+        chosen = list(self.bands)
+        return self.basis.band_low[chosen], self.basis.band_high[chosen]
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:
+        """Only vectors of the basis' model that have these dimensions."""
+        _check_basis(self.basis, identity)
+        if max(self.bands) >= min(dims, self.basis.dims):
+            raise InvalidInput(f"dimension {max(self.bands)} is not among 0 to {dims - 1}.", field="view")
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., n) dequantised values."""
+        out = vectors.codes[..., list(self.bands)] * vectors.scales[..., None]
+        out[~vectors.valid] = np.nan
+        return np.asarray(out, np.float32)
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """(..., 3): each band from 0 to 255, one band as grey; of two, blue stays dark."""
+        shown = stretched(self.values(vectors), *self._stretch)
+        if len(self.bands) == 1:
+            return np.repeat(shown, 3, axis=-1)
+        if len(self.bands) == 2:
+            return np.concatenate([shown, np.zeros_like(shown[..., :1])], axis=-1)
+        return shown
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityView:
+    """The cosine of each pixel with a query: the score that the search ranks by."""
+
+    query: Query
+    threshold: float = 0.0
+    """The score that is shown darkest; 1 is shown brightest."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.threshold < 1:
+            raise InvalidInput(f"{self.threshold} is not a cosine below 1.", field="threshold")
+
+    @property
+    def key(self) -> str:
+        """The query's id and the threshold."""
+        return f"similarity:{self.query.id}:{self.threshold:g}"
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Score."""
+        return ("score",)
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """The query, the range of scores and eleven colours along it."""
+        steps = [int(i) for i in np.linspace(0, 255, 11)]
+        return {
+            "view": "similarity",
+            "query": self.query.id,
+            "range": [self.threshold, 1.0],
+            "colours": ["#" + ramp()[i].tobytes().hex() for i in steps],
+        }
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:
+        """Only vectors of the query's model."""
+        self.query.require_same_space(identity, dims, "the dataset")
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., 1) cosines, -1 to 1."""
+        scores = self.query.scores(vectors.codes)
+        scores[~vectors.valid] = np.nan
+        return scores[..., None]
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """(..., 3): the ramp from the threshold to 1."""
+        span = np.array([self.threshold]), np.array([1.0])
+        return ramp()[stretched(self.values(vectors), *span)[..., 0]]
+
+
+@dataclass(frozen=True)
+class VectorView:
+    """The dequantised vector itself. Numbers only: it has no picture."""
+
+    dims: int
+
+    @property
+    def key(self) -> str:
+        """`vector:128`."""
+        return f"vector:{self.dims}"
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """d0 ... d127."""
+        return tuple(f"d{i}" for i in range(self.dims))
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """Nothing to explain."""
+        return {"view": "vector", "dims": self.dims}
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:  # noqa: ARG002
+        """Any model's vectors."""
+        if dims != self.dims:
+            raise InvalidInput(f"asks for {self.dims} dimensions of {dims}.", field="dims")
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., d) float32 vectors."""
+        return vectors.dequantised()
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """Never.
+
+        Raises:
+            InvalidInput: Always: 128 numbers are no colour.
+        """
+        raise InvalidInput(
+            f"{vectors.dims} dimensions are no picture.", field="view", remedy="Ask .npy or .tif, or another view."
+        )
+
+
+def stretched(values: Float32Array, low: Float64Array, high: Float64Array) -> UInt8Array:
+    """(..., n) values from `low` to `high` as 0 to 255, clipped; NaN becomes 0."""
+    span = np.maximum(high - low, np.finfo(np.float32).tiny)
+    gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
+    shown = np.nan_to_num(values * gain - shift, nan=0.0)
+    return cast(UInt8Array, np.rint(np.clip(shown, 0, 255)).astype(np.uint8))
+
+
+@lru_cache(maxsize=1)
+def ramp() -> UInt8Array:
+    """(256, 3) uint8 colours whose lightness rises evenly from dark blue to pale yellow, also in grey and in print.
+
+    A straight line in the lightness of OKLab (Ottosson 2020, "A perceptual color space for image processing")
+    with the hue turning from blue over green to yellow.
+    """
+    t = np.linspace(0, 1, 256)
+    lightness, chroma = 0.22 + 0.75 * t, 0.10 + 0.05 * np.sin(np.pi * t)
+    hue = np.radians(285 - 180 * t)
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    cones = np.stack([
+        lightness + 0.3963377774 * a + 0.2158037573 * b,
+        lightness - 0.1055613458 * a - 0.0638541728 * b,
+        lightness - 0.0894841775 * a - 1.2914855480 * b,
+    ])  # fmt: skip
+    to_rgb = np.array([
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ])  # fmt: skip
+    linear = np.clip(to_rgb @ cones**3, 0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return cast(UInt8Array, np.rint(255 * srgb.T).astype(np.uint8))
+
+
+def _check_basis(basis: Basis, identity: ModelIdentity) -> None:
+    identity.require_same(basis.identity, f"the basis {basis.id}")
