@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from api.settings import Settings
+from service.embed import require_writable
 from service.errors import InvalidInput, NotFound, SmaltiError
-from service.store import create_store, open_store
-from service.store.contract import Store
+from service.store import create_store, open_store, repository_name
+from service.store.contract import Store, WritableStore
 from service.values import ModelIdentity, Window, checked_id
 
 LOOK_AGAIN_S: Final = 1.0
@@ -118,17 +119,18 @@ class Catalogue(Mapping[str, Dataset]):
         with self._lock:
             self._visit(entries(self._settings))
 
-    def window_store(self, dataset: str, window: Window) -> Store:
-        """The repository for one window of a writable dataset that is not a calendar year; made if need be."""
-        main = self[dataset]
-        for store in main.others:
-            if window in store.windows():
-                return store
-        path = self._settings.home / "datasets" / f"{dataset}@{window.start}_{window.end}.icechunk"
-        with self._lock:
-            if not path.exists():
-                create_store(str(path), main.store.identity, main.store.dims, window=window)
-            return self._stores.setdefault(str(path.resolve()), open_store(str(path.resolve())))
+    def writable(self, dataset: str, window: Window) -> WritableStore:
+        """The store of a dataset that takes blocks of `window`; one of its own is made for what is no calendar year.
+
+        Raises:
+            NotFound: No such dataset.
+            ReadOnly: It cannot be written to.
+        """
+        main = self[dataset].store
+        if window.is_year:
+            return require_writable(main, dataset)
+        require_writable(main, dataset)
+        return open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
 
     def _visit(self, found: list[Entry]) -> None:
         stores: dict[str, list[Store]] = {}
@@ -169,6 +171,22 @@ def entries(settings: Settings) -> list[Entry]:
     if twice:
         raise InvalidInput(f"more than one dataset is called {twice[0]!r}.", field=str(settings.catalogue))
     return found
+
+
+def open_or_make(home: Path, dataset: str, identity: ModelIdentity, dims: int, window: Window) -> WritableStore:
+    """The repository under `home` that holds `window` of a dataset of our own, made if it is not there.
+
+    Raises:
+        IdentityMismatch: It is there and holds vectors of another model.
+        ReadOnly: It is there and was not made by smalti.
+    """
+    path = (home / "datasets" / repository_name(checked_id(dataset, "dataset"), window)).resolve()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_store(path, identity, dims=dims, window=None if window.is_year else window)
+    store = require_writable(open_store(path), dataset)
+    store.identity.require_same(identity, "what is to be stored")
+    return store
 
 
 def _written(path: Path) -> list[Entry]:

@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from indexing.build import build_index
-from service.colour import fit_basis
 from service.simulate import Landscape
 
-from api.catalogue import Dataset
+from api.catalogue import Dataset, open_or_make
 from api.state import State
 from api.terminal import bar, console
-from service.embed import embed_source, require_writable
+from indexing.build import build_index
+from service.colour import fit_basis
+from service.embed import embed_source
 from service.errors import NotFound
 from service.grid import Block, Zone, archive_grid
 from service.sources import Placement, Simulated
-from service.store import create_store, open_store
-from service.store.contract import WritableStore
 from service.values import BLOCK, Window
 
 ID: Final = "demo"
@@ -72,8 +70,9 @@ class Scene:
 def prepare(state: State, side: int = SIDE) -> Dataset:
     """Make whatever of the demo is not there yet, with progress bars, and return its dataset."""
     scene, landscape = Scene.make(side), Landscape(SEED, side, side)
-    store = _store(state)
     encoder = state.encoder(MODEL)
+    model = state.registry.get(MODEL).manifest
+    store = open_or_make(state.settings.home, ID, model.identity, model.dims, Window.year(YEARS[0]))
     for year in YEARS:
         source = Simulated(scene.placement, landscape, year)
         with bar(f"Embedding {year}, pixels") as tick:
@@ -87,17 +86,6 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
     for window in dataset.windows():
         _index(state, dataset, window)
     return dataset
-
-
-def _store(state: State) -> WritableStore:
-    path = (state.settings.home / "datasets" / f"{ID}.icechunk").resolve()
-    identity = state.registry.get(MODEL).manifest.identity
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        create_store(str(path), identity, state.registry.get(MODEL).manifest.dims)
-    store = require_writable(open_store(str(path)), ID)
-    store.identity.require_same(identity, "the shipped encoder")
-    return store
 
 
 def _basis(state: State, dataset: Dataset) -> None:

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from indexing.build import build_index
-from service.colour import fit_basis
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
 
-from api.catalogue import entries
+from api.catalogue import entries, open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.state import State
 from api.terminal import bar, console
+from indexing.build import build_index
+from service.colour import fit_basis
 from service.embed import require_writable
 from service.errors import SmaltiError
-from service.store import create_store, export_geoemb, open_store, tidy
-from service.values import ModelIdentity, Window, checked_id
+from service.store import export_geoemb, tidy
+from service.values import ModelIdentity, Window
 
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
@@ -36,18 +36,12 @@ def ingest(
     """Copy published embeddings into a dataset of our own. Stopped, it goes on where it was."""
     settings, span, identity = ctx.obj.settings, Window.parse(window), ModelIdentity.parse(model)
     plan = plan_ingest(source)
-    name = checked_id(dataset, "dataset") + ("" if span.is_year else f"@{span.start}_{span.end}")
-    path = (settings.home / "datasets" / f"{name}.icechunk").resolve()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        create_store(str(path), identity, plan.dims, window=None if span.is_year else span)
-    store = require_writable(open_store(str(path)), dataset)
-    store.identity.require_same(identity, "the source")
+    store = open_or_make(settings.home, dataset, identity, plan.dims, span)
     with bar("Ingesting, blocks") as tick:
         report = ingest_(plan, store, span, on_progress=tick)
     with bar("Overviews, blocks") as tick:
         store.write_overviews(span, on_progress=tick)
-    console.print(f"{report.written} blocks written, {report.skipped} were there already, into {path}")
+    console.print(f"{report.written} blocks written, {report.skipped} were there already, into {store.location}")
 
 
 @datasets_app.command("list")

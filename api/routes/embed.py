@@ -11,14 +11,14 @@ import orjson
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
-from service.dpixels import PixelSeries, S1Series, S2Series, UploadLimits, from_arrays, from_json, load_npz
-from service.encoder import Encoder, EncodeResult
 
 from api.problems import documented, where
 from api.schemas import CountsInfo, EmbedAnswer, EmbedBody, EmbeddedPixel, Stored
 from api.security import require
 from api.state import State, get_state
-from service.embed import cells_of_places, require_writable, store_raster, store_result
+from service.dpixels import PixelSeries, S1Series, S2Series, UploadLimits, from_arrays, from_json, load_npz
+from service.embed import cells_of_places, store_raster, store_result
+from service.encoder import Encoder, EncodeResult
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import Block
 from service.shelf import content_id
@@ -113,7 +113,7 @@ def _embed_json(state: State, body: EmbedBody) -> Response:
         raise LimitExceeded(f"{len(body.pixels):,} pixels.", field="pixels", remedy=f"Send at most {most:,}, or NPZ.")
     window = Window.parse(body.window)
     encoder = state.encoder(body.model)
-    store = _writable(state, body.dataset, encoder, window)
+    store = _writable(state, body.dataset, encoder, window) if body.dataset else None
     if store and any(pixel.at is None for pixel in body.pixels):
         raise InvalidInput("a pixel to be stored needs its place.", field="pixels.at", remedy="Give [lon, lat].")
     cells = cells_of_places(np.array([pixel.at for pixel in body.pixels], float)) if store else {}
@@ -230,12 +230,8 @@ def _target(
     return store, Placement.of(params.epsg, (10, 0, params.left, 0, -10, params.top), *shape)
 
 
-def _writable(state: State, dataset: str | None, encoder: Encoder, window: Window) -> Any:
-    """The store to write to, checked before any work is done; None where nothing is to be stored."""
-    if dataset is None:
-        return None
-    store: WritableStore = require_writable(state.datasets[dataset].store, dataset)
+def _writable(state: State, dataset: str, encoder: Encoder, window: Window) -> WritableStore:
+    """The store to write to, checked before any work is done."""
+    store = state.datasets.writable(dataset, window)
     store.identity.require_same(encoder.identity, "the encoder's output")
-    if not window.is_year:
-        store = state.datasets.window_store(dataset, window)
     return store
