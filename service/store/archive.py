@@ -1,0 +1,183 @@
+"""Reading an Icechunk repository in the layout of the global archive, made by smalti or by others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+
+from service.errors import Corrupt, IdentityMismatch, InvalidInput
+from service.grid import Block, Zone, ZoneGrid, blocks_of
+from service.store.faults import read_array
+from service.store.layer import Layer, read_counts, read_points, read_window, status_of
+from service.store.layout import MODEL
+from service.store.repository import Repository
+from service.store.snapshot import Snapshot
+from service.values import NOT_EMBEDDED, Counts, Int64Array, ModelIdentity, Vectors, Window
+
+
+class ArchiveStore:
+    """A Store over one repository. Threads may share it; `refresh` swaps what they see at once.
+
+    Args:
+        repository: Where.
+        identity: The model that made the vectors; needed where the repository does not say.
+
+    Raises:
+        InvalidInput: No identity was given and the repository names none.
+        IdentityMismatch: It names another one.
+        Corrupt: Metadata is missing or contradicts itself.
+    """
+
+    writable = False
+
+    def __init__(self, repository: Repository, identity: ModelIdentity | None = None) -> None:
+        self.repository = repository
+        self.location = repository.location
+        self._swap = threading.Lock()
+        self._now = Snapshot(self.location, repository.reader(repository.tip()))
+        self.identity = declared_identity(self.location, self._now.attributes.get(MODEL), identity)
+        self.dims = self._declared_dims()
+        self.depths = (self.dims,)
+
+    def _declared_dims(self) -> int:
+        declared = self._now.attributes.get("geoemb:dimensions")
+        if self._now.zones:
+            stored = int(self._now.layer(self._now.zones[0]).codes.shape[-1])
+            if declared not in (None, stored):
+                raise Corrupt(f"{self.location} declares {declared} dimensions and stores {stored}.")
+            return stored
+        if not isinstance(declared, int):
+            raise Corrupt(f"{self.location} has no zone group and does not say how many dimensions it has.")
+        return declared
+
+    def windows(self) -> tuple[Window, ...]:
+        """Windows that hold data, ascending."""
+        now = self._now
+        if now.has_block_versions:
+            times: Iterable[int] = now.blocks(1)
+        else:
+            times = _complete_times(now)
+        return tuple(sorted(now.window(time) for time in times))
+
+    def revision(self) -> tuple[str, bool]:
+        """(snapshot id, True)."""
+        return self._now.id, True
+
+    def zones(self) -> tuple[ZoneGrid, ...]:
+        """One level-1 grid per zone and hemisphere."""
+        now = self._now
+        return tuple(now.layer(zone).grid for zone in now.zones)
+
+    def levels(self) -> tuple[int, ...]:
+        """Levels that can be read, ascending from 1."""
+        return self._now.levels
+
+    def read(
+        self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1, dims: int | None = None
+    ) -> Vectors:
+        """Read a rectangle; see `Store.read`. A window that could be held and is not yet reads as empty."""
+        now = self._now
+        self._check(dims)
+        return read_window(now.layer(zone, level), now.time(window), rows, cols)
+
+    def sample(
+        self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array, *, dims: int | None = None
+    ) -> Vectors:
+        """Read single pixels; see `Store.sample`."""
+        now = self._now
+        self._check(dims)
+        return read_points(now.layer(zone), now.time(window), rows, cols)
+
+    def counts(self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array) -> Counts:
+        """(n,) observation counts of single pixels."""
+        now = self._now
+        return read_counts(now.layer(zone), now.time(window), rows, cols)
+
+    def _check(self, dims: int | None) -> None:
+        if dims not in (None, self.dims):
+            raise InvalidInput(f"this store holds {self.dims} dimensions, no prefix of {dims}.", field="dims")
+
+    def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
+        """Every block in which any pixel is valid, water or rejected, in order of name."""
+        now = self._now
+        time = now.time(window)
+        if now.has_block_versions:
+            found: Iterable[Block] = now.blocks(level).get(time, frozenset())
+        else:
+            found = (b for zone in now.zones for b in scanned_blocks(now.layer(zone, level), time, _written(now, zone)))
+        return tuple(sorted(found))
+
+    def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
+        """Content hash of each block, "" where empty; the snapshot id in repositories made by others."""
+        now = self._now
+        if now.has_block_versions:
+            return now.versions(now.time(window), blocks)
+        return dict.fromkeys(blocks, now.id)
+
+    def refresh(self) -> bool:
+        """Move to the newest snapshot."""
+        with self._swap:
+            tip = self.repository.tip()
+            if tip == self._now.id:
+                return False
+            self._now = Snapshot(self.location, self.repository.reader(tip))
+            return True
+
+
+def declared_identity(location: str, declared: object, given: ModelIdentity | None) -> ModelIdentity:
+    """The identity of a store's vectors, from what it declares and what the catalogue says.
+
+    Raises:
+        InvalidInput: Neither says.
+        IdentityMismatch: They differ.
+    """
+    if declared is None:
+        if given is None:
+            raise InvalidInput(
+                f"{location} does not say which model made it.",
+                field="model",
+                remedy="Give its identity, name@version/variant.",
+            )
+        return given
+    found = ModelIdentity.parse(str(declared))
+    if given is not None and given != found:
+        raise IdentityMismatch(f"{location} was made by {found}, not by {given}.", field="model")
+    return found
+
+
+def _complete_times(now: Snapshot) -> list[int]:
+    """Times that a repository made by others declares as filled in any zone; all where it declares nothing."""
+    years: set[int] = set()
+    for zone in now.zones:
+        years.update(now.group(zone.name).attrs.get("years_complete", now.years))  # type: ignore[arg-type]
+    return [time for time, year in enumerate(now.years) if year in years]
+
+
+def _written(now: Snapshot, zone: Zone) -> list[tuple[int, ...]]:
+    return now.chunks(now.layer(zone).scales.path)
+
+
+def scanned_blocks(layer: Layer, time: int, written: Iterable[tuple[int, ...]]) -> list[Block]:
+    """Blocks that hold any data, found by reading the scales of what was written.
+
+    Args:
+        layer: Of a layout without versions per block.
+        time: Position in time.
+        written: Coordinates of the stored objects of `scales`: shards, or chunks where there are none.
+    """
+    side_rows, side_cols = (layer.scales.shards or layer.scales.chunks)[1:]
+    grid, found = layer.grid, set()
+    for at, i, j in written:
+        if at != time:
+            continue
+        rows = slice(max(i * side_rows - layer.row0, 0), min((i + 1) * side_rows - layer.row0, grid.height))
+        cols = slice(j * side_cols, min((j + 1) * side_cols, grid.width))
+        if rows.stop <= rows.start:
+            continue
+        stored = slice(rows.start + layer.row0, rows.stop + layer.row0)
+        held = status_of(read_array(layer.location, layer.scales, time, stored, cols), layer.nan_status) != NOT_EMBEDDED
+        for block in blocks_of(grid.zone.name, rows, cols, grid.level):
+            top, left = max(block.rows.start - rows.start, 0), max(block.cols.start - cols.start, 0)
+            if held[top : block.rows.stop - rows.start, left : block.cols.stop - cols.start].any():
+                found.add(block)
+    return sorted(found)

@@ -1,0 +1,44 @@
+"""Opening whatever is there: the layout is recognised, never asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.errors import InvalidInput, NotFound
+from service.store.archive import ArchiveStore
+from service.store.contract import Store
+from service.store.faults import is_remote
+from service.store.geoemb import GeoembStore, is_geoemb
+from service.store.repository import Repository, is_repository
+from service.store.writable import WritableArchive, is_ours
+from service.values import ModelIdentity
+
+
+def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -> Store:
+    """Open a store of any readable layout; one that smalti made comes back as a WritableStore.
+
+    Args:
+        location: Local path, `s3://bucket/prefix`, or `https://` (`geoemb:` stores).
+        identity: The model that made the vectors; needed where the store does not say.
+
+    Raises:
+        NotFound: Nothing is there.
+        InvalidInput: What is there is no store, or no identity is known.
+        IdentityMismatch: The store names another model.
+        Corrupt: Metadata is missing or contradicts itself.
+        Unavailable: The transport failed.
+    """
+    text = str(location)
+    where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
+    if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
+        store = ArchiveStore(Repository.open(where), identity)
+        return WritableArchive(store.repository, identity) if is_ours(store) else store
+    if not is_remote(where) and not Path(where).exists():
+        raise NotFound(f"there is no store at {where}.", field="location")
+    if is_geoemb(where):
+        return GeoembStore(where, identity)
+    raise InvalidInput(
+        f"{where} is no store of embeddings that smalti knows.",
+        field="location",
+        remedy="It reads geoemb: Zarr v3 stores and Icechunk repositories; `smalti ingest` takes tiles and GeoTIFFs.",
+    )

@@ -1,0 +1,233 @@
+"""Overviews of the embeddings: 2x to 32x in the zone grids, kept in the same repository.
+
+An overview pixel is the mean of the valid level-1 vectors under it, re-quantised. Each level is made from the one
+before, weighted by how many level-1 pixels stand behind each pixel, so the mean stays exact through the levels
+up to rounding. Each overview block records the versions of its four children: where they differ from
+what stands now it is dirty, and only dirty ones are rebuilt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from service.errors import Conflict
+from service.grid import Block, Zone
+from service.quant import quantise
+from service.store.faults import read_array, writing
+from service.store.layer import Layer, read_window
+from service.store.layout import LEVELS, add_overview
+from service.store.repository import Repository
+from service.store.snapshot import Snapshot
+from service.values import (
+    BLOCK,
+    NOT_EMBEDDED,
+    OUTSIDE,
+    REJECTED,
+    VALID,
+    WATER,
+    Float32Array,
+    UInt8Array,
+    UInt16Array,
+    Vectors,
+    Window,
+)
+
+Progress = Callable[[int, int], None]
+
+_BATCH: Final = 32
+"""Overview blocks to a commit: about as many seconds of work are lost to a kill."""
+_RACES: Final = 20
+_REASONS: Final = (WATER, REJECTED, NOT_EMBEDDED)
+"""Why an overview pixel holds nothing: the commonest reason below it, in this order where two are as common."""
+
+
+def build_overviews(
+    repository: Repository, window: Window, blocks: Sequence[Block] | None, on_progress: Progress | None = None
+) -> int:
+    """Rebuild dirty overview blocks, level by level, one in memory at a time.
+
+    Args:
+        repository: One that smalti made.
+        window: Which.
+        blocks: Level-1 blocks whose ancestors to look at; all where absent.
+        on_progress: Called with (overview blocks looked at, overview blocks in all).
+
+    Returns:
+        How many overview blocks changed.
+
+    Raises:
+        Conflict: Somebody else keeps rebuilding the same blocks.
+        ReadOnly: The location does not allow it.
+        Corrupt: A child cannot be read.
+    """
+    candidates = _candidates(repository, window, blocks)
+    total, done, changed = sum(map(len, candidates.values())), 0, 0
+    for level in LEVELS:
+        ordered = sorted(candidates[level])
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
+            changed += _rebuild(repository, window, batch)
+            done += len(batch)
+            if on_progress:
+                on_progress(done, total)
+    return changed
+
+
+def dirty_blocks(now: Snapshot, window: Window, blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """Which of these overview blocks do not summarise what stands below them now."""
+    return tuple(_dirty(now, now.time(window), sorted(blocks)))
+
+
+def _candidates(repository: Repository, window: Window, blocks: Sequence[Block] | None) -> dict[int, set[Block]]:
+    """Overview blocks to look at, by level: the ancestors of `blocks`, or of everything there is."""
+    below: set[Block] = set(blocks or ())
+    now = Snapshot(repository.location, repository.reader(repository.tip()))
+    time = now.time(window) if now.zones else 0
+    if blocks is None:
+        below = set(now.blocks(1).get(time, ()))
+    out: dict[int, set[Block]] = {}
+    for level in LEVELS:
+        out[level] = {block.parent() for block in below}
+        if blocks is None and level in now.levels:
+            out[level] |= now.blocks(level).get(time, frozenset())
+        below = out[level]
+    return out
+
+
+def _rebuild(repository: Repository, window: Window, batch: Sequence[Block]) -> int:
+    """Rebuild those of a batch that are dirty, in one commit; again where somebody else was faster."""
+    for _ in range(_RACES):
+        with repository.open_for_writing():
+            session = repository.writer()
+            now = Snapshot(repository.location, session)
+            time = now.time(window)
+            dirty = _dirty(now, time, batch)
+            if not dirty:
+                return 0
+            with writing(repository.location):
+                _ensure_groups(now, {(Zone.parse(b.zone), b.level) for b in dirty})
+            now = Snapshot(repository.location, session)
+            for block in dirty:
+                _rebuild_one(now, time, block)
+            try:
+                repository.commit(session, f"overviews of {len(dirty)} blocks")
+            except Conflict:
+                continue
+            return len(dirty)
+    raise Conflict(f"{repository.location}: somebody else keeps rebuilding the same overviews.")
+
+
+def _dirty(now: Snapshot, time: int, blocks: Sequence[Block]) -> list[Block]:
+    recorded = now.block_values("block_children", time, blocks)
+    standing = _child_versions(now, time, blocks)
+    return [b for b in blocks if not np.array_equal(recorded.get(b, np.zeros(4, np.uint64)), standing[b])]
+
+
+def _child_versions(now: Snapshot, time: int, blocks: Collection[Block]) -> dict[Block, np.ndarray[Any, Any]]:
+    """(4,) uint64 versions of the children of each block, 0 where there is none."""
+    children = {b: [c if _on_grid(now, c) else None for c in b.children()] for b in blocks}
+    found = now.versions(time, [c for four in children.values() for c in four if c])
+    return {
+        b: np.array([int(found[c] or "0", 16) if c else 0 for c in four], np.uint64) for b, four in children.items()
+    }
+
+
+def _on_grid(now: Snapshot, block: Block) -> bool:
+    zone = Zone.parse(block.zone)
+    if zone not in now.zones:
+        return False
+    grid = now.layer(zone).grid.at_level(block.level)
+    return block.rows.start < grid.height and block.cols.start < grid.width
+
+
+def _ensure_groups(now: Snapshot, wanted: Collection[tuple[Zone, int]]) -> None:
+    dims = int(now.attributes["geoemb:dimensions"])
+    for zone, level in sorted(wanted):
+        if now.path(zone, level) not in now.root:
+            add_overview(now.root, zone, level, len(now.years), dims)
+
+
+def _rebuild_one(now: Snapshot, time: int, block: Block) -> None:
+    zone = Zone.parse(block.zone)
+    below, layer = now.layer(zone, block.level // 2), now.layer(zone, block.level)
+    rows, cols = (slice(2 * s.start, 2 * s.stop) for s in (block.rows, block.cols))
+    vectors = read_window(below, time, rows, cols)
+    summary, weight = summarise(vectors, _weights(now, below, time, rows, cols, vectors))
+    with writing(now.location):
+        _put(now, layer, time, block, summary, weight)
+
+
+def _weights(now: Snapshot, below: Layer, time: int, rows: slice, cols: slice, vectors: Vectors) -> UInt16Array:
+    """(rows, cols) uint16 how many level-1 vectors stand behind each child pixel."""
+    out = vectors.valid.astype(np.uint16)
+    if below.grid.level > 1:
+        grid = below.grid
+        rows, cols = slice(rows.start, min(rows.stop, grid.height)), slice(cols.start, min(cols.stop, grid.width))
+        stored = read_array(now.location, now.array(below.name, "weight"), time, rows, cols)
+        out[: stored.shape[0], : stored.shape[1]] = stored
+    return out
+
+
+def summarise(vectors: Vectors, weight: UInt16Array) -> tuple[Vectors, UInt16Array]:
+    """Halve a rectangle: the weighted mean of each 2 x 2 pixels, re-quantised (v2).
+
+    Args:
+        vectors: (2h, 2w) pixels.
+        weight: (2h, 2w) uint16, 0 where no vector is.
+
+    Returns:
+        (h, w) pixels and the (h, w) uint16 sums of weights.
+    """
+    height, width = weight.shape[0] // 2, weight.shape[1] // 2
+    total = np.zeros((height, width), np.uint16)
+    mean: Float32Array = np.zeros((height, width, vectors.dims), np.float32)
+    for i in (0, 1):
+        for j in (0, 1):
+            share = weight[i::2, j::2]
+            total += share
+            mean += vectors.codes[i::2, j::2] * (vectors.scales[i::2, j::2] * share)[..., None]
+    valid = total > 0
+    mean[valid] /= total[valid][:, None]
+    codes, scales = quantise(mean)
+    codes[~valid], scales[~valid] = 0, 0
+    status = np.where(valid, np.uint8(VALID), _reasons(vectors.status))
+    return Vectors(codes, scales, status), total
+
+
+def _reasons(status: UInt8Array) -> UInt8Array:
+    """(h, w) the commonest reason for no data among each 2 x 2 statuses."""
+    status = np.where(status == OUTSIDE, np.uint8(NOT_EMBEDDED), status)
+    votes = np.stack([sum((status[i::2, j::2] == r).astype(np.int8) for i in (0, 1) for j in (0, 1)) for r in _REASONS])
+    return np.asarray(np.array(_REASONS, np.uint8)[votes.argmax(axis=0)])
+
+
+def _put(now: Snapshot, layer: Layer, time: int, block: Block, vectors: Vectors, weight: UInt16Array) -> None:
+    """Write one overview block; the last row and column of blocks may reach beyond the grid."""
+    height = min(BLOCK, layer.grid.height - block.rows.start)
+    width = min(BLOCK, layer.grid.width - block.cols.start)
+    at = (time, slice(block.rows.start, block.rows.start + height), slice(block.cols.start, block.cols.start + width))
+    scales = np.where(vectors.valid, vectors.scales, np.float32(np.nan))
+    group: Any = now.group(layer.name)
+    for name, value in (
+        ("embeddings", vectors.codes),
+        ("scales", scales),
+        ("status", vectors.status),
+        ("weight", weight),
+    ):
+        group[name][at] = value[:height, :width]
+    cell = (time, block.row, block.col)
+    group["block_version"][cell] = np.uint64(_version(vectors, weight))
+    group["block_children"][cell] = _child_versions(now, time, [block])[block]
+
+
+def _version(vectors: Vectors, weight: UInt16Array) -> int:
+    if not (vectors.status != NOT_EMBEDDED).any():
+        return 0
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (vectors.codes, vectors.scales, vectors.status, weight):
+        digest.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(digest.digest(), "little") or 1

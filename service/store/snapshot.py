@@ -1,0 +1,249 @@
+"""One snapshot of an Icechunk repository: its zones, layers and block versions, found lazily and kept.
+
+A snapshot never changes, so whatever was read of it once stays true. A store moves to a newer snapshot by
+swapping the whole object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import icechunk
+import numpy as np
+import zarr
+from zarr.core.sync import sync
+
+from service.errors import Corrupt, InvalidInput, NotFound
+from service.grid import Block, Zone, ZoneGrid
+from service.store.faults import Array, read_array, reading
+from service.store.layer import Layer
+from service.store.layout import COUNT_NAMES, LEVELS, WINDOW, overview_group
+from service.values import NOT_EMBEDDED, Window
+
+_ZONE = re.compile(r"\d\d[NS]")
+
+
+class Snapshot:
+    """What one session sees.
+
+    Args:
+        location: Of the repository, for messages.
+        session: Read-only, or the writable one whose own changes shall be seen.
+    """
+
+    def __init__(self, location: str, session: icechunk.Session) -> None:
+        self.location = location
+        self.session = session
+        self.id = str(session.snapshot_id)
+        with reading(location, "root metadata"):
+            self.root = zarr.open_group(session.store, mode="r" if session.read_only else "r+")
+            self.attributes: dict[str, Any] = dict(self.root.attrs)
+            names = set(self.root.group_keys())
+        self.zones = tuple(sorted(Zone.parse(name) for name in names if _ZONE.fullmatch(name)))
+        self._overviews = "overviews" in names
+        self._layers: dict[tuple[Zone, int], Layer] = {}
+        self._blocks: dict[int, dict[int, frozenset[Block]]] = {}
+        self._versions: dict[tuple[int, Block], str] = {}
+        self._years: tuple[int, ...] | None = None
+
+    @property
+    def has_block_versions(self) -> bool:
+        """Whether smalti made this repository: others have no versions per block."""
+        return not self.zones or "block_version" in self.group(self.zones[0].name)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels that hold any arrays."""
+        if not self._overviews:
+            return (1,)
+        with reading(self.location, "overviews"):
+            found = {int(name) for name in self.group("overviews").group_keys()}
+        return (1, *(level for level in LEVELS if level in found))
+
+    @property
+    def years(self) -> tuple[int, ...]:
+        """The time axis, the same in every zone; empty while there is no zone."""
+        if self._years is None and self.zones:
+            self._years = years_of(self.location, self.array(self.zones[0].name, "time"))
+        return self._years or ()
+
+    def time(self, window: Window) -> int:
+        """Position of a window on the time axis.
+
+        Raises:
+            NotFound: This repository cannot hold that window.
+        """
+        own = self.attributes.get(WINDOW)
+        if own is not None:
+            if str(window) == own:
+                return 0
+        elif window.is_year and window.start.year in self.years:
+            return self.years.index(window.start.year)
+        raise NotFound(f"{self.location} holds no window {window}.", field="window")
+
+    def window(self, time: int) -> Window:
+        """The window at a position of the time axis."""
+        own = self.attributes.get(WINDOW)
+        return Window.parse(own) if own is not None else Window.year(self.years[time])
+
+    def group(self, path: str) -> zarr.Group:
+        """A group that must be there.
+
+        Raises:
+            Corrupt: It is not, or its metadata cannot be read.
+        """
+        with reading(self.location, f"group {path}"):
+            found = self.root[path]
+        if not isinstance(found, zarr.Group):
+            raise Corrupt(f"{self.location}: {path} is no group.")
+        return found
+
+    def array(self, group: str, name: str) -> Array:
+        """An array that must be there.
+
+        Raises:
+            Corrupt: It is not, or its metadata cannot be read.
+        """
+        with reading(self.location, f"array {group}/{name}"):
+            found = self.root[f"{group}/{name}"]
+        if not isinstance(found, zarr.Array):
+            raise Corrupt(f"{self.location}: {group}/{name} is no array.")
+        return found
+
+    def layer(self, zone: Zone, level: int = 1) -> Layer:
+        """The arrays of one zone at one level.
+
+        Raises:
+            NotFound: No such zone or level.
+            Corrupt: An array is missing or contradicts the grid.
+        """
+        key = (zone, level)
+        if key not in self._layers:
+            self._layers[key] = self._open_layer(zone, level)
+        return self._layers[key]
+
+    def _open_layer(self, zone: Zone, level: int) -> Layer:
+        if zone not in self.zones:
+            raise NotFound(f"{self.location} has no zone {zone.name}.", field="zone")
+        path = self.path(zone, level)
+        if level != 1 and (level not in self.levels or path not in self.root):
+            raise NotFound(f"{self.location} has no overview at level {level} in zone {zone.name}.", field="level")
+        group = self.group(path)
+        codes, scales = self.array(path, "embeddings"), self.array(path, "scales")
+        grid = grid_of(self.location, path, dict(group.attrs), zone, level)
+        if codes.shape != (*scales.shape, codes.shape[-1]) or scales.shape[1:] != (grid.height, grid.width):
+            raise Corrupt(
+                f"{self.location}: {path}: embeddings {codes.shape}, scales {scales.shape} and the grid "
+                f"{grid.height} x {grid.width} contradict each other."
+            )
+        names = set(group.array_keys())
+        has_counts = level == 1 and names.issuperset(COUNT_NAMES)
+        return Layer(
+            self.location,
+            grid,
+            codes,
+            scales,
+            self.array(path, "status") if "status" in names else None,
+            tuple(self.array(path, name) for name in COUNT_NAMES) if has_counts else (),
+            nan_status=NOT_EMBEDDED,
+        )
+
+    @staticmethod
+    def path(zone: Zone, level: int) -> str:
+        """Path of the group of a zone at a level."""
+        return zone.name if level == 1 else overview_group(zone, level)
+
+    def blocks(self, level: int) -> Mapping[int, frozenset[Block]]:
+        """Blocks with a version, by position in time: the listing of the chunks of `block_version`."""
+        if level not in self._blocks:
+            found: dict[int, set[Block]] = defaultdict(set)
+            for zone in self.zones:
+                path = self.path(zone, level)
+                if level == 1 or path in self.root:
+                    for time, row, col in self.chunks(f"{path}/block_version"):
+                        found[time].add(Block(zone.name, row, col, level))
+            self._blocks[level] = {time: frozenset(blocks) for time, blocks in found.items()}
+        return self._blocks[level]
+
+    def chunks(self, path: str) -> list[tuple[int, ...]]:
+        """Coordinates of the chunks of an array that were ever written."""
+
+        async def gather() -> list[tuple[int, ...]]:
+            return [c async for c in self.session.chunk_coordinates(f"/{path}", batch_size=10_000)]
+
+        with reading(self.location, f"the chunk list of {path}"):
+            return sync(gather())
+
+    def versions(self, time: int, blocks: Iterable[Block]) -> dict[Block, str]:
+        """The version of each block, 16 hex digits; "" where nothing was written."""
+        wanted = list(blocks)
+        missing = [block for block in wanted if (time, block) not in self._versions]
+        stored = self.block_values("block_version", time, missing)
+        for block in missing:
+            number = int(stored.get(block, 0))
+            self._versions[time, block] = f"{number:016x}" if number else ""
+        return {block: self._versions[time, block] for block in wanted}
+
+    def block_values(self, name: str, time: int, blocks: Iterable[Block]) -> dict[Block, Any]:
+        """What a per-block array holds for each block: a number, or (k,) numbers. Blocks of absent groups are left out."""
+        groups: dict[tuple[str, int], list[Block]] = defaultdict(list)
+        for block in blocks:
+            groups[block.zone, block.level].append(block)
+        out: dict[Block, Any] = {}
+        for (zone, level), members in groups.items():
+            path = self.path(Zone.parse(zone), level)
+            if path in self.root:
+                out |= self._block_values(path, name, time, members)
+        return out
+
+    def _block_values(self, path: str, name: str, time: int, blocks: list[Block]) -> dict[Block, Any]:
+        array = self.array(path, name)
+        rows, cols = [b.row for b in blocks], [b.col for b in blocks]
+        top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
+        if top < 0 or left < 0 or bottom > array.shape[1] or right > array.shape[2]:
+            raise InvalidInput(f"a block lies beyond the grid of {path}.", field="block")
+        if (bottom - top) * (right - left) <= 4 * len(blocks):
+            box = read_array(self.location, array, time, slice(top, bottom), slice(left, right))
+            return {b: box[b.row - top, b.col - left] for b in blocks}
+        return {b: read_array(self.location, array, time, b.row, b.col)[()] for b in blocks}
+
+
+def grid_of(location: str, path: str, attributes: Mapping[str, Any], zone: Zone, level: int = 1) -> ZoneGrid:
+    """The grid that a zone group's attributes describe.
+
+    Raises:
+        Corrupt: They are missing or describe no north-up grid of 10 m times the level.
+    """
+    try:
+        a, b, x0, d, e, y0 = (float(v) for v in attributes["spatial:transform"])
+        height, width = (int(v) for v in attributes["spatial:shape"])
+        epsg = int(str(attributes["proj:code"]).removeprefix("EPSG:"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise Corrupt(
+            f"{location}: group {path} does not say where it lies: spatial:transform, spatial:shape or proj:code "
+            "is missing or malformed."
+        ) from error
+    if b or d or a != 10.0 * level or e != -a or epsg not in (32600 + zone.number, 32700 + zone.number):
+        raise Corrupt(f"{location}: group {path} is no north-up grid of {10 * level} m in UTM zone {zone.number}.")
+    return ZoneGrid(zone, x0, y0, width, height, level, epsg)
+
+
+def years_of(location: str, array: Array) -> tuple[int, ...]:
+    """Years on a time axis, stored as years or as a count of days, seconds or nanoseconds since a date.
+
+    Raises:
+        Corrupt: It is neither.
+    """
+    values = np.asarray(read_array(location, array, slice(0, array.shape[0])))
+    units = re.fullmatch(r"(days|seconds|nanoseconds) since (\d{4}-\d\d-\d\d).*", str(array.attrs.get("units", "")))
+    if units and values.dtype.kind in "iu":
+        step = {"days": "D", "seconds": "s", "nanoseconds": "ns"}[units[1]]
+        values = np.datetime64(units[2]) + values.astype(f"timedelta64[{step}]")
+    if values.dtype.kind == "M":
+        values = values.astype("datetime64[Y]").astype(np.int64) + 1970
+    if values.dtype.kind not in "iu" or ((values < 1900) | (values > 2200)).any():
+        raise Corrupt(f"{location}: array {array.path} does not hold years.")
+    return tuple(cast(list[int], values.astype(np.int64).tolist()))

@@ -1,0 +1,288 @@
+"""Writing the layout of `layout.py`: blocks wholly old or wholly new, whoever else is writing."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import zarr
+
+from service.errors import Conflict, InvalidInput, NotFound
+from service.grid import Block, Zone, archive_grid
+from service.quant import is_data
+from service.store.archive import ArchiveStore
+from service.store.contract import BlockData
+from service.store.faults import is_remote, writing
+from service.store.layer import read_counts_window, read_window
+from service.store.layout import COUNT_NAMES, LAYOUT, WINDOW, add_zone, root_attributes, years_of
+from service.store.overviews import build_overviews
+from service.store.repository import Repository
+from service.store.snapshot import Snapshot
+from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, Counts, ModelIdentity, Vectors, Window
+
+EMPTY_FINGERPRINT: Final = "0" * 64
+"""What an unwritten block carries in place of a fingerprint."""
+_RACES: Final = 20
+"""Times a group is created again when somebody else commits in between."""
+
+
+class WritableArchive(ArchiveStore):
+    """A WritableStore over a repository that smalti made.
+
+    A write stands on what this object has seen: if a block changed after the last `refresh`, writing it is a
+    Conflict. `write` refreshes.
+    """
+
+    writable = True
+
+    def read_block(self, block: Block, window: Window) -> BlockData:
+        """One level-1 block as it stands; an unwritten one is empty and has the fingerprint 0...0.
+
+        Raises:
+            NotFound: A window this repository cannot hold.
+            InvalidInput: A block beyond the zone.
+            Corrupt: Stored bytes cannot be read.
+        """
+        now = self._now
+        time = self._time(now, window)
+        zone = _zone_of(block)
+        if zone not in now.zones:
+            lead = (BLOCK, BLOCK)
+            return BlockData(block, window, Vectors.empty(lead, self.dims), Counts.zeros(lead), EMPTY_FINGERPRINT)
+        layer = now.layer(zone)
+        vectors = read_window(layer, time, block.rows, block.cols)
+        counts = read_counts_window(layer, time, block.rows, block.cols)
+        fingerprint = self.fingerprints(window, [block])[block]
+        return BlockData(block, window, vectors, counts, fingerprint or EMPTY_FINGERPRINT)
+
+    def fingerprints(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
+        """The fingerprint stored with each block; "" where empty."""
+        now, wanted = self._now, list(blocks)
+        stored = now.block_values("block_fingerprint", self._time(now, window), wanted)
+        hexes = {block: bytes(np.asarray(value, np.uint8)).hex() for block, value in stored.items()}
+        return {
+            block: "" if hexes.get(block, EMPTY_FINGERPRINT) == EMPTY_FINGERPRINT else hexes[block] for block in wanted
+        }
+
+    def write(self, blocks: Sequence[BlockData], message: str) -> str:
+        """Commit blocks together and return the new revision.
+
+        Raises:
+            Conflict: One of these blocks was written by somebody else since this store was refreshed.
+            ReadOnly: The location does not allow it.
+            InvalidInput: Other dimensions, a window this repository cannot hold, a block twice or beyond the
+                zone, or a valid pixel without a usable scale.
+        """
+        self._require_writable(blocks)
+        with self.repository.open_for_writing():
+            for zone in sorted({_zone_of(data.block) for data in blocks}):
+                self._ensure_zone(zone)
+            session = self.repository.writer()
+            tip = Snapshot(self.location, session)
+            self._require_unchanged(tip, blocks)
+            with writing(self.location):
+                for data in blocks:
+                    _put(tip.group(data.block.zone), tip.time(data.window), data)
+            revision = self.repository.commit(session, message)
+        self.refresh()
+        return revision
+
+    def write_overviews(
+        self,
+        window: Window,
+        blocks: Iterable[Block] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Rebuild the overview blocks above `blocks` (all dirty ones where absent); returns how many changed.
+
+        Args:
+            window: Which.
+            blocks: Level-1 blocks that were written.
+            on_progress: Called with (overview blocks done, overview blocks in all) of each level.
+        """
+        changed = build_overviews(self.repository, window, None if blocks is None else list(blocks), on_progress)
+        self.refresh()
+        return changed
+
+    def add_zones(self, zones: Iterable[Zone]) -> None:
+        """Make empty zones ahead of their first block; those that exist are left alone."""
+        with self.repository.open_for_writing():
+            for zone in zones:
+                self._ensure_zone(zone)
+
+    def tidy(self, older_than: dt.timedelta = dt.timedelta(hours=1)) -> tuple[int, int, int]:
+        """Forget old snapshots and delete what nothing refers to; see `Repository.tidy`.
+
+        Args:
+            older_than: Readers elsewhere may hold a snapshot this long.
+        """
+        return self.repository.tidy(older_than)
+
+    def _time(self, now: Snapshot, window: Window) -> int:
+        own = now.attributes.get(WINDOW)
+        if now.zones or own is not None:
+            return now.time(window)
+        if not window.is_year or window.start.year not in years_of(None):
+            raise NotFound(f"{self.location} holds no window {window}.", field="window")
+        return years_of(None).index(window.start.year)
+
+    def _require_writable(self, blocks: Sequence[BlockData]) -> None:
+        if len({(data.block, data.window) for data in blocks}) != len(blocks):
+            raise InvalidInput("a block is given twice.", field="blocks")
+        for data in blocks:
+            if data.vectors.dims != self.dims:
+                raise InvalidInput(
+                    f"block {data.block.name} has {data.vectors.dims} dimensions, {self.location} {self.dims}.",
+                    field="blocks",
+                )
+            try:
+                self._time(self._now, data.window)
+            except NotFound as error:
+                raise InvalidInput(error.message, field="window") from None
+            _require_sound(data)
+
+    def _require_unchanged(self, tip: Snapshot, blocks: Sequence[BlockData]) -> None:
+        """Optimistic locking: what stands now must be what this store has seen."""
+        now = self._now
+        if tip.id == now.id:
+            return
+        for window in {data.window for data in blocks}:
+            mine = [data.block for data in blocks if data.window == window]
+            seen, standing = now.versions(self._time(now, window), mine), tip.versions(tip.time(window), mine)
+            changed = [block.name for block in mine if seen[block] != standing[block]]
+            if changed:
+                raise Conflict(
+                    f"{self.location}: {', '.join(changed[:5])} was written by somebody else meanwhile.",
+                    remedy="Read it again and repeat.",
+                )
+
+    def _ensure_zone(self, zone: Zone) -> None:
+        """Make a zone's arrays unless they are there; somebody else may be making them at the same time."""
+        for _ in range(_RACES):
+            session = self.repository.writer()
+            now = Snapshot(self.location, session)
+            if zone in now.zones:
+                return
+            with writing(self.location):
+                add_zone(now.root, zone, now.years or years_of(_own_window(now)), self.dims)
+            try:
+                self.repository.commit(session, f"add zone {zone.name}")
+            except Conflict:
+                continue
+            return
+        raise Conflict(f"{self.location}: zone {zone.name} could not be added: others keep committing.")
+
+
+def create_store(
+    path: str | Path,
+    identity: ModelIdentity,
+    *,
+    dims: int = 128,
+    window: Window | None = None,
+    zones: Iterable[Zone] = (),
+) -> WritableArchive:
+    """Make an empty writable repository.
+
+    Args:
+        path: Where, ending in `.icechunk`; absolute, or `s3://bucket/prefix`.
+        identity: The model whose vectors it will hold.
+        dims: Embedding dimensions.
+        window: A window that is no calendar year, if it shall hold just that; else it holds years.
+        zones: Zones to make now; others come with their first block.
+
+    Raises:
+        InvalidInput: Something is there already, or the name does not end in `.icechunk`.
+        ReadOnly: The location does not allow it.
+    """
+    location = str(path) if is_remote(str(path)) else str(Path(path).absolute())
+    if not location.endswith(".icechunk"):
+        raise InvalidInput(f"{location} does not end in .icechunk.", field="path")
+    if not 1 <= dims <= 4096:
+        raise InvalidInput(f"{dims} is no number of dimensions.", field="dims")
+    repository = Repository.create(location)
+    with repository.open_for_writing():
+        session = repository.writer()
+        with writing(location):
+            root = zarr.create_group(session.store, attributes=root_attributes(identity, dims, window))
+            for zone in sorted(set(zones)):
+                add_zone(root, zone, years_of(window), dims)
+        repository.commit(session, "create")
+    return WritableArchive(repository, identity)
+
+
+def repository_name(dataset: str, window: Window | None = None) -> str:
+    """Name of the repository that holds a window of a dataset: years share one, any other has its own."""
+    return (
+        f"{dataset}.icechunk" if window is None or window.is_year else f"{dataset}@{window.start}_{window.end}.icechunk"
+    )
+
+
+def is_ours(store: ArchiveStore) -> bool:
+    """Whether smalti made the repository, so that blocks can be written."""
+    return store._now.attributes.get(LAYOUT) == 1
+
+
+def content_version(data: BlockData) -> int:
+    """A 64-bit hash of all that is stored of a block; 0 if it holds nothing (BLAKE2b, 8 bytes)."""
+    if not (data.vectors.status != NOT_EMBEDDED).any():
+        return 0
+    digest = hashlib.blake2b(digest_size=8)
+    vectors, counts = data.vectors, data.counts
+    for array in (vectors.codes, vectors.scales, vectors.status, counts.s2, counts.s1_asc, counts.s1_desc):
+        digest.update(np.ascontiguousarray(array).data)
+    return int.from_bytes(digest.digest(), "little") or 1
+
+
+def canonical(data: BlockData) -> BlockData:
+    """The same block with codes and scales zero wherever no vector is."""
+    vectors = data.vectors
+    codes = np.where(vectors.valid[..., None], vectors.codes, np.int8(0))
+    scales = np.where(vectors.valid, vectors.scales, np.float32(0))
+    return BlockData(data.block, data.window, Vectors(codes, scales, vectors.status), data.counts, data.fingerprint)
+
+
+def _put(group: zarr.Group, time: int, data: BlockData) -> None:
+    """Write the chunks of one block: whole ones, so nothing is read first."""
+    data = canonical(data)
+    at = (time, data.block.rows, data.block.cols)
+    vectors, counts = data.vectors, data.counts
+    scales = np.where(vectors.valid, vectors.scales, np.float32(np.nan))
+    values: dict[str, Any] = {"embeddings": vectors.codes, "scales": scales, "status": vectors.status}
+    values |= dict(zip(COUNT_NAMES, (counts.s2, counts.s1_asc, counts.s1_desc), strict=True))
+    for name, value in values.items():
+        _array_of(group, name)[at] = value
+    cell = (time, data.block.row, data.block.col)
+    _array_of(group, "block_version")[cell] = np.uint64(content_version(data))
+    _array_of(group, "block_fingerprint")[cell] = np.frombuffer(bytes.fromhex(data.fingerprint), np.uint8)
+
+
+def _array_of(group: zarr.Group, name: str) -> Any:
+    return group[name]
+
+
+def _require_sound(data: BlockData) -> None:
+    vectors, block = data.vectors, data.block
+    if vectors.status.max() > REJECTED:
+        raise InvalidInput(f"block {block.name} holds a status that is not stored.", field="status")
+    if not is_data(vectors.scales[vectors.status == VALID]).all():
+        raise InvalidInput(f"block {block.name} has a valid pixel without a scale between 0 and 1.", field="scales")
+    grid = archive_grid(_zone_of(block))
+    if block.row < 0 or block.col < 0 or block.rows.stop > grid.height or block.cols.stop > grid.width:
+        raise InvalidInput(f"block {block.name} lies beyond the zone.", field="block")
+    try:
+        bytes.fromhex(data.fingerprint)
+    except ValueError:
+        raise InvalidInput("is not 64 hex digits.", field="fingerprint") from None
+
+
+def _zone_of(block: Block) -> Zone:
+    return Zone.parse(block.zone)
+
+
+def _own_window(now: Snapshot) -> Window | None:
+    own = now.attributes.get(WINDOW)
+    return None if own is None else Window.parse(own)
