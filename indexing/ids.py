@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 
 from service.errors import InvalidInput
-from service.grid import Zone
-from service.values import Int64Array
+from service.grid import Block, Zone
+from service.values import BLOCK, Int64Array
 
 _BITS: Final = 24
 _MASK: Final = (1 << _BITS) - 1
@@ -46,14 +46,28 @@ def cols_of(ids: Int64Array) -> Int64Array:
     return np.asarray(ids & _MASK, np.int64)
 
 
-def zone_of(pixel: int) -> Zone:
-    """The zone of one pixel id.
+def zone_codes(ids: Int64Array) -> Int64Array:
+    """(n,) the zone of each pixel id as a number, for grouping."""
+    return np.asarray(ids >> 2 * _BITS, np.int64)
+
+
+def zones_of(ids: Int64Array) -> list[Zone]:
+    """The zone of each of (n,) pixel ids.
 
     Raises:
-        InvalidInput: The id names no zone.
+        InvalidInput: An id names no zone.
     """
-    code = int(pixel) >> 2 * _BITS
-    return Zone(code >> 1, bool(code & 1))
+    return [Zone(code >> 1, bool(code & 1)) for code in zone_codes(ids).tolist()]
+
+
+def first_id(block: Block) -> int:
+    """The id of the first pixel of a level-1 block."""
+    return int(pixel_ids(Zone.parse(block.zone), np.array([block.rows.start]), np.array([block.cols.start]))[0])
+
+
+def ids_at(first: Int64Array, offsets: Int64Array) -> Int64Array:
+    """(n,) ids of pixels given by the id of their block's first pixel and their offset in it, row by row."""
+    return np.asarray(first + (offsets // BLOCK << _BITS) + offsets % BLOCK, np.int64)
 
 
 def _zone_code(zone: Zone) -> int:

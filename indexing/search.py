@@ -1,0 +1,264 @@
+"""Journey 2: from a query to the pixels most like it.
+
+FAISS proposes, the stored int8 decides. Only blocks that are still as the index read them are answered from it;
+blocks that changed or are new since are scanned exactly, and the answer says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from indexing.areas import Within, contains, within_of
+from indexing.exact import Top, rank, scan
+from indexing.ids import cols_of, ids_at, rows_of, zones_of
+from indexing.opened import OpenedIndex, Serving
+from indexing.pixels import CACHE_BYTES, PixelReader, Places, Snapshot, lonlat_of
+from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
+from service.grid import Block, Zone
+from service.queries import Query
+from service.store.contract import Store
+from service.values import (
+    BLOCK,
+    VALID,
+    Area,
+    BoolArray,
+    Float64Array,
+    Int64Array,
+    UInt8Array,
+    Window,
+)
+
+EXACT_BLOCKS: Final = 64
+"""The most blocks scanned exactly for one answer: 4.2 million pixels, a second or two."""
+
+_PIXELS: Final = BLOCK * BLOCK
+_TOO_OLD: Final = "the index is too old"
+
+Engine = Literal["exact", "index", "index+exact"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One pixel like the query."""
+
+    lon: float
+    """Longitude of its centre, degrees."""
+    lat: float
+    """Latitude of its centre, degrees."""
+    score: float
+    """Cosine with the query, -1 to 1."""
+    rank: int
+    """From 1; equal scores by zone, row and column."""
+    zone: Zone
+    row: int
+    """Row of the zone grid, level 1."""
+    col: int
+    status: int = VALID
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The hits, and how they were found."""
+
+    hits: tuple[Hit, ...]
+    engine: Engine
+    """`exact`: every pixel scored. `index`: candidates from FAISS. `index+exact`: and what changed since, scanned."""
+    revision: str
+    recall: float | None
+    """Share of the 10 best that the index was measured to find; 1 for an exact scan, None where not measured."""
+    scanned: int
+    """Pixels scored one by one."""
+    candidates: int
+    """Candidates the index proposed."""
+
+
+class Searcher:
+    """Searches one dataset's store. Safe to use from many threads; sees new indexes and revisions by itself.
+
+    Args:
+        store: Where the vectors are.
+        dataset_id: The dataset's id; an index of another one is refused.
+        folder: The folder of its indexes. It need not be there: small windows are searched without.
+        exact_blocks: The most blocks scanned for one answer.
+        cache_bytes: How many bytes of decoded blocks to keep.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dataset_id: str,
+        folder: Path,
+        *,
+        exact_blocks: int = EXACT_BLOCKS,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._store = store
+        self._dataset = dataset_id
+        self._exact_blocks = exact_blocks
+        self._reader = PixelReader(store, cache_bytes)
+        self._serving = Serving(store, dataset_id, folder)
+
+    def places(self, window: Window, lonlat: Float64Array) -> Places:
+        """What (n, 2) points in degrees lie on: pixel ids and vectors, with the status where there is no vector."""
+        return self._reader.places(self._reader.snapshot(window), lonlat)
+
+    def search(
+        self,
+        query: Query,
+        window: Window,
+        k: int,
+        *,
+        area: Area | None = None,
+        own: Int64Array | None = None,
+        exclude: Int64Array | None = None,
+    ) -> SearchResult:
+        """The k pixels of a window most like the query, fewer where it holds fewer.
+
+        Args:
+            query: What to look for.
+            window: One of the store's windows.
+            k: 1 or more.
+            area: Only pixels whose centre lies in it.
+            own: (n,) ids of the pixels the query was made from: looked at whether or not the index proposes them.
+            exclude: (n,) ids of pixels that shall be no hit.
+
+        Raises:
+            IdentityMismatch: The query, or the index, was made by another model than the dataset.
+            InvalidInput: The query has another number of dimensions, or k is below 1.
+            Conflict: The index is of another dataset, window or grid.
+            Unavailable: There is no index and too much to scan, or too much has changed since it was built.
+            Corrupt: The index or a block cannot be read. Names it.
+        """
+        query.require_same_space(self._store.identity, self._store.dims, "the dataset")
+        if k < 1:
+            raise InvalidInput("must be 1 or more.", field="k")
+        at = self._reader.snapshot(window)
+        within = within_of(at, area)
+        index = self._serving.index(window)
+        dropped = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
+        most = k + len(dropped)
+        if index is None or (area is not None and len(within.blocks) <= self._exact_blocks):
+            found = self._exactly(query, at, within, most)
+        else:
+            found = self._with_index(query, at, within, most, index, own)
+        kept = ~np.isin(found.top.ids, dropped)
+        hits = _hits(at, Top(found.top.ids[kept][:k], found.top.scores[kept][:k]))
+        return SearchResult(hits, found.engine, at.revision, found.recall, found.scanned, found.candidates)
+
+    def is_current(self, window: Window) -> bool:
+        """Whether an index serves this window that holds every block as the store has it now."""
+        try:
+            index = self._serving.index(window)
+        except (Corrupt, Conflict, IdentityMismatch):
+            return False
+        held = dict(index.manifest.blocks) if index else {}
+        return index is not None and held == dict(self._reader.snapshot(window).versions)
+
+    def describe(self, window: Window) -> str:
+        """How a search of this window would be answered, in words.
+
+        Raises:
+            Unavailable, Corrupt, Conflict, IdentityMismatch: It could not be.
+        """
+        at = self._reader.snapshot(window)
+        index = self._serving.index(window)
+        if index is None:
+            self._require_few(at, list(at.versions), "there is no index")
+            return f"no index, {len(at.versions)} blocks are scanned exactly"
+        changed = index.changed(at, index.fresh(at))
+        self._require_few(at, changed, _TOO_OLD)
+        manifest = index.manifest
+        return f"{manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}, {len(changed)} blocks changed since"
+
+    def _exactly(self, query: Query, at: Snapshot, within: Within, k: int) -> _Found:
+        blocks = [block for block in at.versions if block in within.blocks]
+        self._require_few(at, blocks, "there is no index")
+        top, scanned = self._scan(query, at, within, blocks, k)
+        return _Found(top, "exact", 1.0, scanned, 0)
+
+    def _with_index(
+        self, query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, own: Int64Array | None
+    ) -> _Found:
+        fresh = index.fresh(at)
+        changed = [block for block in index.changed(at, fresh) if block in within.blocks]
+        self._require_few(at, changed, _TOO_OLD)
+        usable = fresh & np.array([block in within.blocks for block, _ in index.manifest.blocks], bool)
+        ids = _proposed(query, at, within, k, index, usable)
+        proposed = len(ids)
+        if own is not None:
+            ids = np.concatenate([ids, _held(at, within.area, own)])
+        ids, codes = self._reader.codes(at, ids)
+        top, scanned = self._scan(query, at, within, changed, k)
+        top = top.merged(rank(query, ids, codes, k), k)
+        recall = index.manifest.tuning.recall if within.area is None else None
+        return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
+
+    def _scan(self, query: Query, at: Snapshot, within: Within, blocks: Sequence[Block], k: int) -> tuple[Top, int]:
+        return scan(
+            query, blocks, lambda block: self._reader.block(at, block), k, mask=lambda block: within.mask(at, block)
+        )
+
+    def _require_few(self, at: Snapshot, blocks: Sequence[Block], why: str) -> None:
+        if len(blocks) > self._exact_blocks:
+            raise Unavailable(
+                f"{why} for window {at.window} of dataset {self._dataset!r}, and {len(blocks):,} blocks are too many "
+                f"to scan (at most {self._exact_blocks:,}).",
+                remedy=f"Run `smalti index build {self._dataset}`.",
+            )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search found, before it is told in degrees."""
+
+    top: Top
+    engine: Engine
+    recall: float | None
+    scanned: int
+    candidates: int
+
+
+def _proposed(query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, usable: BoolArray) -> Int64Array:
+    """Ids of candidates from the usable blocks of an index; looks into more lists until there are enough."""
+    if not usable.any():
+        return np.empty(0, np.int64)
+    probes, count = index.manifest.tuning.scaled(k)
+    probes = min(int(probes / usable.mean()), index.ann.lists)
+    allowed = None if usable.all() and within.area is None else _bits(at, within, index, usable)
+    direction = query.direction.astype(np.float32)
+    while True:
+        positions = index.ann.candidates(direction, count, probes, allowed)
+        if len(positions) >= count or probes >= index.ann.lists:
+            return ids_at(index.first_ids[positions // _PIXELS], positions % _PIXELS)
+        probes = min(4 * probes, index.ann.lists)
+
+
+def _bits(at: Snapshot, within: Within, index: OpenedIndex, usable: BoolArray) -> UInt8Array:
+    """A bit for each position of the index, lowest first: whether it may be proposed."""
+    bits = np.zeros((len(usable), _PIXELS // 8), np.uint8)
+    for ordinal in np.flatnonzero(usable):
+        block = index.manifest.blocks[ordinal][0]
+        bits[ordinal] = np.packbits(within.mask(at, block).ravel(), bitorder="little")
+    return bits.ravel()
+
+
+def _held(at: Snapshot, area: Area | None, ids: Int64Array) -> Int64Array:
+    """Those of some pixels that lie in the area."""
+    if area is None or not len(ids):
+        return ids
+    lon, lat = lonlat_of(at, ids)
+    return ids[contains(area, lon, lat)]
+
+
+def _hits(at: Snapshot, top: Top) -> tuple[Hit, ...]:
+    lon, lat = lonlat_of(at, top.ids)
+    numbers = zip(
+        lon.tolist(), lat.tolist(), top.scores.tolist(), zones_of(top.ids),
+        rows_of(top.ids).tolist(), cols_of(top.ids).tolist(), strict=True,
+    )  # fmt: skip
+    return tuple(Hit(x, y, score, n, zone, row, col) for n, (x, y, score, zone, row, col) in enumerate(numbers, 1))
