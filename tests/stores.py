@@ -55,7 +55,7 @@ def random_vectors(shape: tuple[int, int], dims: int = 128, seed: int = 0) -> Ve
 
 
 def corner(zone: str) -> tuple[int, int]:
-    """(row, col) of the first pixel of tiny stores: near 52 N or 30 S, 3 E of the zone's western edge, inside a block."""
+    """(row, col) where tiny stores begin: near 52 N or 30 S, 3 E of the zone's western edge, inside a block."""
     grid = archive_grid(Zone.parse(zone))
     west = grid.zone.bounds[0]
     row, col = grid.cell(west + PLACE[zone[-1]][0], PLACE[zone[-1]][1])

@@ -37,7 +37,7 @@ class ArchiveStore:
         self._now = Snapshot(self.location, repository.reader(repository.tip()))
         self.identity = declared_identity(self.location, self._now.attributes.get(MODEL), identity)
         self.dims = self._declared_dims()
-        self.depths = (self.dims,)
+        self.depths: tuple[int, ...] = (self.dims,)
 
     def _declared_dims(self) -> int:
         declared = self._now.attributes.get("geoemb:dimensions")

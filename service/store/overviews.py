@@ -141,7 +141,7 @@ def _on_grid(now: Snapshot, block: Block) -> bool:
     if zone not in now.zones:
         return False
     grid = now.layer(zone).grid.at_level(block.level)
-    return block.rows.start < grid.height and block.cols.start < grid.width
+    return bool(block.rows.start < grid.height and block.cols.start < grid.width)
 
 
 def _ensure_groups(now: Snapshot, wanted: Collection[tuple[Zone, int]]) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlparse
 
 import icechunk
@@ -216,8 +216,8 @@ def _storage(location: str) -> icechunk.Storage:
 def _config() -> icechunk.RepositoryConfig:
     axis = icechunk.ManifestSplitDimCondition.Axis
     match = icechunk.ManifestSplitCondition
-    codes = {axis(0): 1, axis(1): 2 * SPLIT_BLOCKS, axis(2): 2 * SPLIT_BLOCKS}
-    planes = {axis(0): 1, axis(1): SPLIT_BLOCKS, axis(2): SPLIT_BLOCKS}
+    codes: dict[Any, int] = {axis(0): 1, axis(1): 2 * SPLIT_BLOCKS, axis(2): 2 * SPLIT_BLOCKS}
+    planes: dict[Any, int] = {axis(0): 1, axis(1): SPLIT_BLOCKS, axis(2): SPLIT_BLOCKS}
     config = icechunk.RepositoryConfig.default()
     config.manifest = icechunk.ManifestConfig(
         splitting=icechunk.ManifestSplittingConfig.from_dict(

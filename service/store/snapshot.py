@@ -188,7 +188,7 @@ class Snapshot:
         return {block: self._versions[time, block] for block in wanted}
 
     def block_values(self, name: str, time: int, blocks: Iterable[Block]) -> dict[Block, Any]:
-        """What a per-block array holds for each block: a number, or (k,) numbers. Blocks of absent groups are left out."""
+        """What a per-block array holds for each block: a number, or (k,) numbers; absent groups are left out."""
         groups: dict[tuple[str, int], list[Block]] = defaultdict(list)
         for block in blocks:
             groups[block.zone, block.level].append(block)
