@@ -1,0 +1,82 @@
+"""The d-pixel as a value: pixel first, time second, padded with invalid observations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import InvalidInput
+from service.values import BoolArray, Counts
+
+BANDS: Final = ("B04", "B02", "B03", "B08", "B8A", "B05", "B06", "B07", "B11", "B12")
+"""Sentinel-2 bands in the order of every published TESSERA encoder. Not the order of wavelength."""
+
+Number = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class DPixels:
+    """n pixels with up to t2 Sentinel-2 and ta + td Sentinel-1 observations each.
+
+    Arrays may be views with any strides. An observation that is not valid never reaches an encoder, so padding is
+    an invalid observation with any content. Whoever makes one has checked days and values: see the builders.
+    """
+
+    s2: Number
+    """(n, t2, 10) uint16 or float32: reflectance x 10000, offset removed, bands in the order of BANDS."""
+    s2_doy: Number
+    """(n, t2) integer day of the year, 1..366 where valid."""
+    s2_valid: BoolArray
+    """(n, t2) bool."""
+    s1_asc: Number
+    """(n, ta, 2) integer or float32: VV, VH of ascending passes as stored, (2 dB + 50) x 200. Both 0: none."""
+    s1_asc_doy: Number
+    """(n, ta) integer day of the year."""
+    s1_desc: Number
+    """(n, td, 2) likewise, descending passes."""
+    s1_desc_doy: Number
+    """(n, td) integer day of the year."""
+    shape: tuple[int, ...]
+    """What the n pixels were, (H, W) row by row or (n,)."""
+
+    def __post_init__(self) -> None:
+        n = self.s2_valid.shape[0]
+        if int(np.prod(self.shape)) != n:
+            raise InvalidInput(f"{n} pixels do not make the shape {self.shape}.", field="shape")
+        for name, bands in (("s2", 10), ("s1_asc", 2), ("s1_desc", 2)):
+            values, doy = getattr(self, name), getattr(self, f"{name}_doy")
+            if values.shape != (n, doy.shape[1] if doy.ndim == 2 else -1, bands) or doy.shape[0] != n:
+                raise InvalidInput(f"{values.shape} values and {doy.shape} days for {n} pixels.", field=name)
+        if self.s2_valid.dtype != np.bool_ or self.s2_valid.shape != self.s2_doy.shape:
+            raise InvalidInput("is not a bool for every Sentinel-2 observation.", field="s2_valid")
+
+    def __len__(self) -> int:
+        return int(self.s2_valid.shape[0])
+
+    def __getitem__(self, rows: slice) -> DPixels:
+        """Some of the pixels, as views."""
+        cut = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "shape"}
+        return DPixels(**cut, shape=(cut["s2_valid"].shape[0],))
+
+    @property
+    def s1_asc_valid(self) -> BoolArray:
+        """(n, ta) bool: whether VV or VH is not 0, on stored values."""
+        return _seen(self.s1_asc)
+
+    @property
+    def s1_desc_valid(self) -> BoolArray:
+        """(n, td) bool."""
+        return _seen(self.s1_desc)
+
+
+def _seen(values: Number) -> BoolArray:
+    return np.asarray((values[..., 0] != 0) | (values[..., 1] != 0))
+
+
+def counts(dpixels: DPixels) -> Counts:
+    """(n,) valid observations of each pixel, by sensor and orbit."""
+    valid = dpixels.s2_valid, dpixels.s1_asc_valid, dpixels.s1_desc_valid
+    return Counts(*(v.sum(axis=1).astype(np.uint16) for v in valid))

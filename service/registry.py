@@ -1,0 +1,253 @@
+"""Models on disk: a folder each, holding `manifest.json` and the ONNX file that it names and vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from service.dpixels import BANDS
+from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
+from service.values import ModelIdentity
+
+SHIPPED: Final = Path(__file__).parent / "models"
+"""The folder of models that come with smalti."""
+
+MANIFEST: Final = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Means and standard deviations that stored values are standardised with: (x - mean) / std, float32."""
+
+    s2_mean: tuple[float, ...]
+    """10, in the order of BANDS; of reflectance x 10000."""
+    s2_std: tuple[float, ...]
+    s1_asc_mean: tuple[float, ...]
+    """VV, VH; of stored backscatter."""
+    s1_asc_std: tuple[float, ...]
+    s1_desc_mean: tuple[float, ...]
+    s1_desc_std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            values = tuple(float(v) for v in getattr(self, f.name))
+            object.__setattr__(self, f.name, values)
+            if len(values) != (10 if f.name.startswith("s2") else 2):
+                raise InvalidInput(f"has {len(values)} entries.", field=f"statistics.{f.name}")
+            if f.name.endswith("std") and not min(values) > 0:
+                raise InvalidInput("must be above 0.", field=f"statistics.{f.name}")
+
+
+@dataclass(frozen=True)
+class ModelManifest:
+    """Everything needed to run an encoder and to say what it is."""
+
+    identity: ModelIdentity
+    """Which model: no two files share one."""
+    family: str
+    """Whose input and sampling rules it follows, such as `tessera-v2`."""
+    sha256: str
+    """Of the ONNX file, 64 hex digits."""
+    statistics: Statistics
+    """Of the data it was trained on."""
+    dims: int
+    """Length of a vector."""
+    licence: str
+    """SPDX name."""
+    origin: str
+    """Who made it, and from what."""
+    depths: tuple[int, ...] = ()
+    """Prefix lengths that are vectors in their own right (Matryoshka), ascending; empty: only the whole is."""
+    bands: tuple[str, ...] = BANDS
+    """Order of the Sentinel-2 bands in the graph's input."""
+    sampling: str = "v2"
+    """Rule that turns n observations into a sequence."""
+    quantiser: str = "v2"
+    """Variant of service.quant that its vectors are stored with."""
+    doy: str = "sin-cos-10000"
+    """Rule of the day-of-year encoding inside the graph; day 0 stands for a missing sensor."""
+    max_observations: int = 256
+    """Longest sequence of one sensor."""
+    file: str = "model.onnx"
+    """Name of the ONNX file in the same folder."""
+    title: str = ""
+    """One line for people."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """How it was trained: data, seeds, steps, scores."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "bands", tuple(self.bands))
+        checks = {
+            "sha256": re.fullmatch(r"[0-9a-f]{64}", self.sha256),
+            "bands": sorted(self.bands) == sorted(BANDS),
+            "sampling": self.sampling == "v2",
+            "quantiser": self.quantiser in ("v1", "v2"),
+            "doy": self.doy == "sin-cos-10000",
+            "dims": 1 <= self.dims <= 4096,
+            "depths": all(0 < a < b for a, b in zip((0, *self.depths), self.depths, strict=False) if a)
+            and all(0 < depth <= self.dims for depth in self.depths),
+            "max_observations": self.max_observations % 8 == 0 and 8 <= self.max_observations <= 256,
+            "file": Path(self.file).name == self.file and self.file.endswith(".onnx"),
+        }
+        for name, good in checks.items():
+            if not good:
+                raise InvalidInput(f"{getattr(self, name)!r} is not understood by this version.", field=name)
+
+    def to_json(self) -> str:
+        """The manifest as text, fields in order."""
+        body = asdict(self) | {"identity": str(self.identity), "training": dict(self.training)}
+        return json.dumps(body, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelManifest:
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidInput: It is no manifest, or asks for something this version does not know.
+        """
+        try:
+            body = json.loads(text)
+            body["identity"] = ModelIdentity.parse(body["identity"])
+            body["statistics"] = Statistics(**body["statistics"])
+            return cls(**body)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInput(f"is no model manifest: {error}", field=MANIFEST) from None
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A model that can be opened."""
+
+    manifest: ModelManifest
+    path: Path
+    """The ONNX file."""
+
+    def verify(self) -> None:
+        """Hold the file against its manifest.
+
+        Raises:
+            Unavailable: The file is not there.
+            Corrupt: It is another file than the manifest vouches for.
+        """
+        if not self.path.is_file():
+            raise Unavailable(f"model file {self.path} is missing.", remedy="Fetch or import the model again.")
+        with self.path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.manifest.sha256:
+            raise Corrupt(
+                f"model file {self.path} is not the one its manifest names (SHA-256 {found[:12]}... instead of "
+                f"{self.manifest.sha256[:12]}...).",
+                remedy="Fetch or import the model again.",
+            )
+
+
+class Registry:
+    """The models in some folders; the first folder wins where two hold the same identity.
+
+    Args:
+        folders: Each holds a folder a model. Ones that do not exist are empty.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def list(self) -> tuple[RegisteredModel, ...]:
+        """Every model with a readable manifest, by identity."""
+        found: dict[str, RegisteredModel] = {}
+        for folder in self._folders():
+            try:
+                model = read_model(folder)
+            except SmaltiError:
+                continue
+            found.setdefault(str(model.manifest.identity), model)
+        return tuple(found[key] for key in sorted(found))
+
+    def problems(self) -> tuple[SmaltiError, ...]:
+        """What is wrong with the folders that `list` leaves out."""
+        errors = []
+        for folder in self._folders():
+            try:
+                read_model(folder)
+            except SmaltiError as error:
+                errors.append(error)
+        return tuple(errors)
+
+    def get(self, name: str) -> RegisteredModel:
+        """The model of that identity, `name@version[/variant]`, or the newest version of that name.
+
+        Raises:
+            NotFound: There is none.
+            Corrupt: The folder of that name cannot be read.
+        """
+        models = self.list()
+        if "@" in name:
+            wanted = ModelIdentity.parse(name)
+            matches = [model for model in models if model.manifest.identity == wanted]
+        else:
+            matches = [model for model in models if model.manifest.identity.name == name]
+        if matches:
+            return max(matches, key=lambda model: _version_key(model.manifest.identity))
+        for folder in self._folders():
+            if folder.name.partition("@")[0] == name.partition("@")[0]:
+                return read_model(folder)
+        known = ", ".join(str(model.manifest.identity) for model in models) or "none"
+        raise NotFound(f"no model {name[:80]!r}.", field="model", remedy=f"There are: {known}.")
+
+    def _folders(self) -> Iterator[Path]:
+        for folder in self.folders:
+            if folder.is_dir():
+                yield from sorted(path for path in folder.iterdir() if (path / MANIFEST).is_file())
+
+
+def read_model(folder: Path) -> RegisteredModel:
+    """The model in one folder; the ONNX file itself is looked at when it is opened.
+
+    Raises:
+        Unavailable: No manifest there.
+        Corrupt: The manifest cannot be read.
+    """
+    try:
+        manifest = ModelManifest.from_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise Unavailable(f"{folder} holds no {MANIFEST}.") from None
+    except InvalidInput as error:
+        raise Corrupt(f"{folder / MANIFEST}: {error}") from None
+    return RegisteredModel(manifest, folder / manifest.file)
+
+
+def register(folder: Path, src: Path) -> RegisteredModel:
+    """Copy the model in folder `src` into the registry folder `folder`, whole or not at all.
+
+    Raises:
+        Unavailable, Corrupt: `src` holds no whole model.
+        Conflict: Another model of that identity is there.
+    """
+    model = read_model(src)
+    model.verify()
+    identity = model.manifest.identity
+    target = folder / f"{identity.name}@{identity.version}~{identity.variant}"
+    if target.exists():
+        there = read_model(target)
+        if there.manifest.sha256 != model.manifest.sha256:
+            raise Conflict(f"another {identity} is registered.", remedy="Give it another version.")
+        return there
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
+        whole = Path(temporary) / "model"
+        whole.mkdir()
+        for path in (*src.glob("*.md"), src / MANIFEST, model.path):
+            shutil.copy2(path, whole / path.name)
+        whole.rename(target)
+    return read_model(target)
+
+
+def _version_key(identity: ModelIdentity) -> tuple[tuple[int, ...], str]:
+    return tuple(int(part) for part in re.findall(r"\d+", identity.version)), str(identity)
