@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,9 @@ class _State:
             self.root = zarr.open_group(location, mode="r", zarr_format=3)
             self.attributes: dict[str, Any] = dict(self.root.attrs)
             names = sorted(self.root.group_keys())
+            if not is_remote(location):
+                # What the consolidated metadata lists must be there: a store cut short is told from an empty one.
+                self.root = zarr.open_group(location, mode="r", zarr_format=3, use_consolidated=False)
         self.groups = {int(m[1]): name for name in names if (m := _GROUP.fullmatch(name))}
         self.revision = _revision(location, self.root)
         self.grids = {grid.zone: (name, grid) for grid, name in self._grids()}
@@ -155,11 +159,14 @@ class GeoembStore:
     """
 
     writable = False
+    recheck_after = 30.0
+    """Seconds for which `refresh` takes the last look at the metadata as good enough."""
 
     def __init__(self, location: str, identity: ModelIdentity | None = None) -> None:
         self.location = location
         self._swap = threading.Lock()
         self._now = _State(location)
+        self._looked = time.monotonic()
         self.identity = declared_identity(location, self._now.attributes.get(MODEL), identity)
         self.depths = tuple(sorted(self._now.depths))
         self.dims = int(self._now.attributes.get("geoemb:dimensions", 128))
@@ -170,10 +177,10 @@ class GeoembStore:
         """Windows for which anything is stored; all on the time axis where the location cannot be listed."""
         now = self._now
         try:
-            times = {chunk[0] for name in now.groups.values() for chunk in now.chunks(f"{name}/scales")}
+            held = {chunk[0] for name in now.groups.values() for chunk in now.chunks(f"{name}/scales")}
         except Unavailable:
-            times = set(range(len(now.years)))
-        return tuple(sorted(Window.year(now.years[time]) for time in times))
+            held = set(range(len(now.years)))
+        return tuple(sorted(Window.year(now.years[at]) for at in held))
 
     def revision(self) -> tuple[str, bool]:
         """(hash of the metadata and its validators, False)."""
@@ -193,15 +200,15 @@ class GeoembStore:
         """Read a rectangle; see `Store.read`."""
         if level != 1:
             raise NotFound(f"{self.location} has no overviews.", field="level")
-        layer, time = self._at(zone, window, dims)
-        return read_window(layer, time, rows, cols)
+        layer, at = self._at(zone, window, dims)
+        return read_window(layer, at, rows, cols)
 
     def sample(
         self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array, *, dims: int | None = None
     ) -> Vectors:
         """Read single pixels; see `Store.sample`."""
-        layer, time = self._at(zone, window, dims)
-        return read_points(layer, time, rows, cols)
+        layer, at = self._at(zone, window, dims)
+        return read_points(layer, at, rows, cols)
 
     def counts(self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array) -> Counts:
         """Zeros: the layout does not record them."""
@@ -222,16 +229,16 @@ class GeoembStore:
 
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
         """Every block in which any pixel is valid or water; reads the scales once and keeps the answer."""
-        now, time = self._now, self._time(self._now, window)
+        now, at = self._now, self._time(self._now, window)
         if level != 1:
             raise NotFound(f"{self.location} has no overviews.", field="level")
-        if time not in now.found:
-            now.found[time] = tuple(
+        if at not in now.found:
+            now.found[at] = tuple(
                 block
                 for zone, (name, _) in sorted((z, (n, g)) for z, (n, g) in now.grids.items())
-                for block in scanned_blocks(now.layer(zone, self.dims), time, now.chunks(f"{name}/scales"))
+                for block in scanned_blocks(now.layer(zone, self.dims), at, now.chunks(f"{name}/scales"))
             )
-        return now.found[time]
+        return now.found[at]
 
     def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """The store's weak revision for every block."""
@@ -239,8 +246,11 @@ class GeoembStore:
         return dict.fromkeys(blocks, self._now.revision)
 
     def refresh(self) -> bool:
-        """Read the metadata again; whether it changed."""
+        """Look at the metadata again, unless that was done a moment ago; whether it changed."""
         with self._swap:
+            if time.monotonic() - self._looked < self.recheck_after:
+                return False
+            self._looked = time.monotonic()
             fresh = _State(self.location)
             if fresh.revision == self._now.revision:
                 return False

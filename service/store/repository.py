@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterator
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -64,24 +66,35 @@ class Repository:
             return cls(location, icechunk.Repository.open(storage))
 
     @classmethod
-    def create(cls, location: str) -> Repository:
-        """Create an empty repository whose manifests are split.
+    def create(cls, location: str, fill: Callable[[Repository], None]) -> Repository:
+        """Create a repository whose manifests are split; on a local disk it appears filled or not at all.
+
+        Args:
+            location: Where.
+            fill: Commits what the new repository shall hold first.
 
         Raises:
             InvalidInput: Something is there already.
             ReadOnly: The location does not allow it.
         """
-        storage = _storage(location)
-        with writing(location):
-            if not is_remote(location):
-                if Path(location).exists() and any(Path(location).iterdir()):
+        target = location if is_remote(location) else f"{location}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with writing(location):
+                there = (
+                    icechunk.Repository.exists(_storage(location)) if is_remote(location) else Path(location).exists()
+                )
+                if there:
                     raise InvalidInput(f"{location} exists already.", remedy="Open it, or choose another name.")
-                Path(location).parent.mkdir(parents=True, exist_ok=True)
-            elif icechunk.Repository.exists(storage):
-                raise InvalidInput(f"{location} exists already.", remedy="Open it, or choose another name.")
-            repo = icechunk.Repository.create(storage, config=_config())
-            repo.save_config()
-        return cls(location, repo)
+                repo = icechunk.Repository.create(_storage(target), config=_config())
+                repo.save_config()
+                fill(cls(target, repo))
+                if target != location:
+                    Path(target).rename(location)
+        except BaseException:
+            if target != location:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
+        return cls.open(location)
 
     def tip(self) -> str:
         """Id of the newest snapshot."""

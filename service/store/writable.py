@@ -203,15 +203,15 @@ def create_store(
         raise InvalidInput(f"{location} does not end in .icechunk.", field="path")
     if not 1 <= dims <= 4096:
         raise InvalidInput(f"{dims} is no number of dimensions.", field="dims")
-    repository = Repository.create(location)
-    with repository.open_for_writing():
+
+    def fill(repository: Repository) -> None:
         session = repository.writer()
-        with writing(location):
-            root = zarr.create_group(session.store, attributes=root_attributes(identity, dims, window))
-            for zone in sorted(set(zones)):
-                add_zone(root, zone, years_of(window), dims)
-        repository.commit(session, "create")
-    return WritableArchive(repository, identity)
+        root = zarr.create_group(session.store, attributes=root_attributes(identity, dims, window))
+        for zone in sorted(set(zones)):
+            add_zone(root, zone, years_of(window), dims)
+        session.commit("create")
+
+    return WritableArchive(Repository.create(location, fill), identity)
 
 
 def repository_name(dataset: str, window: Window | None = None) -> str:
