@@ -1,0 +1,162 @@
+"""Which picture a request means: boxes, sizes and CRS, made into a Target."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.warp import transform_bounds
+
+from service.errors import InvalidInput, LimitExceeded
+from service.grid import PIXEL, transformer
+from service.warp import LONLAT, Target, zone_at
+
+WGS84: Final = CRS.from_epsg(4326)
+MAX_SIDE: Final = 2048
+"""Pixels along a side of a picture."""
+Box = tuple[float, float, float, float]
+
+
+def part_target(
+    bbox: tuple[float, ...],
+    bounds_crs: CRS,
+    dst_crs: CRS | None = None,
+    max_size: int = MAX_SIDE,
+    width: int | None = None,
+    height: int | None = None,
+) -> Target:
+    """A box as a picture: in `dst_crs`, or in the UTM zone of its middle with the stored pixels as its own.
+
+    Args:
+        bbox: (left, bottom, right, top) in `bounds_crs`; in degrees, left > right crosses the antimeridian.
+        bounds_crs: Its CRS.
+        dst_crs: CRS of the picture.
+        max_size: Longest side where neither width nor height is given; never more than the stored pixels.
+        width: Columns; of width and height one is enough.
+        height: Rows.
+
+    Raises:
+        InvalidInput: The box is none, or cannot be shown in that CRS.
+        LimitExceeded: A side has over 2048 pixels.
+    """
+    left, bottom, right, top = map(float, bbox[:4])
+    if bounds_crs.is_geographic and right < left:
+        right += 360
+    if not (np.isfinite([left, bottom, right, top]).all() and left < right and bottom < top):
+        raise InvalidInput(f"{tuple(bbox)} is not a box.", field="bbox", remedy="Give left,bottom,right,top.")
+    lon, lat = _lonlat((left + right) / 2, (bottom + top) / 2, bounds_crs)
+    crs = dst_crs or _native(lon, lat, right - left, bounds_crs)
+    box = (left, bottom, right, top)
+    if crs != bounds_crs:
+        box = _moved(bounds_crs, crs, box)
+    if dst_crs is None and crs.is_projected:
+        box = _snapped(box)
+    pixel = native_pixel(crs_text(crs), lon, lat)
+    return Target(crs_text(crs), box, *_size(box, pixel, max_size, width, height))
+
+
+def crs_text(crs: CRS) -> str:
+    """`EPSG:3857` where there is a code, else WKT: what pyproj and caches take."""
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else str(crs.to_wkt())
+
+
+def parse_crs(text: str, field: str = "crs") -> CRS:
+    """A CRS by its code. Anything else is refused: GDAL would take files and addresses.
+
+    Raises:
+        InvalidInput: It is not a known code.
+    """
+    code = text.strip("[]").upper()
+    for prefix in ("HTTP://WWW.OPENGIS.NET/DEF/CRS/EPSG/0/", "HTTPS://WWW.OPENGIS.NET/DEF/CRS/EPSG/0/", "EPSG:"):
+        if code.startswith(prefix) and code.removeprefix(prefix).isdigit() and len(code) < 64:
+            try:
+                return CRS.from_epsg(int(code.removeprefix(prefix)))
+            except CRSError:
+                break
+    if code in ("OGC:CRS84", "HTTP://WWW.OPENGIS.NET/DEF/CRS/OGC/1.3/CRS84"):
+        return WGS84
+    raise InvalidInput(f"{text[:60]!r} is not a known CRS.", field=field, remedy="Write EPSG:3857.")
+
+
+def native_pixel(crs: str, lon: float, lat: float) -> float:
+    """Side of a stored 10 m pixel in units of a CRS, at a place: the root of its area.
+
+    Raises:
+        InvalidInput: The CRS has no answer there.
+    """
+    zone = zone_at(lon, lat)
+    x, y = transformer(LONLAT, f"EPSG:{zone.epsg}").transform(lon, lat)
+    half = PIXEL / 2
+    xs, ys = np.array([x - half, x + half, x, x]), np.array([y, y, y - half, y + half])
+    u, v = transformer(f"EPSG:{zone.epsg}", crs).transform(xs, ys)
+    area = abs((u[1] - u[0]) * (v[3] - v[2]) - (u[3] - u[2]) * (v[1] - v[0]))
+    if not (np.isfinite(area) and area > 0):
+        raise InvalidInput("this CRS does not reach there.", field="crs")
+    return float(np.sqrt(area))
+
+
+def vertices(geometry: Any) -> int:
+    """How many positions a GeoJSON geometry has."""
+    if geometry.get("type") == "GeometryCollection":
+        return sum(vertices(part) for part in geometry.get("geometries", []))
+
+    def count(nested: Any) -> int:
+        if nested and isinstance(nested[0], (int, float)):
+            return 1
+        return sum(count(part) for part in nested)
+
+    return count(geometry.get("coordinates") or [])
+
+
+def _lonlat(x: float, y: float, crs: CRS) -> tuple[float, float]:
+    lon, lat = transformer(crs_text(crs), LONLAT).transform(x, y)
+    if not (np.isfinite([lon, lat]).all() and abs(lat) <= 90):
+        raise InvalidInput("its middle is no place on Earth.", field="bbox")
+    return float(lon), float(lat)
+
+
+def _native(lon: float, lat: float, width: float, crs: CRS) -> CRS:
+    """The UTM zone of a box' middle; degrees for boxes wider than a zone."""
+    degrees = width if crs.is_geographic else width / (111_320 * max(0.05, np.cos(np.radians(lat))))
+    return CRS.from_epsg(zone_at(lon, lat).epsg) if degrees <= 6 else WGS84
+
+
+def _moved(source: CRS, target: CRS, box: Box) -> Box:
+    try:
+        left, bottom, right, top = transform_bounds(source, target, *box, densify_pts=21)
+    except CRSError as error:
+        raise InvalidInput(f"this box cannot be shown in that CRS: {error}.", field="bbox") from None
+    if right < left and target.is_geographic:
+        right += 360
+    if not (np.isfinite([left, bottom, right, top]).all() and left < right and bottom < top):
+        raise InvalidInput("this box cannot be shown in that CRS.", field="bbox")
+    return left, bottom, right, top
+
+
+def _snapped(box: Box) -> Box:
+    """A metric box grown to whole 10 m: the stored pixels' edges, for every grid whose origin is a multiple of 10."""
+    left, bottom, right, top = np.array(box) / PIXEL
+    hair = 1e-6
+    return (
+        float(np.floor(left + hair) * PIXEL), float(np.floor(bottom + hair) * PIXEL),
+        float(np.ceil(right - hair) * PIXEL), float(np.ceil(top - hair) * PIXEL),
+    )  # fmt: skip
+
+
+def _size(box: Box, pixel: float, max_size: int, width: int | None, height: int | None) -> tuple[int, int]:
+    """(width, height) of a picture: as asked, or of stored pixels, made smaller until it fits."""
+    across, down = max((box[2] - box[0]) / pixel, 1e-9), max((box[3] - box[1]) / pixel, 1e-9)
+    if width is None and height is None:
+        shrink = min(1.0, max_size / max(across, down))
+        size = max(1, round(across * shrink)), max(1, round(down * shrink))
+    elif width is not None:
+        size = width, height or max(1, round(min(width * down / across, 1e6)))
+    else:
+        rows = height or 1
+        size = max(1, round(min(rows * across / down, 1e6))), rows
+    if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
+        raise LimitExceeded(f"{size[0]} x {size[1]} pixels: at most {MAX_SIDE} a side.", field="width")
+    return size

@@ -1,0 +1,312 @@
+"""Journey 1: a rio-tiler reader over a Store. The seven verbs of rio-tiler, each one picture of `service.plan`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+import attr
+import numpy as np
+import numpy.ma as ma
+from morecantile import TileMatrixSet
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.features import bounds as geometry_bounds
+from rasterio.features import rasterize
+from rasterio.io import MemoryFile
+from rasterio.transform import from_bounds
+from rasterio.warp import transform_geom
+from rio_tiler.constants import WEB_MERCATOR_TMS, WGS84_CRS
+from rio_tiler.errors import TileOutsideBounds
+from rio_tiler.io import BaseReader
+from rio_tiler.models import BandStatistics, ImageData, Info, PointData
+from rio_tiler.utils import CRS_to_uri, render
+
+from service.errors import InvalidInput, LimitExceeded, OutsideBounds
+from service.frame import crs_text, native_pixel, part_target, vertices
+from service.grid import PIXEL, transformer
+from service.plan import MAX_SOURCE_BYTES, Source, paint
+from service.values import OUTSIDE, STATUS_NAMES, Vectors
+from service.warp import LONLAT, Target, zone_at
+
+TILE_SIZES: Final = (256, 512)
+MAX_VERTICES: Final = 10_000
+MAX_READS: Final = 100
+"""Pictures one request may make: features of one collection."""
+DEFAULT_SIDE: Final = 1024
+DEFAULT_SIDE_WIDE: Final = 256
+"""Where every pixel carries a whole vector."""
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "PNG": {"zlevel": 2},
+    "WEBP": {"lossless": True, "method": 0},
+    "JPEG": {"quality": 85},
+}
+JPEG_GROUND: Final = 255
+"""JPEG has no alpha: no data is white."""
+
+
+@attr.s
+class TileReader(BaseReader):
+    """Pictures of one window of one dataset, seen through one view.
+
+    `input` is a `Source`. Sampling is nearest: each pixel shows the stored pixel that holds its centre, read at the
+    coarsest level that is no coarser than the picture. A pixel is masked exactly where its status is not VALID.
+    """
+
+    input: Source = attr.ib()
+    tms: TileMatrixSet = attr.ib(default=WEB_MERCATOR_TMS)
+
+    def __attrs_post_init__(self) -> None:
+        """Find the bounds.
+
+        Raises:
+            NotFound: The window holds no data yet.
+        """
+        self.bounds = self.input.footprint.bounds
+        self.crs = WGS84_CRS
+        self._reads = 0
+
+    # Zoom levels
+
+    @cached_property
+    def maxzoom(self) -> int:
+        """The first zoom whose pixels are no larger than the stored ones."""
+        fine = (z for z in range(self.tms.minzoom, self.tms.maxzoom) if self._ground(z) <= PIXEL)
+        return next(fine, self.tms.maxzoom)
+
+    @cached_property
+    def minzoom(self) -> int:
+        """The lowest zoom whose tiles can be made within the reading budget."""
+        z = self.maxzoom
+        while z > self.tms.minzoom and self._cost(z - 1) <= MAX_SOURCE_BYTES:
+            z -= 1
+        return z
+
+    def _ground(self, z: int) -> float:
+        """Metres on the ground along a side of a tile's pixel, at the middle of the dataset."""
+        matrix = self.tms.matrix(z)
+        lon, lat = (self.bounds[0] + self.bounds[2]) / 2, (self.bounds[1] + self.bounds[3]) / 2
+        return float(matrix.cellSize) * PIXEL / native_pixel(self._tms_crs, lon, lat)
+
+    def _cost(self, z: int) -> float:
+        """Bytes that the largest tile of a zoom may read."""
+        ground = self._ground(z)
+        level = max([level for level in self.input.store.levels() if level * PIXEL <= ground] or [1])
+        west, south, east, north = self.bounds
+        metres_per_degree = 111_320.0
+        width = (east - west) * metres_per_degree * np.cos(np.radians((south + north) / 2))
+        sides = (min(size, 256 * ground) / (level * PIXEL) for size in (width, (north - south) * metres_per_degree))
+        return float(np.prod(list(sides))) * self.input.dims
+
+    @property
+    def _tms_crs(self) -> str:
+        return crs_text(self.tms.rasterio_crs)
+
+    # The seven verbs
+
+    def info(self) -> Info:
+        """What this is: bounds, bands, type, legend, model."""
+        source = self.input
+        return Info(
+            bounds=self.bounds,
+            crs=CRS_to_uri(self.crs) or self.crs.to_wkt(),
+            band_metadata=[(name, {}) for name in self.band_names],
+            band_descriptions=[(name, name) for name in self.band_names],
+            dtype="uint8" if source.picture else "float32",
+            nodata_type="Alpha" if source.picture else "Nodata",
+            model=str(source.store.identity),
+            window=str(source.window),
+            legend=source.view.legend,
+        )
+
+    @property
+    def band_names(self) -> list[str]:
+        """Names of the bands of a picture."""
+        return ["red", "green", "blue"] if self.input.picture else list(self.input.view.band_names)
+
+    def tile(self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None) -> ImageData:
+        """One tile of the tile matrix set.
+
+        Raises:
+            TileOutsideBounds: It lies beyond the matrix, or where the dataset holds nothing.
+            InvalidInput: `tilesize` is neither 256 nor 512.
+            LimitExceeded: The zoom is too low for the overviews there are.
+        """
+        target = tile_target(self.tms, tile_x, tile_y, tile_z, tilesize)
+        if not self.tile_exists(tile_x, tile_y, tile_z):
+            raise TileOutsideBounds(f"Tile {tile_z}/{tile_x}/{tile_y} lies outside the dataset.")
+        return self._picture(target)
+
+    def part(
+        self,
+        bbox: tuple[float, float, float, float],
+        dst_crs: CRS | None = None,
+        bounds_crs: CRS | None = None,
+        max_size: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        **_: Any,
+    ) -> ImageData:
+        """A box of `bounds_crs` as a picture in `dst_crs`, by default in the UTM zone of its middle.
+
+        In that zone the picture's pixels are the stored ones unless it has to be made smaller.
+
+        Raises:
+            InvalidInput: The box is none.
+            LimitExceeded: The picture would be too large.
+        """
+        side = max_size or self._default_side
+        return self._picture(part_target(bbox, bounds_crs or WGS84_CRS, dst_crs, side, width, height))
+
+    def preview(
+        self,
+        max_size: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        dst_crs: CRS | None = None,
+        **_: Any,
+    ) -> ImageData:
+        """The whole dataset as one picture. Raises as `part` does."""
+        return self.part(self.bounds, dst_crs, WGS84_CRS, max_size, width, height)
+
+    def feature(
+        self,
+        shape: dict[str, Any],
+        dst_crs: CRS | None = None,
+        shape_crs: CRS | None = None,
+        max_size: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        **_: Any,
+    ) -> ImageData:
+        """The box of a GeoJSON geometry or feature; what lies outside the geometry is masked. Raises as `part` does."""
+        geometry = shape.get("geometry") if shape.get("type") == "Feature" else shape
+        if not geometry or vertices(geometry) > MAX_VERTICES:
+            raise LimitExceeded(f"a geometry has 1 to {MAX_VERTICES:,} vertices.", field="geometry")
+        crs = shape_crs or WGS84_CRS
+        side = max_size or self._default_side
+        target = part_target(geometry_bounds(geometry), crs, dst_crs, side, width, height)
+        image = self._picture(target)
+        inside = rasterize(
+            [transform_geom(crs, image.crs, geometry)],
+            out_shape=(target.height, target.width),
+            transform=from_bounds(*target.bounds, target.width, target.height),
+            all_touched=True,
+            dtype="uint8",
+        ).astype(bool)
+        image.cutline_mask = ~inside
+        image.array = ma.MaskedArray(image.array.data, image.array.mask | ~inside)
+        return image
+
+    def point(self, lon: float, lat: float, coord_crs: CRS | None = None, **_: Any) -> PointData:
+        """The view's numbers at one place; masked where there are none, with the status in `metadata`.
+
+        Raises:
+            OutsideBounds: Beyond every zone of the dataset.
+            InvalidInput: The coordinates are none.
+        """
+        if coord_crs and coord_crs != WGS84_CRS:
+            lon, lat = (float(c) for c in transformer(crs_text(coord_crs), LONLAT).transform(lon, lat))
+        vectors = self._pixel(lon, lat)
+        values = self.input.view.values(vectors)[0]
+        return PointData(
+            ma.MaskedArray(values, np.full(values.shape, not vectors.valid[0])),
+            band_names=list(self.input.view.band_names),
+            band_descriptions=list(self.input.view.band_names),
+            coordinates=(lon, lat),
+            crs=WGS84_CRS,
+            metadata={"status": STATUS_NAMES[int(vectors.status[0])]},
+        )
+
+    def statistics(self, **options: Any) -> dict[str, BandStatistics]:
+        """Statistics of a preview."""
+        found: dict[str, BandStatistics] = self.preview().statistics(**options)
+        return found
+
+    # How
+
+    def _picture(self, target: Target) -> ImageData:
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise LimitExceeded(f"a collection has at most {MAX_READS} features.", field="features")
+        return ImageData(
+            paint(self.input, target),
+            bounds=target.bounds,
+            crs=CRS.from_user_input(target.crs),
+            band_names=self.band_names,
+            band_descriptions=self.band_names,
+            nodata=None if self.input.picture else np.nan,
+        )
+
+    def _pixel(self, lon: float, lat: float) -> Vectors:
+        if not (np.isfinite([lon, lat]).all() and abs(lat) <= 90 and abs(lon) <= 360):
+            raise InvalidInput(f"{lon}, {lat} is no place.", field="lon,lat")
+        source = self.input
+        zone = zone_at(lon, lat)
+        grid = next((grid for grid in source.store.zones() if grid.zone == zone), None)
+        if grid is None:
+            return Vectors.empty((1,), source.dims, OUTSIDE)
+        try:
+            row, col = grid.cell(lon, lat)
+        except OutsideBounds:
+            return Vectors.empty((1,), source.dims, OUTSIDE)
+        return source.store.sample(zone, source.window, np.array([row]), np.array([col]), dims=source.dims)
+
+    @property
+    def _default_side(self) -> int:
+        return DEFAULT_SIDE if self.input.bands <= 4 else DEFAULT_SIDE_WIDE
+
+
+def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None) -> Target:
+    """The picture that a tile is.
+
+    Raises:
+        TileOutsideBounds: The matrix has no such tile.
+        InvalidInput: `tilesize` is neither 256 nor 512.
+    """
+    if not tms.minzoom <= z <= tms.maxzoom:
+        raise TileOutsideBounds(f"Zoom {z} is not among {tms.minzoom} to {tms.maxzoom}.")
+    matrix = tms.matrix(z)
+    if not (0 <= x < matrix.matrixWidth and 0 <= y < matrix.matrixHeight):
+        raise TileOutsideBounds(f"Tile {z}/{x}/{y} lies beyond the tile matrix.")
+    size = tilesize or matrix.tileWidth
+    if size not in TILE_SIZES:
+        raise InvalidInput(f"{size} is not a tile size.", field="tilesize", remedy="Ask for 256 or 512.")
+    return Target(crs_text(tms.rasterio_crs), tuple(tms.xy_bounds(x, y, z)), size, size)
+
+
+def encode(image: ImageData, driver: str) -> bytes:
+    """A picture as the bytes of a file.
+
+    Colours become RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Numbers become float32 with NaN where
+    there is no data: (bands, height, width) in NPY, a GeoTIFF with bands of these names otherwise.
+
+    Raises:
+        InvalidInput: Numbers were asked for as a picture, or colours as numbers.
+    """
+    colours = image.array.dtype == np.uint8
+    if not colours and driver not in ("NPY", "GTIFF"):
+        raise InvalidInput(f"numbers cannot be sent as {driver}.", field="format", remedy="Ask for .npy or .tif.")
+    masked = np.broadcast_to(image.array.mask, image.array.shape)
+    data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0 if colours else np.nan, image.array.data)
+    data = data.astype(image.array.dtype)
+    if driver == "NPY":
+        return bytes(render(data, img_format=driver))
+    if not colours:
+        return _geotiff(image, data)
+    mask = None if driver == "JPEG" else image.mask
+    return bytes(render(data, mask, img_format=driver, **_OPTIONS.get(driver, {})))
+
+
+def _geotiff(image: ImageData, data: np.ndarray) -> bytes:
+    profile = {
+        "driver": "GTiff", "dtype": "float32", "count": image.count, "width": image.width, "height": image.height,
+        "crs": image.crs, "transform": image.transform, "nodata": np.nan, "compress": "zstd", "predictor": 3,
+        "interleave": "band", "tiled": True, "blockxsize": 256, "blockysize": 256,
+    }  # fmt: skip
+    with MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(data)
+            file.descriptions = tuple(image.band_names)
+            file.colorinterp = [ColorInterp.undefined] * image.count
+        return bytes(memory.read())
