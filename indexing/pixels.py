@@ -131,7 +131,8 @@ def lonlat_of(at: Snapshot, ids: Int64Array) -> tuple[Float64Array, Float64Array
     for code in np.unique(codes):
         mine = codes == code
         grid = at.grids[zones_of(ids[mine][:1])[0].name]
-        lon[mine], lat[mine] = grid.to_lonlat(rows_of(ids[mine]) + 0.5, cols_of(ids[mine]) + 0.5)
+        row, col = rows_of(ids[mine]).astype(np.float64), cols_of(ids[mine]).astype(np.float64)
+        lon[mine], lat[mine] = grid.to_lonlat(row + 0.5, col + 0.5)
     return lon, lat
 
 

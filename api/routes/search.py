@@ -1,0 +1,189 @@
+"""Journey 2 over HTTP: the pixels most like some examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Depends, Response
+from fastapi import Query as Param
+from pydantic import BaseModel, Field
+
+from api.params import DatasetWindow, dataset_window
+from api.problems import documented
+from api.routes.queries import Examples, query_of
+from api.schemas import Finite, Lat, Lon
+from api.security import require
+from api.state import State, get_state
+from indexing.search import SearchResult
+from service.errors import InvalidInput, LimitExceeded, NotFound
+from service.queries import Query
+from service.values import STATUS_NAMES, Area, Int64Array
+
+router = APIRouter(tags=["likeness"], dependencies=[Depends(require("read"))])
+
+GEOJSON = "application/geo+json"
+K = Field(10, ge=1, description="how many pixels; the query's own count")
+Bbox = tuple[Finite, Finite, Finite, Finite]
+
+
+class SearchBody(Examples):
+    """What to look for: examples, or a saved query."""
+
+    query: str | None = Field(None, max_length=64, description="id of a saved query, instead of examples")
+    k: int = K
+    bbox: Bbox | None = Field(None, description="[w,s,e,n]: only pixels in this box; w > e crosses the antimeridian")
+    exclude_examples: bool = Field(False, description="leave out the pixels that `points` lie on")
+
+
+class SearchParams(BaseModel):
+    """What to look for: a place, or a saved query."""
+
+    model_config = {"extra": "forbid"}
+
+    lon: Lon | None = Field(None, description="longitude of the example, degrees")
+    lat: Lat | None = Field(None, description="latitude of the example, degrees")
+    query: str | None = Field(None, max_length=64, description="id of a saved query, instead of lon and lat")
+    k: int = K
+    bbox: str | None = Field(
+        None, max_length=200, description="w,s,e,n: only pixels in this box", examples=["2.1,54.6,2.4,54.8"]
+    )
+
+
+class PointGeometry(BaseModel):
+    """Centre of a pixel."""
+
+    type: Literal["Point"]
+    coordinates: tuple[float, float]
+
+
+class HitProperties(BaseModel):
+    """How alike a pixel is."""
+
+    score: float = Field(description="cosine with the query, -1 to 1")
+    rank: int = Field(description="from 1; equal scores in order of zone, row and column")
+    status: str = Field(description="always valid: where there is no vector there is no hit")
+
+
+class HitFeature(BaseModel):
+    """One pixel like the query."""
+
+    type: Literal["Feature"]
+    geometry: PointGeometry
+    properties: HitProperties
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first, and how they were found."""
+
+    type: Literal["FeatureCollection"]
+    dataset: str
+    model: str
+    window: str
+    revision: str
+    engine: Literal["exact", "index", "index+exact"] = Field(
+        description="exact: every pixel was scored. index: candidates from the index, scored exactly. "
+        "index+exact: and what changed since the index was built was scored pixel by pixel"
+    )
+    recall: float | None = Field(description="share of the true 10 best that the index finds; 1: exact; null: unknown")
+    query: str = Field(description="id of the query; POST /queries with the same examples saves it under this id")
+    saved: bool = Field(description="whether it is saved, so that view=similarity:{query} works")
+    features: list[HitFeature]
+
+
+ANSWERS: Any = {**documented(401, 403, 404, 409, 413, 422, 503), 200: {"model": SearchAnswer, "content": {GEOJSON: {}}}}
+
+
+@router.get("/datasets/{dataset}/{window}/search", response_class=Response, responses=ANSWERS)
+def search(
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    state: Annotated[State, Depends(get_state)],
+    params: Annotated[SearchParams, Param()],
+) -> Response:
+    """The pixels most like the one at a place, or most like a saved query. Saves nothing."""
+    area = _area(params.bbox.split(",")) if params.bbox is not None else None
+    if params.lon is None and params.lat is None:
+        return _by_id(state, at, params.query, params.k, area)
+    if params.lon is None or params.lat is None or params.query is not None:
+        raise InvalidInput("give both lon and lat, or query.", field="lon")
+    query, own = query_of(state, at, Examples(points=[(params.lon, params.lat)]))
+    return _answer(state, at, query, params.k, area, own)
+
+
+@router.post("/datasets/{dataset}/{window}/search", response_class=Response, responses=ANSWERS)
+def search_by_examples(
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    state: Annotated[State, Depends(get_state)],
+    body: SearchBody,
+) -> Response:
+    """The pixels most like some points or vectors and least like others. Saves nothing."""
+    area = Area(*body.bbox) if body.bbox is not None else None
+    if body.query is not None:
+        if body.points or body.against or body.vectors:
+            raise InvalidInput("give examples or a saved query, not both.", field="query")
+        return _by_id(state, at, body.query, body.k, area)
+    query, own = query_of(state, at, body)
+    return _answer(state, at, query, body.k, area, own, without_own=body.exclude_examples)
+
+
+def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, area: Area | None) -> Response:
+    if key is None:
+        raise InvalidInput("give lon and lat, or query.", field="lon")
+    _, document = state.queries.get(key)
+    return _answer(state, at, Query.from_document(document), k, area, np.empty(0, np.int64))
+
+
+def _answer(
+    state: State,
+    at: DatasetWindow,
+    query: Query,
+    k: int,
+    area: Area | None,
+    own: Int64Array,
+    *,
+    without_own: bool = False,
+) -> Response:
+    limit = state.settings.limits.hits
+    if k > limit:
+        raise LimitExceeded(f"{k:,} hits; at most {limit:,} a request.", field="k")
+    searcher = state.searcher(at.dataset)
+    result = searcher.search(query, at.window, k, area=area, own=own, exclude=own if without_own else None)
+    body = {
+        "type": "FeatureCollection",
+        **at.dataset.provenance(at.window),
+        "revision": result.revision,
+        "engine": result.engine,
+        "recall": result.recall,
+        "query": query.id,
+        "saved": _is_saved(state, query.id),
+        "features": _features(result),
+    }
+    return Response(orjson.dumps(body), media_type=GEOJSON)
+
+
+def _features(result: SearchResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [round(hit.lon, 7), round(hit.lat, 7)]},
+            "properties": {"score": hit.score, "rank": hit.rank, "status": STATUS_NAMES[hit.status]},
+        }
+        for hit in result.hits
+    ]
+
+
+def _is_saved(state: State, key: str) -> bool:
+    try:
+        state.queries.get(key)
+    except NotFound:
+        return False
+    return True
+
+
+def _area(parts: list[str]) -> Area:
+    try:
+        west, south, east, north = map(float, parts)
+    except ValueError:
+        raise InvalidInput("is not four numbers.", field="bbox", remedy="Write w,s,e,n in degrees.") from None
+    return Area(west, south, east, north)
