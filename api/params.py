@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import Path, Request
+from fastapi import Depends, Path, Query, Request
+from pydantic import Field
+from titiler.core.dependencies import DefaultDependency
+from titiler.core.resources.enums import MediaType
+from titiler.core.utils import accept_media_type
 
 from api.catalogue import Dataset
-from api.state import get_state
+from api.state import State, get_state
+from service.colour import BandsView, Basis, PcaView, SimilarityView, VectorView, View, ViewSpec, parse_view
+from service.errors import InvalidInput, LimitExceeded
+from service.frame import parse_crs
+from service.plan import Source
+from service.queries import Query as Likeness
 from service.values import Window
 
 DatasetId = Annotated[str, Path(description="id of a dataset, as GET /datasets lists it")]
 WindowName = Annotated[str, Path(description="a year, or `2024-05-01..2024-09-30`")]
+ViewText = Annotated[
+    str | None,
+    Query(
+        max_length=120,
+        description="`pca`, `pca:{basis}`, `bands:0,1,2`, `similarity:{query}` or `vector`. "
+        "Without it pictures show `pca`; point, statistics, .npy and .tif give the dequantised vector.",
+    ),
+]
+Dims = Annotated[int | None, Query(ge=1, le=4096, description="prefix length to read, one of the dataset's `depths`")]
+Threshold = Annotated[float, Query(ge=-1, lt=1, description="`similarity` only: the score that is shown darkest")]
 
 
 @dataclass(frozen=True)
@@ -33,3 +52,121 @@ def dataset_window(request: Request, dataset: DatasetId, window: WindowName) -> 
     """
     when = Window.parse(window)
     return DatasetWindow(get_state(request).datasets[dataset].at(when), when)
+
+
+@dataclass(frozen=True)
+class Layer(Source):
+    """What a tile route shows: a source, and the name its dataset goes by."""
+
+    dataset: str = ""
+
+
+def layer(
+    request: Request,
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    view: ViewText = None,
+    dims: Dims = None,
+    threshold: Threshold = 0.0,
+) -> Layer:
+    """The dataset, window and view that a request asks for.
+
+    Raises:
+        NotFound: No such dataset, window, basis or query.
+        InvalidInput: No such view, or one that does not fit.
+        IdentityMismatch: The basis or query was made from another model's vectors.
+    """
+    store = at.dataset.store
+    numbers = wants_numbers(request)
+    spec = parse_view(view) if view else ViewSpec("vector" if numbers else "pca")
+    shown = resolve_view(get_state(request), at.dataset, spec, dims or store.dims, threshold)
+    return Layer(store, at.window, shown, dims or store.dims, not numbers, at.dataset.id)
+
+
+def resolve_view(state: State, dataset: Dataset, spec: ViewSpec, dims: int, threshold: float = 0.0) -> View:
+    """The view that a spec names, with what it needs taken from the shelves.
+
+    Raises:
+        NotFound: No such basis or query.
+    """
+    if spec.kind == "similarity":
+        return SimilarityView(Likeness.from_document(state.queries.get(spec.argument)[1]), threshold)
+    if spec.kind == "vector":
+        return VectorView(dims)
+    basis = Basis.from_document(state.bases(dataset.id).get(spec.argument if spec.kind == "pca" else "default")[1])
+    return PcaView(basis) if spec.kind == "pca" else BandsView(spec.bands, basis)
+
+
+_NUMBERS: Final = {"npy", "tif", "tiff"}
+_MAP_TYPES: Final = (MediaType.png, MediaType.jpeg, MediaType.webp, MediaType.tif, MediaType.npy)
+
+
+def wants_numbers(request: Request) -> bool:
+    """Whether the answer is made of numbers rather than colours: by route and format."""
+    route = request.url.path.rstrip("/")
+    if route.endswith("/map"):  # OGC Maps: ?f=, or the Accept header
+        accepted = accept_media_type(request.headers.get("accept", ""), list(_MAP_TYPES))
+        return request.query_params.get("f", accepted.name if accepted else "png") in _NUMBERS
+    if "lon" in request.path_params or route.endswith("/statistics"):
+        return True
+    return request.path_params.get("format") in _NUMBERS
+
+
+REFUSED: Final = frozenset({
+    "url", "expression", "algorithm", "algorithm_params", "colormap", "colormap_name", "rescale", "color_formula",
+    "bidx", "nodata", "unscale", "resampling", "reproject", "buffer", "padding", "return_mask", "assets", "zooms",
+})  # fmt: skip
+"""Parameters other tile servers take and this one does not: refused, so that nobody believes they did something."""
+_CRS_NAMES: Final = ("crs", "coord_crs", "dst_crs", "bbox-crs")
+MAX_ZOOM: Final = 24
+MAX_COVER_SCALE: Final = 10
+
+
+def bounded(request: Request) -> None:
+    """Refuse what a tile route must not be asked: it runs before the route sees its parameters.
+
+    Raises:
+        InvalidInput: A parameter that does not exist here, or a CRS that is not a code.
+        LimitExceeded: A number beyond what one request may ask for.
+    """
+    asked = request.query_params
+    for name in sorted(REFUSED & set(asked)):
+        raise InvalidInput("is not a parameter of this server.", field=name, remedy="Leave it out; see ?view=.")
+    for name in _CRS_NAMES:
+        for text in asked.getlist(name):
+            parse_crs(text, name)
+    for name, most in (("minzoom", MAX_ZOOM), ("maxzoom", MAX_ZOOM), ("cover_scale", MAX_COVER_SCALE)):
+        for text in asked.getlist(name):
+            if not (text.isascii() and text.isdigit() and int(text[:9]) <= most):
+                raise LimitExceeded(f"{text[:20]!r} is not a whole number up to {most}.", field=name)
+    if asked.get("f") == "html":
+        raise InvalidInput("there are no HTML pages of these documents.", field="f", remedy="Ask for f=json.")
+
+
+@dataclass
+class PictureSize(DefaultDependency):
+    """How large a picture is; in stored pixels, up to 1024 (256 for whole vectors), where nothing is asked."""
+
+    max_size: Annotated[int | None, Field(ge=1, le=2048, description="Longest side, in pixels.")] = None
+    height: Annotated[int | None, Field(ge=1, le=2048, description="Height, in pixels.")] = None
+    width: Annotated[int | None, Field(ge=1, le=2048, description="Width, in pixels.")] = None
+
+
+@dataclass
+class StatisticsOptions(DefaultDependency):
+    """Which statistics."""
+
+    percentiles: Annotated[
+        list[Annotated[int, Field(ge=0, le=100)]] | None,
+        Query(alias="p", max_length=10, description="Percentiles; 2 and 98 where absent."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Fill in the default."""
+        self.percentiles = self.percentiles or [2, 98]
+
+
+@dataclass
+class HistogramOptions(DefaultDependency):
+    """How the histogram is made."""
+
+    bins: Annotated[int, Query(alias="histogram_bins", ge=1, le=256, description="Bins of equal width.")] = 10

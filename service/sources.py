@@ -91,7 +91,7 @@ class Placement:
     def pixels_in(self, block: Block) -> int:
         """How many of its pixels fall into `block`."""
         rows, cols = self.within(block)
-        return (rows.stop - rows.start) * (cols.stop - cols.start)
+        return int((rows.stop - rows.start) * (cols.stop - cols.start))
 
     def in_block(self, block: Block) -> tuple[slice, slice]:
         """The same pixels, counted from the block's corner."""

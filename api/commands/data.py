@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from service.ingest import ingest as ingest_
-from service.ingest import plan_ingest
 
 from api.catalogue import entries, open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
@@ -17,7 +15,9 @@ from indexing.build import build_index
 from service.colour import fit_basis
 from service.embed import require_writable
 from service.errors import SmaltiError
-from service.store import export_geoemb, tidy
+from service.ingest import ingest as ingest_
+from service.ingest import plan_ingest
+from service.store.export import export_geoemb
 from service.values import ModelIdentity, Window
 
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
@@ -48,7 +48,7 @@ def ingest(
 def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List every dataset of the catalogue."""
     state: State = ctx.obj
-    rows = []
+    rows: list[dict[str, Any]] = []
     for entry in entries(state.settings):
         if not entry.main:
             continue
@@ -85,7 +85,8 @@ def store_tidy(ctx: typer.Context, dataset: DatasetId) -> None:
     """Forget old snapshots and delete what nothing refers to; refuses while somebody writes."""
     held = ctx.obj.datasets[dataset]
     for store in (held.store, *held.others):
-        console.print(f"{store.location}: {tidy(require_writable(store, dataset))} bytes freed")
+        snapshots, files, size = require_writable(store, dataset).tidy()
+        console.print(f"{store.location}: forgot {snapshots} snapshots, deleted {files} files, {size:,} bytes")
 
 
 @store_app.command("export")
@@ -96,7 +97,7 @@ def store_export(
 ) -> None:
     """Write a dataset in the published `geoemb:` layout, to take it elsewhere."""
     with bar("Exporting, blocks") as tick:
-        export_geoemb(ctx.obj.datasets[dataset].store, str(out), on_progress=tick)
+        export_geoemb(ctx.obj.datasets[dataset].store, out, on_progress=tick)
 
 
 @pca_app.command("fit")
@@ -132,4 +133,4 @@ def index_build(
             manifest = build_index(
                 held.at(span).store, dataset, span, state.indexes(dataset), seed=seed, on_progress=tick
             )
-        console.print(f"{span}: {manifest.count:,} pixels, recall@10 {manifest.recall:.3f}")
+        console.print(f"{span}: {manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}")

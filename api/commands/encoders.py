@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
-from service.dpixels import UploadLimits, from_arrays, load_npz
-from service.encoder import Encoder
 
 from api.commands.shared import AsJson, show
 from api.state import State
 from api.terminal import bar, console
+from service.dpixels import UploadLimits, from_arrays, load_npz
+from service.encoder import Encoder
 from service.errors import NotFound
 
 models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
@@ -62,7 +62,9 @@ def embed(
     with bar(f"Embedding on {encoder.device}, pixels") as tick:
         result = encoder.encode(from_arrays(arrays), min_s2=min_s2, on_progress=tick)
     vectors = result.vectors
-    held = {"vectors": result.floats} if float32 else {"codes": vectors.codes, "scales": vectors.scales}
+    held: dict[str, np.ndarray[Any, Any]] = (
+        {"vectors": result.floats} if float32 else {"codes": vectors.codes, "scales": vectors.scales}
+    )
     held["status"] = vectors.status
     temporary = out.with_name(f".{out.name}.part")
     with temporary.open("wb") as file:

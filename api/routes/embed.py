@@ -83,7 +83,8 @@ async def embed(
 
 
 async def _read(request: Request, most: int) -> bytes:
-    return (await _spool(request, most)).read()
+    body: bytes = (await _spool(request, most)).read()
+    return body
 
 
 async def _spool(request: Request, most: int) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -121,5 +122,20 @@ class WritableStore(Store, Protocol):
     def fingerprints(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """The fingerprint stored with each block; "" where empty."""
 
-    def write_overviews(self, window: Window, blocks: Iterable[Block] | None = None) -> int:
-        """Rebuild the overview blocks above `blocks` (all dirty ones where absent); returns how many changed."""
+    def write_overviews(
+        self,
+        window: Window,
+        blocks: Iterable[Block] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Rebuild the overview blocks above `blocks`, all dirty ones where absent; returns how many changed."""
+
+    def tidy(self, older_than: dt.timedelta = dt.timedelta(hours=1)) -> tuple[int, int, int]:
+        """Forget old snapshots and delete what nothing refers to.
+
+        Returns:
+            (snapshots forgotten, files deleted, bytes deleted).
+
+        Raises:
+            Conflict: A writer is open.
+        """

@@ -1,0 +1,115 @@
+"""What every answer made from vectors carries: where it comes from, and a validator that costs no pixel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+
+from api.params import Layer, layer
+from api.state import get_state
+from api.tms import SUPPORTED
+from service import VERSION
+from service.plan import touched
+from service.tiles import tile_target
+
+Handler = Callable[[Request], Awaitable[Response]]
+RENDERING: Final = "1"
+"""Part of every validator; raised when the same vectors are drawn in another way."""
+
+
+class NotModified(Exception):  # an answer, not an error
+    """The client holds this answer already."""
+
+
+class StampedRoute(APIRoute):
+    """A route whose answers carry the headers that `stamp` found, and which answers 304 where `stamp` says so."""
+
+    def get_route_handler(self) -> Handler:
+        """Wrap the route's own handler."""
+        handle: Callable[[Request], Any] = super().get_route_handler()
+
+        async def stamped(request: Request) -> Response:
+            _without_html(request)
+            try:
+                response: Response = await handle(request)
+            except NotModified:
+                response = Response(status_code=304)
+            response.headers.update(getattr(request.state, "stamp", {}))
+            return response
+
+        return stamped
+
+
+def _without_html(request: Request) -> None:
+    """TiTiler would answer browsers with pages that load scripts from elsewhere; ours get JSON."""
+    headers = [(k, v) for k, v in request.scope["headers"] if not (k == b"accept" and b"text/html" in v)]
+    request.scope["headers"] = headers
+
+
+def stamp(request: Request, shown: Annotated[Layer, Depends(layer)]) -> None:
+    """Name dataset, model, window and revision, and compare the validator, before a pixel is read.
+
+    Raises:
+        NotModified: The client's copy is still right.
+        TileOutsideBounds: There is no such tile.
+    """
+    revision, strong = shown.store.revision()
+    headers = {
+        "X-Smalti-Dataset": shown.dataset,
+        "X-Smalti-Model": str(shown.store.identity),
+        "X-Smalti-Window": str(shown.window),
+        "X-Smalti-Revision": revision,
+    }
+    request.state.stamp = headers
+    if request.method != "GET":
+        headers["Cache-Control"] = "no-store"
+        return
+    digest = hashlib.sha256()
+    for part in _parts(request, shown, revision):
+        digest.update(part.encode() + b"\0")
+    tag = f'"{digest.hexdigest()[:32]}"' if strong else f'W/"{digest.hexdigest()[:32]}"'
+    headers["ETag"] = tag
+    # A map must show a new embedding at once, so copies are kept but always asked for again; 304 costs a millisecond.
+    settings = get_state(request).settings
+    headers["Cache-Control"] = (
+        "public, no-cache" if settings.public_read or not settings.api_keys else "private, no-cache"
+    )
+    headers["Vary"] = "Accept"
+    if holds(request.headers.get("if-none-match"), tag):
+        raise NotModified
+
+
+def holds(header: str | None, tag: str) -> bool:
+    """Whether an If-None-Match header names `tag`, compared weakly (RFC 9110, 13.1.2)."""
+    if header is None:
+        return False
+    names = {name.strip().removeprefix("W/") for name in header.split(",")}
+    return "*" in names or tag.removeprefix("W/") in names
+
+
+def _parts(request: Request, shown: Layer, revision: str) -> Iterator[str]:
+    """Everything the answer depends on, as texts."""
+    yield from (VERSION, RENDERING, shown.dataset, str(shown.window), shown.view.key, str(shown.dims), request.url.path)
+    yield from sorted(f"{name}={value}" for name, value in request.query_params.multi_items() if name != "view")
+    yield f"{request.url.scheme} {request.url.netloc} {request.headers.get('accept', '')}"
+    yield from _versions(request, shown) or (f"revision {revision}",)
+
+
+def _versions(request: Request, shown: Layer) -> list[str]:
+    """Of a tile: the versions of the blocks it shows. Of anything else nothing: it depends on the whole revision."""
+    path, size = request.path_params, request.query_params.get("tilesize", "0")
+    try:
+        z, x, y, tilesize = int(path["z"]), int(path["x"]), int(path["y"]), int(size)
+        tms = SUPPORTED.get(path["tileMatrixSetId"])
+    except (KeyError, ValueError):
+        return []
+    except Exception:  # an unknown matrix set: the route says so
+        return []
+    blocks = touched(shown.store, tile_target(tms, x, y, z, tilesize or None))
+    if blocks is None:
+        return []
+    return [f"{block.name}={version}" for block, version in shown.store.versions(shown.window, blocks).items()]
