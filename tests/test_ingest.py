@@ -1,0 +1,227 @@
+"""Ingest: what others made lands on the right pixel, whole, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine
+
+from service.errors import Corrupt, IdentityMismatch, InvalidInput, NotFound
+from service.grid import Block, Zone, archive_grid
+from service.ingest import ingest, plan_ingest
+from service.quant import quantise
+from service.store import create_store, open_store
+from service.values import NOT_EMBEDDED, VALID, WATER, ModelIdentity, Window
+
+MODEL = ModelIdentity("tessera", "1.0", "vultr")
+YEAR = Window.year(2024)
+GRID = archive_grid(Zone(31))
+ROW, COL = 1400 * 256 + 200, 120 * 256 + 230  # 56 rows and 26 columns before a corner of four blocks
+
+
+def tiff(path: Path, planes: np.ndarray, left: float, top: float, epsg: int = 32631, **more: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=len(planes),
+        height=planes.shape[1],
+        width=planes.shape[2],
+        dtype=planes.dtype,
+        crs=f"EPSG:{epsg}",
+        transform=Affine(10, 0, left, 0, -10, top),
+        **more,
+    ) as raster:
+        raster.write(planes)
+    return path
+
+
+def npy_tile(
+    folder: Path, name: str, row: int, col: int, shape: tuple[int, int] = (100, 80), seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A GeoTessera tile whose corner is not snapped: it lies inside its pixel, as published ones do."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-127, 128, (*shape, 16)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.1, shape).astype(np.float32)
+    land = np.ones(shape, np.uint8)
+    land[:5] = 0
+    scales[6, 0], scales[6, 1], scales[6, 2], scales[6, 3] = np.nan, 0, 3e38, np.inf
+    place = folder / "2024" / name
+    place.mkdir(parents=True)
+    np.save(place / f"{name}.npy", codes)
+    np.save(place / f"{name}_scales.npy", scales)
+    tiff(folder / "landmasks" / f"{name}.tiff", land[None], GRID.x0 + 10 * col + 6.3, GRID.y0 - 10 * row - 8.9)
+    return codes, scales, land
+
+
+def test_geotessera_tiles_share_a_block(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    first = npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL, seed=1)
+    second = npy_tile(tmp_path / "in", "grid_0.25_52.05", ROW, COL + 80, seed=2)
+    plan = plan_ingest(tmp_path / "in")
+    assert [(p.row, p.col) for p in plan.tiles] == [(ROW, COL), (ROW, COL + 80)]
+    assert plan.years() == (2024,)
+    assert "2 tiles" in str(plan)
+    assert "31N" in str(plan)
+    seen: list[tuple[int, int]] = []
+    result = ingest(plan, store, YEAR, lambda done, total: seen.append((done, total)))
+    assert (result.written, result.skipped) == (4, 0)
+    assert seen[0] == (0, 4)
+    assert seen[-1] == (4, 4)
+    found = store.read(Zone(31), YEAR, slice(ROW - 1, ROW + 101), slice(COL - 1, COL + 161))
+    for n, (codes, scales, land) in enumerate((first, second)):
+        got = np.s_[1:101, 1 + 80 * n : 81 + 80 * n]
+        want = np.where(
+            land == 0, WATER, np.where(np.isfinite(scales) & (scales > 0) & (scales < 1), VALID, NOT_EMBEDDED)
+        )
+        np.testing.assert_array_equal(found.status[got], want)
+        np.testing.assert_array_equal(found.codes[got], np.where(want[..., None] == VALID, codes, 0))
+        np.testing.assert_array_equal(found.scales[got], np.where(want == VALID, scales, np.float32(0)))
+    assert (found.status[0] == NOT_EMBEDDED).all()
+    assert result.valid == found.valid.sum() == 2 * (95 * 80 - 4)
+
+
+def test_a_rerun_skips_what_stands_and_a_new_tile_completes_it(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    npy_tile(tmp_path / "one", "grid_0.15_52.05", ROW, COL, seed=1)
+    before = ingest(plan_ingest(tmp_path / "one"), store, YEAR)
+    again = ingest(plan_ingest(tmp_path / "one"), store, YEAR)
+    assert (again.written, again.skipped, again.revision) == (0, 4, before.revision)
+    alone = store.read(Zone(31), YEAR, slice(ROW, ROW + 100), slice(COL, COL + 80))
+    npy_tile(tmp_path / "two", "grid_0.25_52.05", ROW, COL + 80, seed=2)
+    ingest(plan_ingest(tmp_path / "two"), store, YEAR)
+    beside = store.read(Zone(31), YEAR, slice(ROW, ROW + 100), slice(COL, COL + 80))
+    np.testing.assert_array_equal(alone.codes, beside.codes)
+    np.testing.assert_array_equal(alone.status, beside.status)
+    assert store.read(Zone(31), YEAR, slice(ROW, ROW + 100), slice(COL + 80, COL + 160)).valid.any()
+
+
+def test_a_changed_file_is_taken_in_again(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    codes, _, _ = npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL)
+    ingest(plan_ingest(tmp_path / "in"), store, YEAR)
+    codes[50, 40] = 77
+    np.save(tmp_path / "in/2024/grid_0.15_52.05/grid_0.15_52.05.npy", codes)
+    assert ingest(plan_ingest(tmp_path / "in"), store, YEAR).written == 4
+    assert (store.sample(Zone(31), YEAR, np.array([ROW + 50]), np.array([COL + 40])).codes == 77).all()
+
+
+def test_alphaearth_through_a_geotiff(tmp_path: Path, real_data: Path) -> None:
+    raw = np.load(real_data / "alphaearth" / "aef_utm16n_10m_int8.npy")
+    about = json.loads((real_data / "alphaearth" / "aef_utm16n_10m_int8.json").read_text())
+    vectors = (np.sign(raw) * (raw / 127.5) ** 2).astype(np.float32)
+    gap = vectors.copy()
+    gap[20:30, 40:60] = -9999
+    _, _, left, _, _, top = about["transform"]
+    source = tiff(
+        tmp_path / "aef_2024.tif", np.moveaxis(gap, -1, 0), left, top, 32616, nodata=-9999, compress="deflate"
+    )
+    store = create_store(tmp_path / "aef.icechunk", ModelIdentity("alphaearth", "1"), dims=64)
+    result = ingest(plan_ingest(source), store, YEAR)
+    zone = Zone(16)
+    grid = archive_grid(zone)
+    row, col = round((grid.y0 - top) / 10), round((left - grid.x0) / 10)
+    found = store.read(zone, YEAR, slice(row, row + 97), slice(col, col + 97))
+    codes, scales = quantise(vectors)
+    there = (gap != -9999).all(axis=-1)
+    assert result.valid == there.sum() == 97 * 97 - 200
+    np.testing.assert_array_equal(found.valid, there)
+    np.testing.assert_array_equal(found.codes[there], codes[there])
+    np.testing.assert_array_equal(found.scales[there], scales[there])
+    lon, lat = grid.to_lonlat(np.array([row + 48.5]), np.array([col + 48.5]))
+    assert (lon[0], lat[0]) == pytest.approx((-88.7688, 44.2946), abs=2e-3)
+
+
+def test_codes_with_scales_and_a_southern_place(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-127, 128, (8, 40, 50)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.1, (1, 40, 50)).astype(np.float32)
+    scales[0, 0, 0] = np.nan
+    left, top = 500_000.0, -3_000_000.0  # northern CRS, southern hemisphere
+    tiff(tmp_path / "south.tif", codes, left, top, 32656)
+    tiff(tmp_path / "south_scales.tif", scales, left, top, 32656)
+    store = create_store(tmp_path / "s.icechunk", MODEL, dims=8)
+    ingest(plan_ingest(tmp_path), store, YEAR)
+    grid = archive_grid(Zone(56, south=True))
+    row, col = round((grid.y0 - top - 10_000_000) / 10), round((left - grid.x0) / 10)
+    found = store.read(grid.zone, YEAR, slice(row, row + 40), slice(col, col + 50))
+    assert found.status[0, 0] == NOT_EMBEDDED
+    assert found.valid.sum() == 40 * 50 - 1
+    np.testing.assert_array_equal(found.codes[1:], np.moveaxis(codes, 0, -1)[1:])
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    planes = np.ones((4, 10, 10), np.float32)
+    on = (GRID.x0 + 10 * COL, GRID.y0 - 10 * ROW)
+    cases = {
+        "off grid": tiff(tmp_path / "off.tif", planes, on[0] + 5, on[1]),
+        "not UTM": tiff(tmp_path / "webmercator.tif", planes, *on, epsg=3857),
+        "bytes": tiff(tmp_path / "bytes.tif", planes.astype(np.uint8), *on),
+        "one band": tiff(tmp_path / "one.tif", planes[:1], *on),
+        "beyond the zone": tiff(tmp_path / "far.tif", planes, 0.0, on[1]),
+    }
+    for path in cases.values():
+        with pytest.raises(InvalidInput) as refusal:
+            plan_ingest(path)
+        assert path.name.removesuffix(".tif") in str(refusal.value)
+    with pytest.raises(NotFound, match="_scales"):
+        plan_ingest(tiff(tmp_path / "codes.tif", planes.astype(np.int8), *on))
+    with pytest.raises(NotFound):
+        plan_ingest(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFound, match="no embeddings"):
+        plan_ingest(tmp_path / "empty")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0broken")
+    with pytest.raises(Corrupt, match=r"broken\.tif"):
+        plan_ingest(tmp_path / "broken.tif")
+
+
+def test_a_store_that_does_not_fit(tmp_path: Path) -> None:
+    npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL)
+    plan = plan_ingest(tmp_path / "in")
+    with pytest.raises(InvalidInput, match="16 dimensions"):
+        ingest(plan, create_store(tmp_path / "wide.icechunk", MODEL, dims=128), YEAR)
+    store = create_store(tmp_path / "fit.icechunk", MODEL, dims=16)
+    with pytest.raises(NotFound, match="2024"):
+        ingest(plan, store, Window.year(2019))
+    (tmp_path / "in" / "tessera_metadata.json").write_text('{"dataset_version": "1.1", "dataset_variant": "dclimate"}')
+    with pytest.raises(IdentityMismatch, match=r"tessera@1\.1/dclimate"):
+        ingest(plan_ingest(tmp_path / "in"), store, YEAR)
+
+
+def test_a_tile_cut_short(tmp_path: Path) -> None:
+    npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL)
+    path = tmp_path / "in/2024/grid_0.15_52.05/grid_0.15_52.05.npy"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(Corrupt, match=r"grid_0\.15_52\.05\.npy"):
+        plan_ingest(tmp_path / "in")
+    landmask = tmp_path / "in/landmasks/grid_0.15_52.05.tiff"
+    landmask.unlink()
+    with pytest.raises(NotFound, match="landmask"):
+        plan_ingest(tmp_path / "in")
+
+
+def test_a_stopped_ingest_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of an unfinished block shows, and finished ones are not done again."""
+    monkeypatch.setattr("service.ingest.COMMIT_BLOCKS", 1)
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL)
+    plan = plan_ingest(tmp_path / "in")
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(plan, store, YEAR, stop)
+    half = open_store(tmp_path / "a.icechunk")
+    assert half.blocks(YEAR) == (Block("31N", 1400, 120), Block("31N", 1400, 121))
+    assert not half.read(Zone(31), YEAR, slice(1401 * 256, 1401 * 256 + 50), slice(COL, COL + 80)).valid.any()
+    result = ingest(plan, store, YEAR)
+    assert (result.written, result.skipped) == (2, 2)
+    assert len(store.blocks(YEAR)) == 4
