@@ -29,7 +29,7 @@ from tests.conftest import ROOT
 from tests.fakes import IDENTITY, MemoryStore, alphaearth
 
 YEAR = Window.year(2024)
-BLOCK0 = Block("31N", 100, 40)
+BLOCK0 = Block("31N", 1400, 120)
 
 
 def landscape(side: int = 300, dims: int = 128, seed: int = 0) -> MemoryStore:
@@ -42,7 +42,7 @@ def landscape(side: int = 300, dims: int = 128, seed: int = 0) -> MemoryStore:
     scales = (np.abs(values).max(axis=-1) / 127).astype(np.float32)
     codes = np.rint(values / scales[..., None]).astype(np.int8)
     codes[:30, :40], scales[:30, :40] = 0, 0
-    return MemoryStore(codes, scales, Zone(31), YEAR, 256 * 100 + 100, 256 * 40 + 100)
+    return MemoryStore(codes, scales, Zone(31), YEAR, 256 * 1400 + 100, 256 * 120 + 100)
 
 
 def brute_force(query: Query, codes: Int8Array, valid: np.ndarray, k: int) -> Float64Array:
@@ -77,7 +77,7 @@ def test_a_position_in_a_block_is_the_pixel_it_stands_for() -> None:
     offsets = np.array([0, 255, 256, 65535])
     ids = ids_at(np.full(4, first_id(BLOCK0)), offsets)
     rows, cols = np.divmod(offsets, 256)
-    assert np.array_equal(ids, pixel_ids(Zone(31), 25600 + rows, 10240 + cols))
+    assert np.array_equal(ids, pixel_ids(Zone(31), 256 * 1400 + rows, 256 * 120 + cols))
 
 
 @settings(max_examples=60, deadline=None)
