@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+import morecantile
 from fastapi import Depends, Path, Query, Request
+from morecantile.defaults import TileMatrixSets
 from pydantic import Field
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.resources.enums import MediaType
@@ -110,6 +112,11 @@ def wants_numbers(request: Request) -> bool:
         return True
     return request.path_params.get("format") in _NUMBERS
 
+
+SUPPORTED_TMS: Final = TileMatrixSets(
+    {name: morecantile.tms.get(name) for name in ("WebMercatorQuad", "WorldCRS84Quad", "WGS1984Quad")}
+)
+"""The tile matrix sets there are: three keep the WMTS document small."""
 
 REFUSED: Final = frozenset({
     "url", "expression", "algorithm", "algorithm_params", "colormap", "colormap_name", "rescale", "color_formula",

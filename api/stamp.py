@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
+import re
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
-from api.params import Layer, layer
+from api.params import SUPPORTED_TMS, Layer, layer
 from api.state import get_state
-from api.tms import SUPPORTED
 from service import VERSION
 from service.plan import touched
 from service.tiles import tile_target
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 RENDERING: Final = "1"
 """Part of every validator; raised when the same vectors are drawn in another way."""
 
@@ -95,21 +95,21 @@ def _parts(request: Request, shown: Layer, revision: str) -> Iterator[str]:
     """Everything the answer depends on, as texts."""
     yield from (VERSION, RENDERING, shown.dataset, str(shown.window), shown.view.key, str(shown.dims), request.url.path)
     yield from sorted(f"{name}={value}" for name, value in request.query_params.multi_items() if name != "view")
-    yield f"{request.url.scheme} {request.url.netloc} {request.headers.get('accept', '')}"
-    yield from _versions(request, shown) or (f"revision {revision}",)
+    versions = _tile_versions(request, shown)
+    if versions is None:  # documents hold whole addresses, maps heed Accept, and both show anything of the dataset
+        yield from (revision, str(request.base_url), request.headers.get("accept", ""))
+    else:
+        yield from versions
 
 
-def _versions(request: Request, shown: Layer) -> list[str]:
-    """Of a tile: the versions of the blocks it shows. Of anything else nothing: it depends on the whole revision."""
-    path, size = request.path_params, request.query_params.get("tilesize", "0")
-    try:
-        z, x, y, tilesize = int(path["z"]), int(path["x"]), int(path["y"]), int(size)
-        tms = SUPPORTED.get(path["tileMatrixSetId"])
-    except (KeyError, ValueError):
-        return []
-    except Exception:  # an unknown matrix set: the route says so
-        return []
-    blocks = touched(shown.store, tile_target(tms, x, y, z, tilesize or None))
+def _tile_versions(request: Request, shown: Layer) -> list[str] | None:
+    """The versions of the blocks that a tile shows; None where the request is for no tile, or for too many blocks."""
+    path, size = request.path_params, request.query_params.get("tilesize", "")
+    asked = [path.get("z", ""), path.get("x", ""), path.get("y", ""), size or "0"]
+    if path.get("tileMatrixSetId") not in SUPPORTED_TMS.list() or not all(re.fullmatch(r"\d{1,9}", a) for a in asked):
+        return None
+    z, x, y, tilesize = map(int, asked)
+    blocks = touched(shown.store, tile_target(SUPPORTED_TMS.get(path["tileMatrixSetId"]), x, y, z, tilesize or None))
     if blocks is None:
-        return []
+        return None
     return [f"{block.name}={version}" for block, version in shown.store.versions(shown.window, blocks).items()]
