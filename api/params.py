@@ -79,7 +79,7 @@ def layer(
     """
     store = at.dataset.store
     numbers = wants_numbers(request)
-    spec = parse_view(view) if view else ViewSpec("vector" if numbers else "pca")
+    spec = parse_view(view or ("vector" if numbers else "pca"))
     shown = resolve_view(get_state(request), at.dataset, spec, dims or store.dims, threshold)
     return Layer(store, at.window, shown, dims or store.dims, not numbers, at.dataset.id)
 

@@ -75,10 +75,10 @@ def stamp(request: Request, shown: Annotated[Layer, Depends(layer)]) -> None:
     headers["ETag"] = tag
     # A map must show a new embedding at once, so copies are kept but always asked for again; 304 costs a millisecond.
     settings = get_state(request).settings
-    headers["Cache-Control"] = (
-        "public, no-cache" if settings.public_read or not settings.api_keys else "private, no-cache"
-    )
-    headers["Vary"] = "Accept"
+    public = settings.public_read or not settings.api_keys
+    headers["Cache-Control"] = "public, no-cache" if public else "private, no-cache"
+    if "z" not in request.path_params:
+        headers["Vary"] = "Accept"
     if holds(request.headers.get("if-none-match"), tag):
         raise NotModified
 

@@ -47,7 +47,7 @@ def rendered(image: ImageData, output_format: ImageType | None = None, **_: Any)
     chosen = output_format or ImageType.png
     if chosen is ImageType.jp2:
         raise InvalidInput("jp2 is not made here.", field="format", remedy="Ask for png, webp, jpg, npy or tif.")
-    return encode(image, chosen.driver.upper()), chosen.mediatype
+    return encode(image, chosen.driver.upper()), chosen.mediatype.replace("image/jpg", "image/jpeg")
 
 
 def nothing() -> None:
@@ -88,11 +88,13 @@ def tilejson(
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in left_out]
     query = urlencode([*kept, ("tilesize", str(tilesize))])
     with TileReader(shown, tms=SUPPORTED_TMS.get(tileMatrixSetId)) as reader:
+        west, south, east, north = reader.bounds
         return TileJSON(
             name=f"{dataset.title} {shown.window}",
             attribution=f"{dataset.title}: {dataset.licence}",
             tiles=[f"{tiler.url_for(request, 'tile', **route)}?{query}"],
-            bounds=list(reader.bounds),
+            bounds=[west, south, east, north],
+            center=[(west + east) / 2, (south + north) / 2, max(reader.minzoom, reader.maxzoom - 2)],
             minzoom=reader.minzoom if minzoom is None else minzoom,
             maxzoom=reader.maxzoom if maxzoom is None else maxzoom,
         )

@@ -26,8 +26,8 @@ class ViewSpec:
     """A view as it is asked for: a kind, and the name of what it needs."""
 
     kind: Kind
-    argument: str = ""
-    """pca: a basis; bands: indices as `0,1,2`; similarity: a query; vector: nothing."""
+    argument: str
+    """pca: a basis; bands: indices as `0,1,2`; similarity: a query; vector: empty."""
 
     @property
     def bands(self) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ def parse_view(text: str) -> ViewSpec:
     if kind == "similarity" and argument:
         return ViewSpec("similarity", checked_id(argument, "view"))
     if text == "vector":
-        return ViewSpec("vector")
+        return ViewSpec("vector", "")
     raise InvalidInput(f"{text[:80]!r} is not a view.", field="view", remedy=f"Ask for {_FORMS}.")
 
 
