@@ -130,7 +130,8 @@ def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
     yield (
         "Embed and store:   "
         + f"curl -H 'Content-Type: application/x-npz' --data-binary @{state.settings.home}/examples/quarter.npz "
-        + f"'{base}/embed?dataset={ID}&window={year}&epsg={scene.placement.zone.epsg}&left={left:.0f}&top={top:.0f}&answer=json'"
+        + f"'{base}/embed?dataset={ID}&window={year}&epsg={scene.placement.zone.epsg}"
+        + f"&left={left:.0f}&top={top:.0f}&answer=json'"
         + " -o embedded.json"
     )
 

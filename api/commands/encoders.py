@@ -57,18 +57,17 @@ def embed(
         precision=precision,
         threads=state.settings.encoder_threads or None,
     )
-    arrays = load_npz(source, UploadLimits(sys.maxsize, sys.maxsize))
-    shape = arrays["bands"].shape[1:3]
+    series = load_npz(source, UploadLimits(sys.maxsize, sys.maxsize))
+    shape = series["bands"].shape[1:3]
     with bar(f"Embedding on {encoder.device}, pixels") as tick:
-        result = encoder.encode(from_arrays(arrays), min_s2=min_s2, on_progress=tick)
-    vectors = result.vectors
-    held: dict[str, np.ndarray[Any, Any]] = (
-        {"vectors": result.floats} if float32 else {"codes": vectors.codes, "scales": vectors.scales}
+        result = encoder.encode(from_arrays(series), min_s2=min_s2, on_progress=tick)
+    numbers = (
+        {"vectors": result.floats} if float32 else {"codes": result.vectors.codes, "scales": result.vectors.scales}
     )
-    held["status"] = vectors.status
+    arrays = {**numbers, "status": result.vectors.status}
     temporary = out.with_name(f".{out.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in held.items()})
+        np.savez(file, allow_pickle=False, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in arrays.items()})
     temporary.replace(out)
 
 
