@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "HEAD"],
-        expose_headers=["ETag", "X-Smalti-*"],
+        expose_headers=["ETag", *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision"))],
     )
     app.add_middleware(HostCheck, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

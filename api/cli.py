@@ -24,7 +24,10 @@ from service import VERSION
 from service.errors import InvalidInput, SmaltiError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="TESSERA embeddings as maps, as a search, and made on demand."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="TESSERA embeddings as maps, as a search, and made on demand.",
 )
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.store_app, name="store")

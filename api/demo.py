@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from service.simulate import Landscape
 
 from api.catalogue import Dataset, open_or_make
 from api.state import State
@@ -23,6 +22,7 @@ from service.colour import fit_basis
 from service.embed import embed_source
 from service.errors import NotFound
 from service.grid import Block, Zone, archive_grid
+from service.simulate import Landscape
 from service.sources import Placement, Simulated
 from service.values import BLOCK, Window
 
