@@ -29,9 +29,5 @@ np.savez(
     mosaic=mosaic,
     transform=np.array(transform[:6]),
     crs=np.array(crs),
-    **(
-        {"prefix": store.sample_points([tuple(p) for p in points], year, search_px=0, depth=16)}
-        if 16 in store.depths
-        else {}
-    ),
+    **prefix,
 )

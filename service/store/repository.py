@@ -57,11 +57,13 @@ class Repository:
             Corrupt: It is no repository, or a damaged one.
             Unavailable: The transport failed.
         """
+        if not is_remote(location) and not Path(location).is_dir():
+            raise NotFound(f"there is no repository at {location}.", field="location")
         storage = _storage(location)
         with reading(location, "the repository"):
             if not icechunk.Repository.exists(storage):
-                if is_remote(location) or not Path(location).exists():
-                    raise NotFound(f"there is no repository at {location}.")
+                if is_remote(location):
+                    raise NotFound(f"there is no repository at {location}.", field="location")
                 raise Corrupt(f"{location} has no branch `main`: it was cut short, or is no Icechunk repository.")
             return cls(location, icechunk.Repository.open(storage))
 

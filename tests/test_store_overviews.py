@@ -1,0 +1,143 @@
+"""Overviews: a pixel is the mean of what stands below it, and only what changed is made anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.grid import Block, Zone, archive_grid
+from service.store import open_store
+from service.store.layout import LEVELS
+from service.store.overviews import summarise
+from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, WATER, Counts, Vectors
+from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
+
+DIMS = 8
+ZONE = Zone(31)
+
+
+def gappy(shape: tuple[int, int], seed: int = 0) -> Vectors:
+    """Noise with a field of water, one of rejected pixels and one that is not embedded."""
+    vectors = random_vectors(shape, DIMS, seed)
+    rng = np.random.default_rng(seed + 100)
+    vectors.status[rng.random(shape) < 0.3] = REJECTED
+    vectors.status[: shape[0] // 3, : shape[1] // 2] = WATER
+    vectors.status[-shape[0] // 4 :] = NOT_EMBEDDED
+    gap = vectors.status != VALID
+    vectors.codes[gap], vectors.scales[gap] = 0, 0
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    made = tiny_archive(
+        tmp_path_factory.mktemp("overviews"), gappy((300, 400)), at=(1400 * BLOCK + 37, 130 * BLOCK + 91)
+    )
+    assert made.store.write_overviews(YEAR) > 0
+    return made
+
+
+def reference(tiny: Tiny, level: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """(rows, cols) at a level, the float64 mean of the valid vectors under each pixel, and how many there are."""
+    rows, cols = (slice(s.start // level, -(-s.stop // level)) for s in (tiny.rows, tiny.cols))
+    shape = ((rows.stop - rows.start) * level, (cols.stop - cols.start) * level)
+    values, there = np.zeros((*shape, DIMS)), np.zeros(shape)
+    at = np.s_[tiny.row - rows.start * level :, tiny.col - cols.start * level :]
+    height, width = tiny.vectors.status.shape
+    values[at][:height, :width] = np.nan_to_num(tiny.vectors.dequantised().astype(np.float64))
+    there[at][:height, :width] = tiny.vectors.valid
+    cells = (shape[0] // level, level, shape[1] // level, level)
+    count = there.reshape(cells).sum(axis=(1, 3))
+    with np.errstate(invalid="ignore"):
+        return rows, cols, values.reshape(*cells, DIMS).sum(axis=(1, 3)) / count[..., None], count
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_overview_is_the_mean_of_the_valid_vectors(tiny: Tiny, level: int) -> None:
+    rows, cols, mean, count = reference(tiny, level)
+    found = tiny.store.read(ZONE, YEAR, rows, cols, level=level)
+    np.testing.assert_array_equal(found.valid, count > 0)
+    weight = tiny.store._now.array(f"overviews/{level}/31N", "weight")[7, rows, cols]
+    np.testing.assert_array_equal(weight, count)
+    # Each level rounds to half a step of its own scale; the steps of the levels below shrink as they are averaged.
+    steps = np.log2(level)
+    error = np.abs(found.dequantised().astype(np.float64) - mean)[count > 0]
+    assert (error <= 0.5 * steps * 0.1 * 1.01).all()
+    assert (
+        error <= 0.5 * steps * np.maximum(found.scales[found.valid], tiny.vectors.scales.max())[:, None] * 1.01
+    ).all()
+    assert error.mean() < 0.5 * found.scales[found.valid].mean()
+
+
+def test_one_halving_is_exact_to_half_a_step(tiny: Tiny) -> None:
+    rows, cols, mean, count = reference(tiny, 2)
+    found = tiny.store.read(ZONE, YEAR, rows, cols, level=2)
+    error = np.abs(found.dequantised().astype(np.float64) - mean)[count > 0]
+    assert (error <= 0.5001 * found.scales[found.valid][:, None]).all()
+
+
+def test_without_data_the_commonest_reason_stands() -> None:
+    status = np.array([[WATER, WATER, NOT_EMBEDDED, NOT_EMBEDDED], [REJECTED, WATER, WATER, NOT_EMBEDDED]], np.uint8)
+    nothing = Vectors(np.zeros((2, 4, DIMS), np.int8), np.zeros((2, 4), np.float32), status)
+    found, total = summarise(nothing, np.zeros((2, 4), np.uint16))
+    assert found.status.tolist() == [[WATER, NOT_EMBEDDED]]
+    assert not total.any()
+    one = Vectors(
+        np.full((2, 2, DIMS), 5, np.int8), np.full((2, 2), 0.02, np.float32), np.array([[1, 2], [2, 3]], np.uint8)
+    )
+    found, total = summarise(one, np.array([[7, 0], [0, 0]], np.uint16))
+    assert (found.status.tolist(), total.tolist()) == ([[VALID]], [[7]])
+    np.testing.assert_allclose(found.dequantised(), 0.1, rtol=1e-6)
+
+
+def test_only_dirty_parents_are_rebuilt(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = tiny_archive(tmp_path_factory.mktemp("dirty"), gappy((300, 400)), at=(1400 * BLOCK + 37, 131 * BLOCK + 91))
+    store = made.store
+    seen: list[tuple[int, int]] = []
+    first = store.write_overviews(YEAR, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (first, first)
+    assert store.levels() == (1, *LEVELS)
+    assert store.write_overviews(YEAR) == 0
+    before = {level: store.versions(YEAR, store.blocks(YEAR, level=level)) for level in LEVELS}
+    block = store.blocks(YEAR)[0]
+    store.write([next(iter(blocks_from("31N", *_corner(block), gappy((BLOCK, BLOCK), 9), YEAR, _none())))], "change")
+    assert store.write_overviews(YEAR, [block]) == len(LEVELS)
+    assert store.write_overviews(YEAR) == 0
+    parent = block
+    for level in LEVELS:
+        parent = parent.parent()
+        after = store.versions(YEAR, store.blocks(YEAR, level=level))
+        assert {b for b in after if after[b] != before[level].get(b)} == {parent}
+
+
+def test_an_emptied_block_empties_its_overview(tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = tiny_archive(tmp_path_factory.mktemp("emptied"), gappy((60, 60)))
+    made.store.write_overviews(YEAR)
+    for block in made.store.blocks(YEAR):
+        nothing = Vectors.empty((BLOCK, BLOCK), DIMS)
+        made.store.write(blocks_from("31N", *_corner(block), nothing, YEAR, _none()), "erase")
+    assert made.store.write_overviews(YEAR) == len(LEVELS)
+    assert [made.store.blocks(YEAR, level=level) for level in (1, *LEVELS)] == [()] * 6
+    fresh = open_store(made.store.location)
+    assert not fresh.read(ZONE, YEAR, slice(1400 * 8, 1400 * 8 + 99), slice(0, 999), level=32).valid.any()
+
+
+def test_the_last_rows_of_a_southern_zone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its height is no multiple of 32 blocks: the last overview blocks reach beyond the grid."""
+    grid = archive_grid(Zone(31, south=True))
+    last = Block("31S", grid.height // BLOCK - 1, grid.width // BLOCK - 1)
+    made = tiny_archive(
+        tmp_path_factory.mktemp("last"), random_vectors((BLOCK, BLOCK), DIMS), zone="31S", at=_corner(last)
+    )
+    assert made.store.write_overviews(YEAR) == len(LEVELS)
+    assert made.store.write_overviews(YEAR) == 0
+    rows, cols = (slice(s.start // 32, s.stop // 32) for s in (last.rows, last.cols))
+    assert made.store.read(Zone(31, south=True), YEAR, rows, cols, level=32).valid.all()
+
+
+def _corner(block: Block) -> tuple[int, int]:
+    return block.rows.start, block.cols.start
+
+
+def _none() -> Counts:
+    return Counts.zeros((BLOCK, BLOCK))
