@@ -206,10 +206,10 @@ def _interpolated(
         return u.reshape(x.shape), v.reshape(x.shape)
 
     known, wanted = exact(at), exact(between)
+    if not all(np.isfinite(values).all() for values in (*known, *wanted)):
+        return known[0], known[1], np.inf
     check = _weights(between, at)
     error = max(float(np.abs(check @ k @ check.T - w).max()) for k, w in zip(known, wanted, strict=True))
-    if not np.isfinite(error):
-        return known[0], known[1], np.inf
     wx, wy = _weights(_to_unit(xs), at), _weights(_to_unit(ys), at)
     return wy @ known[0] @ wx.T, wy @ known[1] @ wx.T, error
 

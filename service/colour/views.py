@@ -266,7 +266,7 @@ class VectorView:
 
 def stretched(values: Float32Array, low: Float64Array, high: Float64Array) -> UInt8Array:
     """(..., n) values from `low` to `high` as 0 to 255, clipped; NaN becomes 0."""
-    span = np.maximum(high - low, np.finfo(np.float32).tiny)
+    span = np.where(high > low, high - low, 1.0)
     gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
     shown = np.nan_to_num(values * gain - shift, nan=0.0)
     return cast(UInt8Array, np.rint(np.clip(shown, 0, 255)).astype(np.uint8))

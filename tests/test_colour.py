@@ -1,0 +1,229 @@
+"""Views and bases: what they compute, that colours never move, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.colour import (
+    BandsView,
+    Basis,
+    PcaView,
+    SimilarityView,
+    VectorView,
+    View,
+    fit_basis,
+    parse_view,
+    project,
+)
+from service.colour.views import ramp, stretched
+from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
+from service.grid import Zone
+from service.queries import Query
+from service.shelf import Shelf
+from service.values import BLOCK, WATER, ModelIdentity, Vectors
+from tests.fakes import IDENTITY, MemoryStore, alphaearth
+from tests.stores import YEAR, random_vectors
+
+
+@pytest.fixture(scope="module")
+def store(real_data: Path) -> MemoryStore:
+    return MemoryStore(*alphaearth(real_data))
+
+
+@pytest.fixture(scope="module")
+def basis(store: MemoryStore) -> Basis:
+    return fit_basis(store, store.windows())
+
+
+def noise(shape: tuple[int, int] = (40, 50), dims: int = 8, seed: int = 0) -> MemoryStore:
+    vectors = random_vectors(shape, dims, seed)
+    return MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, 300_000, 20_000)
+
+
+def some(basis: Basis) -> tuple[View, ...]:
+    wanted = np.ones((1, basis.dims), np.float32)
+    return (
+        PcaView(basis),
+        BandsView((0, 1, 2), basis),
+        BandsView((3,), basis),
+        BandsView((3, 4), basis),
+        SimilarityView(Query.of(basis.identity, wanted)),
+        VectorView(basis.dims),
+    )
+
+
+def test_the_basis_is_what_a_singular_value_decomposition_gives(store: MemoryStore, basis: Basis) -> None:
+    vectors = store.parts[0].vectors.dequantised().reshape(-1, 64).astype(np.float64)
+    assert basis.sample == len(vectors)
+    assert np.allclose(basis.mean, vectors.mean(axis=0))
+    _, singular, directions = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)
+    assert np.allclose(np.abs((basis.components * directions[:3]).sum(axis=1)), 1, atol=1e-9)
+    assert np.allclose(basis.explained, (singular**2 / (singular**2).sum())[:3])
+    along = (vectors - basis.mean) @ basis.components.T
+    assert np.allclose(basis.low, np.percentile(along, 2, axis=0))
+    assert np.allclose(basis.high, np.percentile(along, 98, axis=0))
+
+
+def test_each_direction_points_where_its_largest_weight_is_positive(basis: Basis) -> None:
+    largest = np.abs(basis.components).argmax(axis=1)
+    assert (basis.components[np.arange(3), largest] > 0).all()
+
+
+def test_the_same_seed_gives_the_same_colours_after_a_restart(
+    store: MemoryStore, basis: Basis, real_data: Path, tmp_path: Path
+) -> None:
+    again = fit_basis(MemoryStore(*alphaearth(real_data)), store.windows())
+    assert again.id == basis.id
+    shelf = Shelf(tmp_path, "basis")
+    assert shelf.put(basis.to_document(), "default") == basis.id
+    kept = Basis.from_document(shelf.get("default")[1])
+    vectors = store.parts[0].vectors
+    assert (PcaView(kept).picture(vectors) == PcaView(basis).picture(vectors)).all()
+    assert PcaView(kept).key == PcaView(basis).key
+
+
+def test_a_sample_is_drawn_by_seed_from_every_block_and_never_from_what_is_not_valid() -> None:
+    store = noise((BLOCK, 3 * BLOCK), dims=6)
+    first, again, other = (fit_basis(store, [YEAR], seed=s, sample=300) for s in (1, 1, 2))
+    assert first.id == again.id != other.id
+    assert first.sample == 300
+    vectors = store.parts[0].vectors
+    hidden = vectors.status.copy()
+    hidden[:, 10:] = WATER
+    codes = vectors.codes.copy()
+    codes[:, 10:] = 127
+    part = MemoryStore(codes, vectors.scales, store.parts[0].grid, YEAR, 300_000, 20_000, status=hidden)
+    few = fit_basis(part, [YEAR], sample=100_000)
+    assert few.sample == BLOCK * 10
+    assert np.allclose(few.mean, vectors.dequantised()[:, :10].reshape(-1, 6).mean(axis=0), atol=1e-5)
+
+
+def test_too_few_pixels_or_too_large_a_sample_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="too few"):
+        fit_basis(noise((3, 4)), [YEAR])
+    with pytest.raises(LimitExceeded):
+        fit_basis(noise(), [YEAR], sample=10_000_000)
+
+
+def test_a_document_that_is_no_basis_is_corrupt(basis: Basis) -> None:
+    document = basis.to_document()
+    with pytest.raises(Corrupt):
+        Basis.from_document({**document, "type": "query"})
+    del document["low"]
+    with pytest.raises(Corrupt, match="low"):
+        Basis.from_document(document)
+
+
+def test_projection_on_codes_is_projection_of_dequantised_vectors() -> None:
+    vectors = random_vectors((90, 70), 128)
+    vectors.status[3, 4] = WATER
+    rng = np.random.default_rng(1)
+    matrix, mean = rng.normal(size=(3, 128)), rng.normal(size=128)
+    exact = (vectors.codes.astype(np.float64) * vectors.scales[..., None].astype(np.float64) - mean) @ matrix.T
+    found = project(vectors, matrix, mean)
+    assert np.isnan(found[3, 4]).all()
+    assert np.isnan(found).any(axis=-1).sum() == 1
+    held = vectors.valid
+    assert np.abs(found[held] - exact[held]).max() < 1e-5 * np.abs(exact).max()
+
+
+def test_every_view_gives_nan_exactly_where_not_valid_and_one_value_a_name(store: MemoryStore, basis: Basis) -> None:
+    vectors = store.parts[0].vectors
+    status = vectors.status.copy()
+    status[::7, ::3] = WATER
+    mixed = Vectors(vectors.codes, vectors.scales, status)
+    for view in some(basis):
+        values = view.values(mixed)
+        assert values.dtype == np.float32
+        assert values.shape == (97, 97, len(view.band_names))
+        assert (np.isnan(values).all(axis=-1) == ~mixed.valid).all()
+        assert not np.isnan(values[mixed.valid]).any()
+        assert view.legend["view"]
+        if isinstance(view, VectorView):
+            with pytest.raises(InvalidInput, match="no picture"):
+                view.picture(mixed)
+        else:
+            picture = view.picture(mixed)
+            assert picture.dtype == np.uint8
+            assert picture.shape == (97, 97, 3)
+    assert len({view.key for view in some(basis)}) == 6
+
+
+def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store: MemoryStore) -> None:
+    vectors = store.parts[0].vectors
+    query = Query.of(IDENTITY, vectors.dequantised()[50, 50])
+    view = SimilarityView(query, 0.5)
+    values = view.values(vectors)[..., 0]
+    assert values[50, 50] == pytest.approx(1)
+    exact = query.exact_scores(vectors.codes.reshape(-1, 64)).reshape(97, 97)
+    assert np.abs(values - exact).max() < 1e-6
+    picture = view.picture(vectors)
+    assert (picture[50, 50] == ramp()[-1]).all()
+    assert (picture[exact < 0.499] == ramp()[0]).all()
+    with pytest.raises(InvalidInput):
+        SimilarityView(query, 1.0)
+
+
+def test_the_ramp_grows_lighter_with_every_step() -> None:
+    """CIE lightness, computed here from scratch: no two neighbours change by more than twice the mean."""
+    linear = np.where(ramp() / 255 <= 0.04045, ramp() / 255 / 12.92, ((ramp() / 255 + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    lightness = 116 * np.cbrt(luminance) - 16
+    assert (np.diff(lightness[::4]) > 0).all()
+    assert lightness[0] < 20
+    assert lightness[-1] > 90
+    assert np.diff(lightness[::8]).max() < 2.2 * np.diff(lightness[::8]).mean()
+
+
+def test_a_stretch_clips_and_rounds() -> None:
+    values = np.array([[-9.0, 0, 1, 2, 9, np.nan]], np.float32).T
+    assert stretched(values, np.array([0.0]), np.array([2.0])).ravel().tolist() == [0, 0, 128, 255, 255, 0]
+    assert stretched(values, np.array([1.0]), np.array([1.0])).dtype == np.uint8
+
+
+def test_vectors_of_another_model_are_refused_with_both_names(basis: Basis) -> None:
+    other = ModelIdentity("other", "2")
+    for view in some(basis)[:5]:
+        with pytest.raises(IdentityMismatch, match=r"fake@1/test.*other@2|other@2.*fake@1/test"):
+            view.check(other, basis.dims)
+
+
+def test_views_refuse_dimensions_they_do_not_have(basis: Basis) -> None:
+    with pytest.raises(InvalidInput):
+        PcaView(basis).check(basis.identity, 32)
+    with pytest.raises(InvalidInput, match="64"):
+        BandsView((0, 64, 2), basis).check(basis.identity, 64)
+    BandsView((0, 31, 2), basis).check(basis.identity, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "argument"),
+    [
+        ("pca", "pca", "default"),
+        ("pca:autumn", "pca", "autumn"),
+        ("bands", "bands", "0,1,2"),
+        ("bands:5", "bands", "5"),
+        ("similarity:0f3a", "similarity", "0f3a"),
+        ("vector", "vector", ""),
+    ],
+)
+def test_views_are_read(text: str, kind: str, argument: str) -> None:
+    spec = parse_view(text)
+    assert (spec.kind, spec.argument) == (kind, argument)
+
+
+BAD = ["", "pca:", "pca:../x", "bands:1,2,3,4", "bands:-1", "bands:", "similarity:", "similarity", "vector:1", "PCA"]
+
+
+@given(st.sampled_from(BAD) | st.text(max_size=30).filter(lambda t: t.partition(":")[0] not in ("pca", "bands")))
+def test_anything_else_is_refused_by_name(text: str) -> None:
+    if (text.startswith("similarity:") and text not in BAD) or text == "vector":
+        return
+    with pytest.raises(InvalidInput) as refused:
+        parse_view(text)
+    assert refused.value.field == "view"

@@ -1,0 +1,152 @@
+"""Which stored pixel a picture shows: the same as if every pixel centre were transformed on its own."""
+
+from __future__ import annotations
+
+import morecantile
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyproj import Transformer
+
+from service import warp
+from service.errors import InvalidInput
+from service.grid import Zone, archive_grid
+from service.tiles import tile_target
+from service.warp import Target, ZoneMap, floors, zone_at, zone_maps
+
+GRIDS = tuple(archive_grid(Zone(number, south)) for number in range(1, 61) for south in (False, True))
+MERCATOR = morecantile.tms.get("WebMercatorQuad")
+
+
+def checked(target: Target, maps: tuple[ZoneMap, ...]) -> int:
+    """Compare with one transform per pixel; returns how many pixels the maps fill."""
+    x, y = np.meshgrid(target.xs, target.ys)
+    lon, lat = Transformer.from_crs(target.crs, "EPSG:4326", always_xy=True).transform(x, y)
+    number = np.clip(np.floor(((lon + 180) % 360) / 6) + 1, 1, 60)
+    filled = np.zeros(x.size, bool)
+    for part in maps:
+        grid = part.grid
+        mine = (number == grid.zone.number) & ((lat < 0) == grid.zone.south)
+        east, north = Transformer.from_crs(target.crs, grid.crs, always_xy=True).transform(x[mine], y[mine])
+        rows, cols = np.floor((grid.y0 - north) / 10), np.floor((east - grid.x0) / 10)
+        held = (rows >= 0) & (rows < grid.height) & (cols >= 0) & (cols < grid.width)
+        assert (np.flatnonzero(mine)[held] == part.pixels).all()
+        assert (rows[held] == part.rows).all()
+        assert (cols[held] == part.cols).all()
+        assert not filled[part.pixels].any()
+        filled[part.pixels] = True
+    return int(filled.sum())
+
+
+PLACES = {
+    "field": (-88.7688, 44.2946), "zone border": (6.0, 52.0), "equator": (12.3, 0.0), "both": (12.0, 0.0),
+    "antimeridian east": (179.999, -17.0), "antimeridian west": (-179.999, 68.0), "far north": (15.0, 83.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("z", [2, 6, 10, 13, 16, 20])
+@pytest.mark.parametrize("place", PLACES)
+def test_tiles_show_what_a_transform_of_each_pixel_says(place: str, z: int) -> None:
+    tile = MERCATOR.tile(*PLACES[place], z)
+    target = tile_target(MERCATOR, tile.x, tile.y, z)
+    filled = checked(target, zone_maps(target, GRIDS))
+    if abs(PLACES[place][1]) < 70 and z >= 6:
+        assert filled == 256 * 256
+
+
+@given(
+    st.floats(-179.9, 179.9), st.floats(-79, 83), st.integers(3, 22), st.sampled_from(["WGS1984Quad", "WorldCRS84Quad"])
+)
+@settings(max_examples=25, deadline=None)
+def test_so_it_is_anywhere_and_in_degrees(lon: float, lat: float, z: int, name: str) -> None:
+    tms = morecantile.tms.get(name)
+    tile = tms.tile(lon, lat, z)
+    target = tile_target(tms, tile.x, tile.y, z)
+    checked(target, zone_maps(target, GRIDS))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32632", "EPSG:3995"])
+def test_and_in_other_projections(crs: str) -> None:
+    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(11.9, 60.0)
+    target = Target(crs, (x - 40_000, y - 30_000, x + 40_000, y + 30_000), 200, 150)
+    assert checked(target, zone_maps(target, GRIDS)) == 200 * 150
+
+
+def test_a_box_over_the_antimeridian_is_whole() -> None:
+    target = Target("EPSG:4326", (179.5, -17.5, 180.5, -16.5), 120, 120)
+    maps = zone_maps(target, GRIDS)
+    assert {part.grid.zone.name for part in maps} == {"60S", "01S"}
+    assert sum(len(part.pixels) for part in maps) == 120 * 120
+
+
+@pytest.mark.parametrize("jump", [0, 1000])
+def test_a_projection_that_blows_up_costs_time_but_not_truth(jump: int) -> None:
+    """Cells that jump in the middle: interpolation cannot follow, so each pixel is computed."""
+    xs, ys = np.linspace(0, 100, 64), np.linspace(100, 0, 64)
+
+    def cells(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.where(x > 37.2, x + jump, x), np.where(y > 99, np.inf, y)
+
+    u, v = floors(xs, ys, cells)
+    x, y = np.meshgrid(xs, ys)
+    assert (u == np.floor(np.where(x > 37.2, x + jump, x))).all()
+    assert (v == np.where(y > 99, -1, np.floor(y))).all()
+
+
+def test_a_center_exactly_on_an_edge_belongs_to_the_pixel_below_and_to_the_right() -> None:
+    grid = archive_grid(Zone(31))
+    left, top = grid.x0 + 25_000 * 10, grid.y0 - 350_000 * 10
+    target = Target(grid.crs, (left - 5, top - 635, left + 635, top + 5), 64, 64)
+    (part,) = zone_maps(target, (grid,))
+    assert part.rows.reshape(64, 64)[:, 0].tolist() == list(range(350_000, 350_064))
+    assert part.cols.reshape(64, 64)[0].tolist() == list(range(25_000, 25_064))
+
+
+def test_few_transforms_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary tile takes some hundred transforms, not 65,536."""
+    count = 0
+
+    def cells(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nonlocal count
+        count += np.size(x)
+        east, north = Transformer.from_crs("EPSG:3857", "EPSG:32616", always_xy=True).transform(x, y)
+        return north / 10, east / 10
+
+    tile = MERCATOR.tile(*PLACES["field"], 13)
+    target = tile_target(MERCATOR, tile.x, tile.y, 13)
+    floors(target.xs, target.ys, cells)
+    assert count < 500
+
+
+def test_step_tells_how_large_a_picture_pixel_is() -> None:
+    tile = MERCATOR.tile(*PLACES["field"], 13)
+    target = tile_target(MERCATOR, tile.x, tile.y, 13)
+    (part,) = zone_maps(target, GRIDS)
+    metres = 2 * np.pi * 6_378_137 * np.cos(np.radians(44.2946)) / 2**13 / 256
+    assert part.step == pytest.approx(metres / 10, rel=0.01)
+
+
+def test_maps_are_kept_within_a_bound() -> None:
+    cache = warp._Cache(2_000_000)
+    tile = MERCATOR.tile(*PLACES["field"], 13)
+    maps = zone_maps(tile_target(MERCATOR, tile.x, tile.y, 13), GRIDS)
+    for key in range(5):
+        cache.put(key, maps)
+    assert cache.get(4) is maps
+    assert cache.get(0) is None
+    assert sum(cache.get(key) is not None for key in range(5)) == 2
+
+
+def test_places_beyond_180_degrees_wrap() -> None:
+    assert zone_at(181, 10) == Zone(1)
+    assert zone_at(-181, -10) == Zone(60, True)
+    assert zone_at(180, 10) == Zone(60)
+
+
+@pytest.mark.parametrize("bounds", [(0, 0, 0, 1), (1, 0, 0, 1), (0, np.nan, 1, 1), (0, 0, np.inf, 1)])
+def test_what_is_no_box_is_refused(bounds: tuple[float, float, float, float]) -> None:
+    with pytest.raises(InvalidInput):
+        Target("EPSG:3857", bounds, 10, 10)
+    with pytest.raises(InvalidInput):
+        Target("EPSG:3857", (0, 0, 1, 1), 0, 10)
