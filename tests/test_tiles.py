@@ -86,33 +86,28 @@ def test_real_tiles_equal_an_exact_float64_reference(aef: Tiny, z: int) -> None:
 
 @pytest.mark.parametrize(("z", "least"), [(13, 0.98), (14, 0.995), (15, 0.995), (16, 0.995)])
 def test_real_tiles_agree_with_gdal_but_for_cell_edges(aef: Tiny, z: int, least: float) -> None:
-    """GDAL's default transformer errs by up to 1/8 pixel; asked for exactness it is off by a centimetre."""
+    """GDAL interpolates its transform along rows: it may pick the neighbour within 10 cm of an edge, never elsewhere."""
     numbers = TileReader(Source(aef.store, aef.window, VectorView(64), 64, picture=False))
     vectors = aef.vectors.dequantised().reshape(-1, 64)
     index = np.arange(97 * 97, dtype=np.int32).reshape(97, 97)
     origin = from_origin(aef.grid.x0 + aef.col * 10, aef.grid.y0 - aef.row * 10, 10, 10)
-    shown = same = exactly = 0
+    shown = same = 0
     for x, y, _ in tiles_over(aef, z):
         target = tile_target(TMS, x, y, z)
         ours = numbers.tile(x, y, z)
-        for tolerance, near in ((0.125, 0.13), (0.0, 1e-3)):
-            theirs = np.full((256, 256), -1, np.int32)
-            reproject(
-                index, theirs, src_transform=origin, src_crs=aef.grid.crs, dst_crs=target.crs, dst_nodata=-1,
-                dst_transform=from_bounds(*target.bounds, 256, 256), resampling=Resampling.nearest, tolerance=tolerance,
-            )  # fmt: skip
-            equal = np.where(theirs >= 0, (ours.array.data == vectors[theirs].transpose(2, 0, 1)).all(axis=0), True)
-            equal &= (theirs >= 0) == ~ours.array.mask[0]
-            row, col = exact_cells(aef, target)
-            edge = np.minimum(np.abs(row - np.rint(row)), np.abs(col - np.rint(col)))
-            assert (edge[~equal] < near).all()
-            held = (theirs >= 0) | ~ours.array.mask[0]
-            if tolerance:
-                shown, same = shown + held.sum(), same + (equal & held).sum()
-            else:
-                exactly += (equal & held).sum()
+        theirs = np.full((256, 256), -1, np.int32)
+        reproject(
+            index, theirs, src_transform=origin, src_crs=aef.grid.crs, dst_crs=target.crs, dst_nodata=-1,
+            dst_transform=from_bounds(*target.bounds, 256, 256), resampling=Resampling.nearest,
+        )  # fmt: skip
+        equal = np.where(theirs >= 0, (ours.array.data == vectors[theirs].transpose(2, 0, 1)).all(axis=0), True)
+        equal &= (theirs >= 0) == ~ours.array.mask[0]
+        row, col = exact_cells(aef, target)
+        edge = np.minimum(np.abs(row - np.rint(row)), np.abs(col - np.rint(col)))
+        assert (edge[~equal] < 0.01).all()
+        held = (theirs >= 0) | ~ours.array.mask[0]
+        shown, same = shown + held.sum(), same + (equal & held).sum()
     assert same >= least * shown
-    assert exactly >= 0.999 * shown
 
 
 def flat(value: int, shape: tuple[int, int], status: int = VALID, dims: int = 4) -> Vectors:
