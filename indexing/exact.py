@@ -15,7 +15,7 @@ import numpy as np
 from indexing.ids import pixel_ids
 from service.grid import Block, Zone
 from service.queries import Query
-from service.values import BoolArray, Float64Array, Int8Array, Int64Array, Vectors
+from service.values import BoolArray, Float32Array, Float64Array, Int8Array, Int64Array, Vectors
 
 MARGIN: Final = 1e-4
 """A float32 cosine of up to 1024 dimensions is nearer than this to the true one (bound: (d + 3) * 2**-24 = 6e-5)."""
@@ -26,8 +26,8 @@ DECIMALS: Final = 12
 _ROWS: Final = 4096
 """Candidates ranked in float64 at once."""
 
-Reader = Callable[[Block], Vectors]
-"""Reads a block: (rows, cols) pixels whose first one is the block's first."""
+Reader = Callable[[Block], tuple[Vectors, Float32Array | None]]
+"""Reads a block: (rows, cols) pixels whose first one is the block's first, and the norms of their codes if known."""
 Mask = Callable[[Block], BoolArray]
 """(rows, cols) bool for a block: which of its pixels may be hits."""
 
@@ -82,16 +82,18 @@ def scan(query: Query, blocks: Iterable[Block], read: Reader, k: int, *, mask: M
     """
     top, scanned = Top.none(), 0
     for block in blocks:
-        vectors = read(block)
+        vectors, norms = read(block)
         usable = vectors.valid if mask is None else vectors.valid & mask(block)
         scanned += int(usable.sum())
-        top = top.merged(_best_of(query, block, vectors.codes, usable, k, top), k)
+        scores = query.scores(vectors.codes, norms)
+        top = top.merged(_best_of(query, block, vectors.codes, scores, usable, k, top), k)
     return top, scanned
 
 
-def _best_of(query: Query, block: Block, codes: Int8Array, usable: BoolArray, k: int, top: Top) -> Top:
+def _best_of(
+    query: Query, block: Block, codes: Int8Array, scores: Float32Array, usable: BoolArray, k: int, top: Top
+) -> Top:
     """The pixels of one block that may enter `top`, ranked."""
-    scores = query.scores(codes)
     usable = usable & np.isfinite(scores)  # a code of zeros has no direction, hence no score
     values = scores[usable]
     if not len(values):

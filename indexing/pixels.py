@@ -12,10 +12,14 @@ import numpy as np
 
 from indexing.ids import cols_of, pixel_ids, rows_of, zone_codes, zones_of
 from service.grid import Block, Zone, ZoneGrid
+from service.queries import norms_of
 from service.store.contract import Store
-from service.values import BLOCK, OUTSIDE, Float64Array, Int8Array, Int64Array, Vectors, Window
+from service.values import BLOCK, OUTSIDE, Float32Array, Float64Array, Int8Array, Int64Array, Vectors, Window
 
 CACHE_BYTES: Final = 256_000_000
+
+KeptBlock = tuple[Vectors, Float32Array]
+"""A decoded block: (256, 256) pixels, and the Euclidean norms of their codes."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class PixelReader:
 
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._room = cache_bytes // (BLOCK * BLOCK * (store.dims + 5))
-        self._kept: OrderedDict[tuple[Window, Block, str], Vectors] = OrderedDict()
+        self._room = cache_bytes // (BLOCK * BLOCK * (store.dims + 9))
+        self._kept: OrderedDict[tuple[Window, Block, str], KeptBlock] = OrderedDict()
         self._snapshots: dict[Window, Snapshot] = {}
         self._lock = threading.Lock()
 
@@ -65,19 +69,20 @@ class PixelReader:
             known = self._snapshots[window] = Snapshot(revision, window, versions, grids)
         return known
 
-    def block(self, at: Snapshot, block: Block) -> Vectors:
-        """(256, 256) pixels, from memory if they were read lately and have not changed since."""
+    def block(self, at: Snapshot, block: Block) -> KeptBlock:
+        """(256, 256) pixels and their norms, from memory if they were read lately and have not changed since."""
         key = (at.window, block, at.versions.get(block, ""))
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols)
+        kept = (vectors, norms_of(vectors.codes))
         with self._lock:
-            self._kept[key] = vectors
+            self._kept[key] = kept
             while len(self._kept) > self._room:
                 self._kept.popitem(last=False)
-        return vectors
+        return kept
 
     def codes(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Int8Array]:
         """Those of (n,) pixels that hold a vector with a direction: their ids and (m, d) codes.
@@ -116,7 +121,7 @@ class PixelReader:
     def _of_block(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
         rows, cols = rows_of(ids), cols_of(ids)
         block = Block(zones_of(ids[:1])[0].name, int(rows[0]) // BLOCK, int(cols[0]) // BLOCK)
-        vectors = self.block(at, block)
+        vectors, _ = self.block(at, block)
         cells = (rows % BLOCK, cols % BLOCK)
         return ids, Vectors(vectors.codes[cells], vectors.scales[cells], vectors.status[cells])
 

@@ -23,7 +23,7 @@ from indexing.ids import cols_of, first_id, ids_at, pixel_ids, rows_of, zones_of
 from indexing.manifest import IndexManifest, current, load
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone
-from service.queries import Query
+from service.queries import Query, norms_of
 from service.values import VALID, WATER, Float64Array, Int8Array, ModelIdentity, Vectors, Window
 from tests.conftest import ROOT
 from tests.fakes import IDENTITY, MemoryStore, alphaearth
@@ -104,7 +104,7 @@ def test_exact_search_is_brute_force_in_float64(seed: int, dims: int, span: int,
     signs = rng.choice([-1.0, 1.0], dims)  # both examples on one side, so that they never cancel out
     wanted = (signs * rng.choice([0.25, 0.5, 1.0], (2, dims)) * length).astype(np.float32)
     query = Query.of(IDENTITY, wanted)
-    top, scanned = scan(query, blocks, stored.__getitem__, k)
+    top, scanned = scan(query, blocks, lambda block: (stored[block], None), k)
 
     codes = np.concatenate([v.codes.reshape(-1, dims) for v in stored.values()])
     valid = np.concatenate([v.valid.ravel() for v in stored.values()])
@@ -132,7 +132,9 @@ def test_of_equal_pixels_those_with_the_lowest_ids_are_hits() -> None:
     codes[::2] = 10  # the same direction, another length
     vectors = Vectors(codes, np.ones((256, 256), np.float32), np.full((256, 256), VALID, np.uint8))
     blocks = [Block("31N", 2, 0), Block("31N", 1, 0)]
-    top, _ = scan(Query.of(IDENTITY, np.ones((1, 8), np.float32)), blocks, lambda _: vectors, 300)
+    top, _ = scan(
+        Query.of(IDENTITY, np.ones((1, 8), np.float32)), blocks, lambda _: (vectors, norms_of(vectors.codes)), 300
+    )
     expected = np.arange(300)
     assert np.array_equal(top.ids, pixel_ids(Zone(31), 256 + expected // 256, expected % 256))
     assert (top.scores == 1).all()
@@ -145,7 +147,9 @@ def test_exact_search_on_the_real_raster_is_brute_force(real_data: Path) -> None
     for _ in range(5):
         i, j = rng.integers(0, 97, 2)
         query = Query.of(store.identity, codes[i, j] * scales[i, j])
-        top, scanned = scan(query, store.blocks(window), lambda b: store.read(zone, window, b.rows, b.cols), 100)
+        top, scanned = scan(
+            query, store.blocks(window), lambda b: (store.read(zone, window, b.rows, b.cols), None), 100
+        )
         wide = codes.reshape(-1, 64).astype(np.float64)
         scores = (wide @ query.direction) / np.linalg.norm(wide, axis=1)
         order = np.argsort(-scores, kind="stable")[:100]
