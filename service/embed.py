@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -80,7 +81,8 @@ def embed_source(
     for block in blocks:
         piece = piece_fingerprint(source, encoder, window, block, min_s2)
         if stored.get(block) != fingerprint(piece, ""):
-            result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2)
+            within = partial(_shifted, on_progress, done, total) if on_progress else None
+            result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2, on_progress=within)
             write_piece(store, window, block, *_scattered(result, *cells_of_raster(placement, block)), piece)
             written.append(block)
             encoded += placement.pixels_in(block)
@@ -90,6 +92,11 @@ def embed_source(
     if written:
         store.write_overviews(window, written)
     return EmbedReport(tuple(written), tuple(b for b in blocks if b not in written), encoded, store.revision()[0])
+
+
+def _shifted(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    """Progress within a block as progress of the whole."""
+    on_progress(before + done, total)
 
 
 def cells_of_places(lonlat: Float64Array) -> Cells:
