@@ -91,7 +91,7 @@ def _read(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
     """Read a rectangle that lies on the grid."""
     rows = slice(rows.start + layer.row0, rows.stop + layer.row0)
     scales = np.asarray(read_array(layer.location, layer.scales, time, rows, cols), np.float32)
-    if layer.status is None:
+    if layer.status is None or is_data(scales).all():  # `status` only says why there is no scale
         status = status_of(scales, layer.nan_status)
     else:
         status = np.asarray(read_array(layer.location, layer.status, time, rows, cols), np.uint8)

@@ -102,7 +102,7 @@ def _placement(grid: ZoneGrid) -> dict[str, Any]:
 def _pixel_arrays(group: zarr.Group, grid: ZoneGrid, years: int, dims: int) -> None:
     shape = (years, grid.height, grid.width)
     _array(group, "embeddings", "int8", (*shape, dims), (1, CHUNK, CHUNK, dims), 0, _CODES)
-    _array(group, "scales", "float32", shape, (1, BLOCK, BLOCK), np.nan, _PLANES)
+    _array(group, "scales", "float32", shape, (1, BLOCK, BLOCK), np.nan, _CODES)
     _array(group, "status", "uint8", shape, (1, BLOCK, BLOCK), 0, _PLANES)
 
 
