@@ -110,6 +110,23 @@ def test_only_dirty_parents_are_rebuilt(tiny: Tiny, tmp_path_factory: pytest.Tem
         assert {b for b in after if after[b] != before[level].get(b)} == {parent}
 
 
+def test_a_reader_that_refreshes_knows_what_one_that_opens_knows(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also of zones and overviews that came since."""
+    made = tiny_archive(tmp_path_factory.mktemp("reader"), gappy((60, 60)))
+    reader = open_store(made.store.location)
+    assert len(reader.blocks(YEAR)) == 1
+    south = blocks_from("31S", 1000 * BLOCK, 130 * BLOCK, gappy((BLOCK, BLOCK)), YEAR, _none())
+    made.store.write(south, "another zone")
+    made.store.write_overviews(YEAR)
+    assert reader.refresh()
+    fresh = open_store(made.store.location)
+    for level in (1, *LEVELS):
+        blocks = fresh.blocks(YEAR, level=level)
+        assert reader.blocks(YEAR, level=level) == blocks
+        assert len(blocks) >= 2
+        assert reader.versions(YEAR, blocks) == fresh.versions(YEAR, blocks)
+
+
 def test_an_emptied_block_empties_its_overview(tmp_path_factory: pytest.TempPathFactory) -> None:
     made = tiny_archive(tmp_path_factory.mktemp("emptied"), gappy((60, 60)))
     made.store.write_overviews(YEAR)

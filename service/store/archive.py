@@ -120,8 +120,17 @@ class ArchiveStore:
             tip = self.repository.tip()
             if tip == self._now.id:
                 return False
-            self._now = Snapshot(self.location, self.repository.reader(tip))
+            fresh = Snapshot(self.location, self.repository.reader(tip))
+            changed = self.repository.changed_chunks(self._now.id, tip)
+            if changed is not None:
+                fresh.succeed(self._now, changed)
+            self._now = fresh
             return True
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether smalti made the repository."""
+        return self._now.is_ours
 
 
 def declared_identity(location: str, declared: object, given: ModelIdentity | None) -> ModelIdentity:

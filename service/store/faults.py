@@ -10,7 +10,7 @@ from typing import Any
 import zarr
 from icechunk import IcechunkError
 
-from service.errors import Corrupt, ReadOnly, SmaltiError, Unavailable
+from service.errors import Corrupt, NotFound, ReadOnly, SmaltiError, Unavailable
 
 Array = zarr.Array[Any]
 
@@ -20,8 +20,8 @@ _DENIED = ("permission denied", "read-only file system", "access denied", "acces
 
 def reason(error: BaseException) -> str:
     """The first telling line of a library's error, short enough for a message."""
-    lines = [line.strip(" │╰─▶├") for line in str(error).splitlines() if line.strip(" │╰─▶├")]
-    return (lines[0] if lines else type(error).__name__)[:200]
+    lines = [line.strip(" │╰─▶├×").removeprefix("x ") for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)[:200].rstrip(".")
 
 
 def is_remote(location: str) -> bool:
@@ -35,6 +35,10 @@ def fault(error: BaseException, location: str, thing: str) -> SmaltiError:
         return error
     text = str(error).lower()
     transport = isinstance(error, OSError | IcechunkError) and any(word in text for word in _TRANSPORT)
+    if isinstance(error, ImportError):
+        return Unavailable(f"{location} needs a library that is not installed: {reason(error)}.")
+    if is_remote(location) and isinstance(error, FileNotFoundError):
+        return NotFound(f"{location}: {thing} is not there.", field="location")
     if is_remote(location) and (transport or isinstance(error, OSError)):
         return Unavailable(f"{location}: {thing} could not be fetched: {reason(error)}.")
     return Corrupt(

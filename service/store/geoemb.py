@@ -26,7 +26,7 @@ from service.store.archive import declared_identity, scanned_blocks
 from service.store.faults import Array, is_remote, reading
 from service.store.layer import Layer, read_points, read_window
 from service.store.layout import MODEL
-from service.store.snapshot import grid_of, years_of
+from service.store.snapshot import decoded_years, grid_of
 from service.values import WATER, Counts, Int64Array, ModelIdentity, Vectors, Window
 
 _GROUP: Final = re.compile(r"utm(\d\d)")
@@ -81,7 +81,7 @@ class _State:
                 yield replace(whole, zone=Zone(number, south=True), y0=top, height=whole.height - north), name
 
     def _years(self) -> tuple[int, ...]:
-        years = {years_of(self.location, self.array(name, "time")) for name in self.groups.values()}
+        years = {decoded_years(self.location, self.array(name, "time")) for name in self.groups.values()}
         if len(years) > 1:
             raise Corrupt(f"{self.location}: the zones have different time axes.")
         return years.pop() if years else ()

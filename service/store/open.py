@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from service.errors import InvalidInput, NotFound
@@ -10,7 +11,7 @@ from service.store.contract import Store
 from service.store.faults import is_remote
 from service.store.geoemb import GeoembStore, is_geoemb
 from service.store.repository import Repository, is_repository
-from service.store.writable import WritableArchive, is_ours
+from service.store.writable import WritableArchive
 from service.values import ModelIdentity
 
 
@@ -32,7 +33,8 @@ def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
     if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
         store = ArchiveStore(Repository.open(where), identity)
-        return WritableArchive(store.repository, identity) if is_ours(store) else store
+        writable = store.is_ours and (is_remote(where) or os.access(where, os.W_OK))
+        return WritableArchive(store.repository, identity) if writable else store
     if not is_remote(where) and not Path(where).exists():
         raise NotFound(f"there is no store at {where}.", field="location")
     if is_geoemb(where):

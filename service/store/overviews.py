@@ -86,7 +86,7 @@ def _candidates(repository: Repository, window: Window, blocks: Sequence[Block] 
     """Overview blocks to look at, by level: the ancestors of `blocks`, or of everything there is."""
     below: set[Block] = set(blocks or ())
     now = Snapshot(repository.location, repository.reader(repository.tip()))
-    time = now.time(window) if now.zones else 0
+    time = now.time(window)
     if blocks is None:
         below = set(now.blocks(1).get(time, ()))
     out: dict[int, set[Block]] = {}

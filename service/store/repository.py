@@ -113,10 +113,12 @@ class Repository:
         with reading(self.location, "branch main"):
             return self._repo.writable_session(_BRANCH)
 
-    def changed_chunks(self, old: str, new: str) -> dict[str, list[list[int]]]:
-        """Chunk coordinates written between two snapshots, by array path without its leading slash."""
-        with reading(self.location, f"the difference of snapshots {old} and {new}"):
+    def changed_chunks(self, old: str, new: str) -> dict[str, list[list[int]]] | None:
+        """Chunk coordinates written between two snapshots, by array path; None where history is gone or rewritten."""
+        try:
             diff = self._repo.diff(from_snapshot_id=old, to_snapshot_id=new)
+        except icechunk.IcechunkError:
+            return None
         return {path.strip("/"): coordinates for path, coordinates in diff.updated_chunks.items()}
 
     def commit(self, session: icechunk.Session, message: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import icechunk
@@ -20,7 +20,7 @@ from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import Block, Zone, ZoneGrid
 from service.store.faults import Array, read_array, reading
 from service.store.layer import Layer
-from service.store.layout import COUNT_NAMES, LEVELS, WINDOW, overview_group
+from service.store.layout import COUNT_NAMES, LAYOUT, LEVELS, WINDOW, overview_group, years_of
 from service.values import NOT_EMBEDDED, Window
 
 _ZONE = re.compile(r"\d\d[NS]")
@@ -65,10 +65,19 @@ class Snapshot:
 
     @property
     def years(self) -> tuple[int, ...]:
-        """The time axis, the same in every zone; empty while there is no zone."""
-        if self._years is None and self.zones:
-            self._years = years_of(self.location, self.array(self.zones[0].name, "time"))
-        return self._years or ()
+        """The time axis, the same in every zone; what a first zone will have while there is none."""
+        if self._years is None:
+            if self.zones:
+                self._years = decoded_years(self.location, self.array(self.zones[0].name, "time"))
+            else:
+                own = self.attributes.get(WINDOW)
+                self._years = years_of(None if own is None else Window.parse(own)) if self.is_ours else ()
+        return self._years
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether smalti made the repository, so that blocks can be written."""
+        return self.attributes.get(LAYOUT) == 1
 
     def time(self, window: Window) -> int:
         """Position of a window on the time axis.
@@ -168,6 +177,30 @@ class Snapshot:
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in found.items()}
         return self._blocks[level]
 
+    def succeed(self, previous: Snapshot, changed: Mapping[str, Iterable[Sequence[int]]]) -> None:
+        """Take over what an older snapshot knows of blocks, but for the chunks that changed since.
+
+        A commit to a repository of a million blocks must not make every reader list them all again.
+
+        Args:
+            previous: The older snapshot.
+            changed: Chunk coordinates written in between, by array path.
+        """
+        touched = set()
+        for path, chunks in changed.items():
+            group, _, name = path.rpartition("/")
+            if name == "block_version":
+                level = int(group.split("/")[1]) if "/" in group else 1
+                touched |= {(t, Block(group.rpartition("/")[2], row, col, level)) for t, row, col in chunks}
+        self._versions = {key: version for key, version in previous._versions.items() if key not in touched}
+        for level, listed in previous._blocks.items():
+            held = {time: set(blocks) for time, blocks in listed.items()}
+            for time in {t for t, block in touched if block.level == level}:
+                mine = {block for t, block in touched if t == time and block.level == level}
+                now = {block for block, version in self.versions(time, mine).items() if version}
+                held[time] = held.get(time, set()) - mine | now
+            self._blocks[level] = {time: frozenset(blocks) for time, blocks in held.items() if blocks}
+
     def chunks(self, path: str) -> list[tuple[int, ...]]:
         """Coordinates of the chunks of an array that were ever written."""
 
@@ -231,7 +264,7 @@ def grid_of(location: str, path: str, attributes: Mapping[str, Any], zone: Zone,
     return ZoneGrid(zone, x0, y0, width, height, level, epsg)
 
 
-def years_of(location: str, array: Array) -> tuple[int, ...]:
+def decoded_years(location: str, array: Array) -> tuple[int, ...]:
     """Years on a time axis, stored as years or as a count of days, seconds or nanoseconds since a date.
 
     Raises:

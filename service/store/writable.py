@@ -18,7 +18,7 @@ from service.store.archive import ArchiveStore
 from service.store.contract import BlockData
 from service.store.faults import is_remote, writing
 from service.store.layer import read_counts_window, read_window
-from service.store.layout import COUNT_NAMES, LAYOUT, WINDOW, add_zone, root_attributes, years_of
+from service.store.layout import COUNT_NAMES, add_zone, root_attributes, years_of
 from service.store.overviews import build_overviews
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
@@ -48,7 +48,7 @@ class WritableArchive(ArchiveStore):
             Corrupt: Stored bytes cannot be read.
         """
         now = self._now
-        time = self._time(now, window)
+        time = now.time(window)
         zone = _zone_of(block)
         if zone not in now.zones:
             lead = (BLOCK, BLOCK)
@@ -62,7 +62,7 @@ class WritableArchive(ArchiveStore):
     def fingerprints(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """The fingerprint stored with each block; "" where empty."""
         now, wanted = self._now, list(blocks)
-        stored = now.block_values("block_fingerprint", self._time(now, window), wanted)
+        stored = now.block_values("block_fingerprint", now.time(window), wanted)
         hexes = {block: bytes(np.asarray(value, np.uint8)).hex() for block, value in stored.items()}
         return {
             block: "" if hexes.get(block, EMPTY_FINGERPRINT) == EMPTY_FINGERPRINT else hexes[block] for block in wanted
@@ -122,14 +122,6 @@ class WritableArchive(ArchiveStore):
         """
         return self.repository.tidy(older_than)
 
-    def _time(self, now: Snapshot, window: Window) -> int:
-        own = now.attributes.get(WINDOW)
-        if now.zones or own is not None:
-            return now.time(window)
-        if not window.is_year or window.start.year not in years_of(None):
-            raise NotFound(f"{self.location} holds no window {window}.", field="window")
-        return years_of(None).index(window.start.year)
-
     def _require_writable(self, blocks: Sequence[BlockData]) -> None:
         if len({(data.block, data.window) for data in blocks}) != len(blocks):
             raise InvalidInput("a block is given twice.", field="blocks")
@@ -140,7 +132,7 @@ class WritableArchive(ArchiveStore):
                     field="blocks",
                 )
             try:
-                self._time(self._now, data.window)
+                self._now.time(data.window)
             except NotFound as error:
                 raise InvalidInput(error.message, field="window") from None
             _require_sound(data)
@@ -152,7 +144,7 @@ class WritableArchive(ArchiveStore):
             return
         for window in {data.window for data in blocks}:
             mine = [data.block for data in blocks if data.window == window]
-            seen, standing = now.versions(self._time(now, window), mine), tip.versions(tip.time(window), mine)
+            seen, standing = now.versions(now.time(window), mine), tip.versions(tip.time(window), mine)
             changed = [block.name for block in mine if seen[block] != standing[block]]
             if changed:
                 raise Conflict(
@@ -168,7 +160,7 @@ class WritableArchive(ArchiveStore):
             if zone in now.zones:
                 return
             with writing(self.location):
-                add_zone(now.root, zone, now.years or years_of(_own_window(now)), self.dims)
+                add_zone(now.root, zone, now.years, self.dims)
             try:
                 self.repository.commit(session, f"add zone {zone.name}")
             except Conflict:
@@ -219,11 +211,6 @@ def repository_name(dataset: str, window: Window | None = None) -> str:
     return (
         f"{dataset}.icechunk" if window is None or window.is_year else f"{dataset}@{window.start}_{window.end}.icechunk"
     )
-
-
-def is_ours(store: ArchiveStore) -> bool:
-    """Whether smalti made the repository, so that blocks can be written."""
-    return store._now.attributes.get(LAYOUT) == 1
 
 
 def content_version(data: BlockData) -> int:
@@ -281,8 +268,3 @@ def _require_sound(data: BlockData) -> None:
 
 def _zone_of(block: Block) -> Zone:
     return Zone.parse(block.zone)
-
-
-def _own_window(now: Snapshot) -> Window | None:
-    own = now.attributes.get(WINDOW)
-    return None if own is None else Window.parse(own)
