@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +18,7 @@ from service.warp import LONLAT, Target, zone_at
 WGS84: Final = CRS.from_epsg(4326)
 MAX_SIDE: Final = 2048
 """Pixels along a side of a picture."""
+MAX_VERTICES: Final = 10_000
 Box = tuple[float, float, float, float]
 
 
@@ -98,17 +101,32 @@ def native_pixel(crs: str, lon: float, lat: float) -> float:
     return float(np.sqrt(area))
 
 
-def vertices(geometry: Any) -> int:
-    """How many positions a GeoJSON geometry has."""
-    if geometry.get("type") == "GeometryCollection":
-        return sum(vertices(part) for part in geometry.get("geometries", []))
+def geometry_bounds(geometry: Mapping[str, Any]) -> Box:
+    """(left, bottom, right, top) of a GeoJSON geometry.
 
-    def count(nested: Any) -> int:
-        if nested and isinstance(nested[0], (int, float)):
-            return 1
-        return sum(count(part) for part in nested)
+    Raises:
+        InvalidInput: It has no positions.
+        LimitExceeded: It has over 10,000.
+    """
+    found = list(islice(_positions(geometry), MAX_VERTICES + 1))
+    if len(found) > MAX_VERTICES:
+        raise LimitExceeded(f"a geometry has at most {MAX_VERTICES:,} vertices.", field="geometry")
+    if not found:
+        raise InvalidInput("has no positions.", field="geometry")
+    xs, ys = zip(*found, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
-    return count(geometry.get("coordinates") or [])
+
+def _positions(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+    for part in geometry.get("geometries") or ():
+        yield from _positions(part)
+    nested = [geometry.get("coordinates") or ()]
+    while nested:
+        item = nested.pop()
+        if item and isinstance(item[0], (int, float)):
+            yield float(item[0]), float(item[1])
+        else:
+            nested.extend(item)
 
 
 def _lonlat(x: float, y: float, crs: CRS) -> tuple[float, float]:

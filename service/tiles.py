@@ -11,7 +11,6 @@ import numpy.ma as ma
 from morecantile import TileMatrixSet
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.features import bounds as geometry_bounds
 from rasterio.features import rasterize
 from rasterio.io import MemoryFile
 from rasterio.transform import from_bounds
@@ -23,14 +22,13 @@ from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from rio_tiler.utils import CRS_to_uri, render
 
 from service.errors import InvalidInput, LimitExceeded, OutsideBounds
-from service.frame import crs_text, native_pixel, part_target, vertices
+from service.frame import crs_text, geometry_bounds, native_pixel, part_target
 from service.grid import PIXEL, transformer
 from service.plan import MAX_SOURCE_BYTES, Source, paint
-from service.values import OUTSIDE, STATUS_NAMES, Vectors
+from service.values import OUTSIDE, STATUS_NAMES, BoolArray, Vectors
 from service.warp import LONLAT, Target, zone_at
 
 TILE_SIZES: Final = (256, 512)
-MAX_VERTICES: Final = 10_000
 MAX_READS: Final = 100
 """Pictures one request may make: features of one collection."""
 DEFAULT_SIDE: Final = 1024
@@ -181,28 +179,19 @@ class TileReader(BaseReader):
     ) -> ImageData:
         """The box of a GeoJSON geometry or feature; what lies outside the geometry is masked. Raises as `part` does."""
         geometry = shape.get("geometry") if shape.get("type") == "Feature" else shape
-        if not geometry or vertices(geometry) > MAX_VERTICES:
-            raise LimitExceeded(f"a geometry has 1 to {MAX_VERTICES:,} vertices.", field="geometry")
         crs = shape_crs or WGS84_CRS
         side = max_size or self._default_side
-        target = part_target(geometry_bounds(geometry), crs, dst_crs, side, width, height)
+        target = part_target(geometry_bounds(geometry or {}), crs, dst_crs, side, width, height)
         image = self._picture(target)
-        inside = rasterize(
-            [transform_geom(crs, image.crs, geometry)],
-            out_shape=(target.height, target.width),
-            transform=from_bounds(*target.bounds, target.width, target.height),
-            all_touched=True,
-            dtype="uint8",
-        ).astype(bool)
-        image.cutline_mask = ~inside
-        image.array = ma.MaskedArray(image.array.data, image.array.mask | ~inside)
+        outside = _outside(transform_geom(crs, image.crs, geometry), target)
+        image.cutline_mask = outside
+        image.array = ma.MaskedArray(image.array.data, image.array.mask | outside)
         return image
 
     def point(self, lon: float, lat: float, coord_crs: CRS | None = None, **_: Any) -> PointData:
         """The view's numbers at one place; masked where there are none, with the status in `metadata`.
 
         Raises:
-            OutsideBounds: Beyond every zone of the dataset.
             InvalidInput: The coordinates are none.
         """
         if coord_crs and coord_crs != WGS84_CRS:
@@ -273,6 +262,21 @@ def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None) -
     if size not in TILE_SIZES:
         raise InvalidInput(f"{size} is not a tile size.", field="tilesize", remedy="Ask for 256 or 512.")
     return Target(crs_text(tms.rasterio_crs), tuple(tms.xy_bounds(x, y, z)), size, size)
+
+
+def _outside(geometry: dict[str, Any], target: Target) -> BoolArray:
+    """(height, width): the pixels that a geometry in the picture's CRS does not touch."""
+    try:
+        touched = rasterize(
+            [geometry],
+            out_shape=(target.height, target.width),
+            transform=from_bounds(*target.bounds, target.width, target.height),
+            all_touched=True,
+            dtype="uint8",
+        )
+    except ValueError as error:
+        raise InvalidInput(f"cannot be drawn: {error}.", field="geometry") from None
+    return np.asarray(touched == 0)
 
 
 def encode(image: ImageData, driver: str) -> bytes:

@@ -86,7 +86,7 @@ def test_real_tiles_equal_an_exact_float64_reference(aef: Tiny, z: int) -> None:
 
 @pytest.mark.parametrize(("z", "least"), [(13, 0.98), (14, 0.995), (15, 0.995), (16, 0.995)])
 def test_real_tiles_agree_with_gdal_but_for_cell_edges(aef: Tiny, z: int, least: float) -> None:
-    """GDAL interpolates its transform along rows: it may pick the neighbour within 10 cm of an edge, never elsewhere."""
+    """GDAL interpolates its transform: within 10 cm of an edge it may pick the neighbour, never elsewhere."""
     numbers = TileReader(Source(aef.store, aef.window, VectorView(64), 64, picture=False))
     vectors = aef.vectors.dequantised().reshape(-1, 64)
     index = np.arange(97 * 97, dtype=np.int32).reshape(97, 97)
