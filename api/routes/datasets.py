@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Path, Response
 
 from api.catalogue import Dataset
-from api.params import DatasetWindow, dataset_window
+from api.params import DatasetWindow, Layer, dataset_window, layer
 from api.problems import documented
 from api.schemas import CountsInfo, DatasetInfo, DatasetList, VectorInfo, VectorsAnswer, VectorsRequest
 from api.security import require
@@ -85,6 +85,12 @@ def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dic
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "properties": {"block": name, "status": "embedded", "version": version},
     }
+
+
+@router.get("/datasets/{dataset}/{window}/legend", responses=documented(404, 409, 422))
+def legend(shown: Annotated[Layer, Depends(layer)]) -> dict[str, Any]:
+    """What the colours of a view mean: for `similarity` the scores from end to end and eleven colours along them."""
+    return dict(shown.view.legend)
 
 
 @router.post(

@@ -19,6 +19,8 @@ export const saveQuery = (dataset, window, point) => post("/queries", { dataset,
 export const vector = (dataset, window, point) =>
   post(`/datasets/${dataset}/${window}/vectors`, { points: [point] });
 
+export const legend = (dataset, window, view) => fetch(`/datasets/${dataset}/${window}/legend?${view}`).then(answer);
+
 export const tiles = (dataset, window, view, revision) =>
   `${location.origin}/datasets/${dataset}/${window}/tiles/WebMercatorQuad/{z}/{x}/{y}.png` +
-  `?tilesize=256&view=${encodeURIComponent(view)}&revision=${encodeURIComponent(revision)}`;
+  `?tilesize=256&${view}&revision=${encodeURIComponent(revision)}`;

@@ -16,6 +16,7 @@ const STATUS = {
 
 const chosen = Object.fromEntries(new URLSearchParams(location.search));
 chosen.view ??= "pca";
+const placed = location.hash.includes("map=");  // before the map writes its own
 let catalogue = [];
 let shown = "";
 let markers = [];
@@ -24,8 +25,8 @@ const map = new maplibre.Map({
   container: "map", style: style(), center: [0, 30], zoom: 1.2, hash: "map", attributionControl: false, maxZoom: 18,
 });
 map.addControl(new maplibre.NavigationControl({ showCompass: false }), "top-right");
-map.addControl(new maplibre.ScaleControl(), "bottom-right");
 map.addControl(new maplibre.AttributionControl({ compact: false }));
+map.addControl(new maplibre.ScaleControl(), "bottom-right");
 
 const dataset = () => catalogue.find((d) => d.id === chosen.dataset);
 
@@ -53,37 +54,52 @@ function choose(changes) {
   $("view").querySelector("[value=similarity]").disabled = !chosen.query;
   $("view").value = chosen.view;
   $("opacity").value = chosen.opacity ?? 100;
+  $("threshold").value = chosen.threshold ?? 0.5;
+  $("threshold-row").hidden = chosen.view !== "similarity";
   $("provenance").textContent = `${current.model} · revision ${current.revision.slice(0, 8)}`;
   remember();
   draw(current);
 }
 
 function draw(current) {
-  const view = chosen.view === "similarity" ? `similarity:${chosen.query}` : chosen.view;
+  const view = viewQuery();
   const url = api.tiles(current.id, chosen.window, view, current.revision);
   if (url !== shown) {
+    legend(current, view);
     if (map.getLayer("tiles")) map.removeLayer("tiles");
     if (map.getSource("tiles")) map.removeSource("tiles");
     map.addSource("tiles", {
       type: "raster", tiles: [url], tileSize: 256, bounds: current.bounds ?? undefined, maxzoom: current.maxzoom,
-      attribution: `${current.attribution}. ${current.licence}`,
+      attribution: current.attribution,
     });
     map.addLayer({ id: "tiles", type: "raster", source: "tiles",
       paint: { "raster-resampling": "nearest", "raster-fade-duration": 150 } });
     shown = url;
   }
   map.setPaintProperty("tiles", "raster-opacity", Number(chosen.opacity ?? 100) / 100);
-  legend();
 }
 
-function legend() {
-  const texts = {
-    pca: "The three strongest directions of 128 numbers as red, green and blue: pixels of one colour behaved alike all year. Transparent: no data.",
-    bands: "Dimensions 0, 1 and 2 as red, green and blue. Transparent: no data.",
-  };
-  if (chosen.view !== "similarity") { $("legend").textContent = texts[chosen.view]; return; }
-  $("legend").innerHTML =
-    '<div class="ramp" id="ramp"></div><div class="ends"><span>unlike</span><span>cosine</span><span>alike</span></div>';
+function viewQuery() {
+  if (chosen.view !== "similarity") return `view=${encodeURIComponent(chosen.view)}`;
+  return `view=${encodeURIComponent(`similarity:${chosen.query}`)}&threshold=${chosen.threshold ?? 0.5}`;
+}
+
+const MEANING = {
+  pca: "The three strongest directions of the vectors as red, green and blue: pixels of one colour behaved alike all year. Transparent: no data.",
+  bands: "Three of the numbers as red, green and blue. Transparent: no data.",
+};
+
+async function legend(current, view) {
+  if (MEANING[chosen.view]) { $("legend").textContent = MEANING[chosen.view]; return; }
+  const { colours, range } = await api.legend(current.id, chosen.window, view).catch((error) => { say(error); return {}; });
+  if (!colours) return;
+  const ramp = Object.assign(document.createElement("div"), { className: "ramp" });
+  ramp.style.background = `linear-gradient(to right, ${colours})`;
+  const ends = Object.assign(document.createElement("div"), { className: "ends" });
+  for (const text of [`${range[0].toFixed(2)} or less`, "cosine with the query", range[1].toFixed(2)]) {
+    ends.append(Object.assign(document.createElement("span"), { textContent: text }));
+  }
+  $("legend").replaceChildren(ramp, ends);
 }
 
 async function look() {
@@ -96,7 +112,7 @@ async function look() {
     $("choices").hidden = catalogue.length === 0;
     const first = !dataset();
     if (catalogue.length) choose(first ? { dataset: catalogue[0].id } : {});
-    if (first && dataset()?.bounds && !location.hash.includes("map=")) frame(dataset().bounds);
+    if (first && dataset()?.bounds && !placed) frame(dataset().bounds);
   } catch (error) {
     say(new Error(`The server cannot be reached: ${error.message}`));
   }
@@ -135,7 +151,7 @@ function list(features) {
     const button = Object.assign(document.createElement("button"), { type: "button" });
     const [lon, lat] = geometry.coordinates;
     const cell = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
-    button.append(cell("rank", properties.rank), cell("", `${lat.toFixed(5)}, ${lon.toFixed(5)}`), cell("", properties.score.toFixed(3)));
+    button.append(cell("rank", properties.rank), cell("", `${lat.toFixed(5)}, ${lon.toFixed(5)}`), cell("", properties.score.toFixed(4)));
     button.addEventListener("click", () => map.easeTo({ center: [lon, lat], zoom: Math.max(map.getZoom(), 15) }));
     item.append(button);
     return item;
@@ -160,7 +176,7 @@ async function ask({ lngLat }) {
       api.search(current.id, chosen.window, point, HITS), api.saveQuery(current.id, chosen.window, point)]);
     list(found.features);
     found.features.slice(1).forEach(({ geometry, properties }) =>
-      mark(geometry.coordinates, "", `rank ${properties.rank}, score ${properties.score.toFixed(3)}`));
+      mark(geometry.coordinates, "", `rank ${properties.rank}, score ${properties.score.toFixed(4)}`));
     choose({ query: saved.id, view: "similarity" });
   } catch (error) {
     say(error);
@@ -170,6 +186,7 @@ async function ask({ lngLat }) {
 $("dataset").addEventListener("change", (e) => { choose({ dataset: e.target.value, view: "pca", query: "" }); frame(dataset().bounds); });
 $("window").addEventListener("change", (e) => choose({ window: e.target.value }));
 $("view").addEventListener("change", (e) => choose({ view: e.target.value }));
+$("threshold").addEventListener("change", (e) => choose({ threshold: e.target.value }));
 $("opacity").addEventListener("input", (e) => choose({ opacity: e.target.value }));
 map.on("click", ask);
 map.on("load", () => { look(); setInterval(look, LOOK_AGAIN_MS); });
