@@ -17,7 +17,7 @@ from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Un
 from service.grid import Zone, archive_grid
 from service.queries import Query
 from service.values import NOT_EMBEDDED, OUTSIDE, VALID, Area, ModelIdentity
-from tests.fakes import MemoryStore
+from tests.fakes import MemoryStore, alphaearth
 from tests.stores import random_vectors
 from tests.test_indexing import YEAR, landscape
 
@@ -94,6 +94,21 @@ def test_with_an_index_recall_is_what_the_manifest_promises(shared: MemoryStore,
         assert np.mean(found) >= least, (k, np.mean(found))
 
 
+def test_the_index_of_the_real_raster_finds_what_exact_search_finds(real_data: Path, tmp_path: Path) -> None:
+    store = MemoryStore(*alphaearth(real_data))
+    manifest = build_index(store, "farmland", YEAR, tmp_path)
+    assert manifest.parameters.bits == 2, "64 dimensions are too few for one bit each"
+    assert manifest.tuning.recall >= 0.98
+    rng = np.random.default_rng(2)
+    found = []
+    for i, j in rng.integers(0, 97, (30, 2)):
+        query = query_at(store, i, j)
+        result, truth = (Searcher(store, "farmland", f).search(query, YEAR, 10) for f in (tmp_path, NOWHERE))
+        assert (result.engine, truth.engine) == ("index", "exact")
+        found.append(len(set(pixels(result)) & set(pixels(truth))) / 10)
+    assert np.mean(found) >= 0.98
+
+
 def test_hits_of_an_index_carry_exact_scores(shared: MemoryStore, built: Path) -> None:
     query = query_at(shared, 200, 123)
     hits = Searcher(shared, "demo", built).search(query, YEAR, 20).hits
@@ -165,9 +180,24 @@ def test_more_hits_than_pixels_gives_every_pixel_once(tmp_path: Path) -> None:
         assert len(set(pixels(result))) == len(result.hits) == 45 * 45 - 30 * 40 - 1
 
 
-def test_many_hits_are_not_cut_short_by_the_lists_that_were_looked_into(shared: MemoryStore, built: Path) -> None:
+def test_many_hits_are_not_cut_short_by_the_lists_that_were_looked_into(
+    shared: MemoryStore, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexing.manifest.Tuning.scaled", lambda self, k: (1, k))
     result = Searcher(shared, "demo", built).search(query_at(shared, 200, 200), YEAR, 40_000)
     assert len(result.hits) == 40_000
+
+
+def test_a_pixel_whose_codes_are_all_zero_is_like_nothing(tmp_path: Path) -> None:
+    store = landscape(side=60)
+    part = store.parts[0]
+    part.vectors.codes[50, 50] = 0
+    build_index(store, "demo", YEAR, tmp_path)
+    zero = pixel_ids(Zone(31), np.array([part.row0 + 50]), np.array([part.col0 + 50]))
+    for folder in (tmp_path, NOWHERE):
+        result = Searcher(store, "demo", folder).search(query_at(store, 40, 50), YEAR, 5000, own=zero)
+        assert len(result.hits) == 60 * 60 - 30 * 40 - 1
+        assert all(np.isfinite(hit.score) for hit in result.hits)
 
 
 def test_pixels_can_be_left_out(shared: MemoryStore, built: Path) -> None:
