@@ -153,8 +153,7 @@ class Encoder:
         vectors = Vectors.empty(status.shape, floats.shape[1])
         vectors.status[:] = status
         good = status == VALID
-        variant = "v1" if self.manifest.quantiser == "v1" else "v2"
-        vectors.codes[good], vectors.scales[good] = quantise(floats[good], variant)
+        vectors.codes[good], vectors.scales[good] = quantise(floats[good], self.manifest.quantiser)
         return vectors
 
     def _encode_chunk(self, dpixels: DPixels, wanted: Any, out: Float32Array) -> None:

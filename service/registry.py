@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from service.dpixels import BANDS
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
+from service.quant import Variant
 from service.values import ModelIdentity
 
 SHIPPED: Final = Path(__file__).parent / "models"
@@ -69,7 +70,7 @@ class ModelManifest:
     """Order of the Sentinel-2 bands in the graph's input."""
     sampling: str = "v2"
     """Rule that turns n observations into a sequence."""
-    quantiser: str = "v2"
+    quantiser: Variant = "v2"
     """Variant of service.quant that its vectors are stored with."""
     doy: str = "sin-cos-10000"
     """Rule of the day-of-year encoding inside the graph; day 0 stands for a missing sensor."""

@@ -99,7 +99,7 @@ def canopy(ground: Ground, doy: npt.NDArray[Any]) -> tuple[Float32Array, Float32
 def moisture(ground: Ground, doy: npt.NDArray[Any], rain: npt.NDArray[Any]) -> Float32Array:
     """(n, T) soil moisture 0..1: wetter in winter, and `rain` (n, T) or (1, T) around 0."""
     season = 0.15 * np.cos((np.asarray(doy, np.float32) - 15) * np.float32(2 * np.pi / YEAR))
-    return np.clip(ground.wet[:, None] + season + 0.2 * rain, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(ground.wet[:, None] + season + 0.2 * rain, 0, 1), np.float32)
 
 
 def reflectance(ground: Ground, doy: npt.NDArray[Any], wet: Float32Array) -> Float32Array:
@@ -135,17 +135,17 @@ def backscatter(ground: Ground, doy: npt.NDArray[Any], wet: Float32Array) -> Flo
 
 def stored_reflectance(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """Reflectance as it is stored: x 10000, never 0, since 0 is no data in scenes."""
-    return np.clip(values * 10000, 1, 20000).astype(np.uint16)
+    return np.asarray(np.clip(values * 10000, 1, 20000).astype(np.uint16))
 
 
 def stored_backscatter(db: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     """Physical decibel as it is stored: (2 dB + 50) x 200, truncated, 1..32767."""
-    return np.clip((2 * db + 50) * 200, 1, 32767).astype(np.int16)
+    return np.asarray(np.clip((2 * db + 50) * 200, 1, 32767).astype(np.int16))
 
 
 def hashed(seed: int, *places: npt.NDArray[Any] | int) -> npt.NDArray[np.uint64]:
     """64 random bits for each place: the same for the same place, however the land is cut (SplitMix64 finaliser)."""
-    state = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+    state: Any = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
     with np.errstate(over="ignore"):
         for place in places:
             mixed = (state ^ np.asarray(place).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)

@@ -81,7 +81,7 @@ class SelfAttention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, logm: Tensor | None, norms: Any = None) -> Tensor:
     """Scaled dot-product attention over (B, T, d), per head; `norms` are applied to q and k inside each head."""
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    q, k, v = (t.view(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
     if norms:
         q, k = norms[0](q), norms[1](k)
     mask = None if logm is None else logm[:, None, None, :]
@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         super().__init__()
         d = config.width
         self.width = d
-        self.embedding = nn.Sequential(nn.Linear(channels, d), nn.ReLU(), nn.Linear(d, d))
+        self.embedding: Any = nn.Sequential(nn.Linear(channels, d), nn.ReLU(), nn.Linear(d, d))
         if config.enable_qk_norm:
             self.transformer_encoder: Any = nn.ModuleList(QKNormLayer(config) for _ in range(config.num_layers))
         else:
@@ -185,7 +185,7 @@ class Student(nn.Module):
         self.config = config
         self.s2_backbone = Backbone(10, config)
         self.s1_backbone = Backbone(2, config)
-        self.dim_reducer = nn.Sequential(
+        self.dim_reducer: Any = nn.Sequential(
             nn.Linear(2 * d, 4 * d), nn.LayerNorm(4 * d), nn.ReLU(), nn.Dropout(0.0), nn.Linear(4 * d, config.repr_dim)
         )
 
