@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from api import problems
 from api.routes import bases, datasets, embed, health, models, page, queries, search, tiles
 from api.schemas import EmbedBody
-from api.security import HostCheck
+from api.security import Gate
 from api.settings import Settings
 from api.state import State
 from service import VERSION
@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         license_info={"name": "MIT", "identifier": "MIT"},
-        max_body_size=settings.limits.body_bytes,
+        max_body_size=settings.limits.json_bytes,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
     )
@@ -42,7 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in ROUTES:
         router: APIRouter = module.router
-        app.include_router(router)
+        app.include_router(router, max_body_size=settings.limits.body_bytes if module is embed else None)
     page.mount(app)
     # A public map may be shown on any page: reading is allowed to all origins, writing to none.
     app.add_middleware(
@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_methods=["GET", "HEAD"],
         expose_headers=["ETag", *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision"))],
     )
-    app.add_middleware(HostCheck, settings=settings)
+    app.add_middleware(Gate, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -137,7 +137,8 @@ class Catalogue(Mapping[str, Dataset]):
         broken: dict[str, SmaltiError] = {}
         for entry in sorted(found, key=lambda entry: not entry.main):
             try:
-                stores.setdefault(entry.id, []).append(self._store(entry))
+                store = self._store(entry)
+                stores.setdefault(entry.id, []).append(store)
             except SmaltiError as error:
                 broken[entry.id] = error
         named = {entry.id: entry for entry in reversed(found)}

@@ -13,6 +13,7 @@ import typer
 import uvicorn
 import yaml
 from pydantic import ValidationError
+from rich.markup import escape
 
 from api import demo as demo_
 from api.app import create_app
@@ -43,12 +44,12 @@ def main() -> None:
     try:
         app()
     except SmaltiError as error:
-        console.print(f"[bold red]error[/] ({error.kind}) {error}")
+        console.print(f"[bold red]error[/] ({error.kind}) {escape(str(error))}", soft_wrap=True)
         sys.exit(2 if isinstance(error, InvalidInput) else 1)
     except ValidationError as error:
         first = error.errors()[0]
         name = "__".join(map(str, first["loc"])).upper()
-        console.print(f"[bold red]error[/] (invalid-input) SMALTI_{name}: {first['msg']}")
+        console.print(f"[bold red]error[/] (invalid-input) SMALTI_{name}: {escape(first['msg'])}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -125,7 +126,7 @@ def key(
 def openapi() -> None:
     """Print the OpenAPI document, as it stands in openapi.yaml."""
     # The document must not depend on who runs it.
-    settings = Settings.model_construct(**Settings.model_construct().model_dump() | {"home": Path(os.devnull)})
+    settings = Settings.model_construct(home=Path(os.devnull))
     typer.echo(yaml.safe_dump(create_app(settings).openapi(), sort_keys=False, width=110, allow_unicode=True), nl=False)
 
 

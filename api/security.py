@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -77,22 +78,30 @@ def is_allowed_host(netloc: str, settings: Settings) -> bool:
     return name in _LOOPBACK_NAMES or name in settings.allowed_hosts or "*" in settings.allowed_hosts
 
 
-class HostCheck:
-    """Refuse requests whose Host header names another server. Starlette's own answers in plain text and not for ::1."""
+class Gate:
+    """What is refused before anything looks at it: another server's name, or a body that says it is too large.
+
+    Starlette refuses both in plain text, and knows no ::1; here they are problem+json like every other error. A body
+    that hides its size is cut off by the framework's own limit.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Pass on or answer 403."""
-        if scope["type"] == "http":
-            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if not is_allowed_host(host, self.settings):
-                refusal = problem(
-                    403, "forbidden", f"this server does not answer to {host[:80]!r}.", "Host",
-                    "Add the name to SMALTI_ALLOWED_HOSTS.",
-                )  # fmt: skip
-                await refusal(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        """Pass on, or answer 403 or 413."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self.app)(scope, receive, send)
+
+    def _refusal(self, scope: AsgiScope) -> JSONResponse | None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, length = headers.get(b"host", ""), headers.get(b"content-length", "0")
+        if not is_allowed_host(host, self.settings):
+            remedy = "Add the name to SMALTI_ALLOWED_HOSTS."
+            return problem(403, "forbidden", f"this server does not answer to {host[:80]!r}.", "Host", remedy)
+        limits = self.settings.limits
+        most = limits.body_bytes if scope["path"] == "/embed" else limits.json_bytes
+        if length.isdigit() and int(length[:19]) > most:
+            return problem(413, "limit-exceeded", f"the body is over {most:,} bytes.", "body", "Send less at once.")
+        return None

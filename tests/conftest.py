@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+
+from api import demo
+from api.app import create_app
+from api.settings import Settings
+from api.state import State
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,3 +25,43 @@ def real_data() -> Path:
     if not (folder / "README.md").exists():
         pytest.skip(f"no real data at {folder}: set SMALTI_TEST_DATA")
     return folder
+
+
+def program(name: str) -> str:
+    """The path of another program; skips, saying so, where it is absent, and fails where nothing may be skipped."""
+    found = shutil.which(name)
+    if not found:
+        missing = f"{name} is not installed"
+        (pytest.fail if os.environ.get("SMALTI_REQUIRE_ALL") else pytest.skip)(missing)
+    return str(found)
+
+
+SIDE = 64
+"""Pixels along a side of the small world: the demo's landscape, smaller."""
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of a home that holds the demo's dataset, small, with its basis and indexes. Not to be written to."""
+    settings = Settings(home=tmp_path_factory.mktemp("world"), catalogue=Path("none.toml"))
+    demo.prepare(State(settings), SIDE)
+    return settings
+
+
+@pytest.fixture
+def own_world(world: Settings, tmp_path: Path) -> Settings:
+    """A copy of the small world that a test may write to."""
+    shutil.copytree(world.home, tmp_path / "home")
+    return world.model_copy(update={"home": tmp_path / "home"})
+
+
+def client_of(settings: Settings, **kwargs: Any) -> TestClient:
+    """A client on this machine, as a browser here would be."""
+    kwargs = {"base_url": "http://127.0.0.1:8000", "client": ("127.0.0.1", 50000), **kwargs}
+    return TestClient(create_app(settings), raise_server_exceptions=False, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def client(world: Settings) -> TestClient:
+    """A client of the small world."""
+    return client_of(world)

@@ -18,7 +18,7 @@ from service.errors import SmaltiError
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
 from service.store.export import export_geoemb
-from service.values import ModelIdentity, Window
+from service.values import ModelIdentity, Window, checked_id
 
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
@@ -35,6 +35,7 @@ def ingest(
 ) -> None:
     """Copy published embeddings into a dataset of our own. Stopped, it goes on where it was."""
     settings, span, identity = ctx.obj.settings, Window.parse(window), ModelIdentity.parse(model)
+    checked_id(dataset, "dataset")
     plan = plan_ingest(source)
     store = open_or_make(settings.home, dataset, identity, plan.dims, span)
     with bar("Ingesting, blocks") as tick:

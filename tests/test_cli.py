@@ -1,0 +1,111 @@
+"""The command line: what scripts rely on, and what a newcomer reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.main import get_command
+
+from api.cli import app
+from api.settings import Settings
+from tests.conftest import ROOT
+
+SMALTI = str(Path(sys.executable).with_name("smalti"))
+
+
+def run(home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SMALTI_HOME": str(home), **more}
+    command = [SMALTI, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home, check=False, timeout=240)
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    group = group or get_command(app)
+    found = []
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return found
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    listed = commands()
+    assert ("index", "build") in listed
+    for path in listed:
+        command = get_command(app)
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        assert len(command.help or "") > 15, path
+        for parameter in command.params:
+            assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
+
+
+def test_datasets_and_models_list_as_json(world: Settings) -> None:
+    (dataset,) = json.loads(run(world.home, "datasets", "list", "--json").stdout)
+    assert set(dataset) == {"id", "location", "model", "windows", "writable"}
+    assert Path(dataset["location"]).is_absolute()
+    assert dataset["windows"] == ["2023", "2024"]
+    (model,) = json.loads(run(world.home, "models", "list", "--json").stdout)
+    assert model["name"] == "smalti-mini"
+
+
+@pytest.mark.parametrize("float32", [False, True])
+def test_embed_writes_codes_or_vectors(world: Settings, tmp_path: Path, float32: bool) -> None:
+    source, out = world.home / "examples" / "quarter.npz", tmp_path / "out.npz"
+    options = ["--float32"] if float32 else []
+    done = run(world.home, "embed", source, "--model", "smalti-mini", "--out", out, "--engine", "cpu", *options)
+    assert done.returncode == 0, done.stderr
+    arrays = np.load(out)
+    height, width = np.load(source)["bands"].shape[1:3]
+    assert arrays["status"].shape == (height, width)
+    if float32:
+        assert arrays["vectors"].dtype == np.float32
+        assert arrays["vectors"].shape == (height, width, 128)
+    else:
+        assert arrays["codes"].dtype == np.int8
+        assert arrays["scales"].dtype == np.float32
+        assert arrays["codes"].shape == (height, width, 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["index", "build", "none"], 1, "not-found"),
+        (["pca", "fit", "demo", "--window", "soon"], 2, "Write 2024"),
+        (["embed", "{example}", "--out", "x.npz", "--engine", "cuda"], 1, "cuda"),
+        (["embed", "{example}", "--out", "x.npz", "--model", "none"], 1, "not-found"),
+        (["ingest", ".", "--dataset", "../x", "--model", "a@1", "--window", "2024"], 2, "invalid-input"),
+        (["key", "--scope", "root"], 2, "scopes"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(world: Settings, arguments: list[str], code: int, says: str) -> None:
+    example = str(world.home / "examples" / "quarter.npz")
+    done = run(world.home, *(a.format(example=example) for a in arguments))
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_settings_name_the_variable(tmp_path: Path) -> None:
+    done = run(tmp_path, "datasets", "list", SMALTI_PORT="many")
+    assert done.returncode == 2
+    assert "SMALTI_PORT" in done.stderr
+
+
+def test_a_new_key_opens_what_its_line_says(tmp_path: Path) -> None:
+    key, line = run(tmp_path, "key", "--scope", "embed").stdout.splitlines()
+    settings = Settings(api_keys=line.partition("=")[2])
+    assert settings.api_keys[0].matches(key.split()[-1])
+    assert settings.api_keys[0].scopes == {"embed"}
+
+
+def test_openapi_does_not_depend_on_who_runs_it(tmp_path: Path) -> None:
+    text = run(tmp_path, "openapi", SMALTI_LIMITS__HITS="3", SMALTI_PORT="9999").stdout
+    assert yaml.safe_load(text) == yaml.safe_load((ROOT / "openapi.yaml").read_text())

@@ -1,0 +1,76 @@
+"""`smalti demo`: started as a user starts it, asked over HTTP, ended with Ctrl-C, started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SMALTI = str(Path(sys.executable).with_name("smalti"))
+
+
+@contextmanager
+def demo(home: Path) -> Iterator[tuple[str, float, subprocess.Popen[str]]]:
+    """A running demo: its address, seconds until ready, and the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "SMALTI_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    start = time.monotonic()
+    command = [SMALTI, "demo", "--port", str(port)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, text=True, env=environment, cwd=home.parent, **streams)
+    base = f"http://127.0.0.1:{port}"
+    try:
+        while time.monotonic() - start < 280:
+            assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
+            try:
+                with urllib.request.urlopen(f"{base}/readyz", timeout=5) as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                time.sleep(0.3)
+        yield base, time.monotonic() - start, process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
+    home = tmp_path / "smalti-data"
+    with demo(home) as (base, _, process):
+        with urllib.request.urlopen(f"{base}/datasets") as answer:
+            (dataset,) = json.load(answer)["datasets"]
+        assert len(dataset["windows"]) == 2
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=20)
+        assert process.returncode in {0, 130}, printed
+        assert "Traceback" not in printed
+        curls = re.findall(r"curl .*", printed)
+        assert len(curls) == 3
+    with demo(home) as (base, seconds, process):
+        assert seconds < 15, f"a second start took {seconds:.1f} s"
+        for line in curls:
+            line = re.sub(r"http://127\.0\.0\.1:\d+", base, line)
+            done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            if "/search" in line:
+                assert json.loads(done.stdout)["features"]
+        assert (tmp_path / "tile.png").read_bytes().startswith(b"\x89PNG")
+        assert json.loads((tmp_path / "embedded.json").read_text())["stored"]["pixels"] == 48 * 48
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)

@@ -1,0 +1,25 @@
+"""Schemathesis asks everything the OpenAPI document allows, and much that it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_page import server  # noqa: F401  # the same running demo
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.timeout(900)
+def test_no_request_makes_the_server_fail_or_answer_what_it_did_not_document(server: str, tmp_path: Path) -> None:  # noqa: F811
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")), "run", f"{server}/openapi.json",
+        "--max-examples", "12", "--seed", "1", "--request-timeout", "60", "--workers", "1",
+        "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        "--exclude-path-regex", "(map|preview|statistics|feature)",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=800)
+    assert done.returncode == 0, done.stdout[-6000:]

@@ -1,0 +1,118 @@
+"""Who may do what, and what no request can make the server do."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.settings import ApiKey, Settings
+from tests.conftest import client_of
+
+EMBED = {"window": "2024", "pixels": [{}]}
+SECRET = "a key that is long enough"
+
+
+@pytest.fixture
+def outside(world: Settings) -> TestClient:
+    """A client on another machine, of a server that answers to its public name."""
+    return client_of(
+        world.model_copy(update={"allowed_hosts": ("maps.example",)}),
+        base_url="http://maps.example",
+        client=("203.0.113.9", 50000),
+    )
+
+
+def with_keys(world: Settings, *scopes: str, **changes: object) -> TestClient:
+    digest = sha256(SECRET.encode()).hexdigest()
+    key = ApiKey.parse(f"{digest}:{'+'.join(scopes)}")
+    return client_of(world.model_copy(update={"api_keys": (key,), **changes}))
+
+
+def test_reading_is_open_to_other_machines(outside: TestClient) -> None:
+    assert outside.get("/datasets").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/embed", "/queries", "/bases"])
+def test_without_keys_other_machines_cannot_write(outside: TestClient, path: str) -> None:
+    answer = outside.post(path, json=EMBED)
+    assert answer.status_code == 403
+    assert answer.json()["kind"] == "forbidden"
+    assert "SMALTI_API_KEYS" in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_what_comes_through_a_proxy_is_not_this_machine(client: TestClient, header: str) -> None:
+    assert client.post("/embed", json=EMBED, headers={header: "127.0.0.1"}).status_code == 403
+
+
+def test_a_page_of_another_origin_cannot_write_from_this_machines_browser(client: TestClient) -> None:
+    assert client.post("/embed", json=EMBED, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert client.post("/embed", json=EMBED, headers={"Origin": "http://127.0.0.1:8000"}).status_code == 422
+
+
+def test_a_host_name_that_was_rebound_to_this_machine_is_refused(client: TestClient) -> None:
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
+        answer = client.get("/datasets", headers={"Host": host})
+        assert answer.status_code == 403
+        assert answer.json()["field"] == "Host"
+    for host in ("localhost:8000", "[::1]:8000", "127.0.0.1"):
+        assert client.get("/datasets", headers={"Host": host}).status_code == 200
+
+
+def test_with_keys_a_route_wants_its_scope(world: Settings) -> None:
+    client = with_keys(world, "write")
+    assert client.post("/embed", json=EMBED).json()["kind"] == "unauthorized"
+    assert client.post("/embed", json=EMBED, headers={"X-API-Key": "guess"}).status_code == 401
+    assert client.post("/embed", json=EMBED, headers={"X-API-Key": SECRET}).status_code == 403
+    assert with_keys(world, "embed").post("/embed", json=EMBED, headers={"X-API-Key": SECRET}).status_code == 422
+    assert with_keys(world, "admin").post("/embed", json=EMBED, headers={"X-API-Key": SECRET}).status_code == 422
+
+
+def test_reading_can_be_closed_too(world: Settings) -> None:
+    client = with_keys(world, "read", public_read=False)
+    tile, search = "tiles/WebMercatorQuad/14/0/0.png", "search?lon=2&lat=54"
+    for path in ("/datasets", f"/datasets/demo/2024/{tile}", f"/datasets/demo/2024/{search}", "/models"):
+        assert client.get(path).status_code == 401, path
+    assert client.get("/datasets", headers={"X-API-Key": SECRET}).status_code == 200
+    assert client.get("/livez").status_code == 200
+
+
+def test_keys_are_configured_by_their_digest_only() -> None:
+    with pytest.raises(ValueError, match="SHA-256"):
+        ApiKey.parse("plain-text-key:read")
+    with pytest.raises(ValueError, match="scopes"):
+        ApiKey.parse(f"{'0' * 64}:root")
+
+
+def test_other_origins_may_read_and_not_write(client: TestClient) -> None:
+    origin = {"Origin": "http://elsewhere.example"}
+    assert client.get("/datasets", headers=origin).headers["access-control-allow-origin"] == "*"
+    ask = {**origin, "Access-Control-Request-Method": "POST"}
+    assert client.options("/embed", headers=ask).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/datasets/..%2f..%2fetc/2024/tilejson.json",
+        "/datasets/demo/2024/tiles/WebMercatorQuad/14/0/0.png?url=file:///etc/passwd",
+        "/datasets/demo/2024/tiles/WebMercatorQuad/0/0/0.png?expression=__import__('os')",
+        "/web/assets/../../settings.py",
+        "/web/assets/%2e%2e/%2e%2e/settings.py",
+        "/web/package.json",
+    ],
+)
+def test_no_path_or_url_of_the_clients_choosing_is_opened(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert "root:" not in answer.text
+    assert "BaseSettings" not in answer.text
+    assert answer.status_code in {200, 404, 422}
+
+
+def test_the_page_allows_nothing_from_elsewhere(client: TestClient) -> None:
+    answer = client.get("/")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "http://" not in answer.text
+    assert "https://" not in answer.text
