@@ -73,7 +73,7 @@ class TrainConfig:
 MINI: Final = StudentConfig(repr_dim=128, latent_dim=16, num_layers=3, nhead=4, dim_feedforward=128)
 
 PRESETS: Final = {
-    "mini": TrainConfig(MINI, steps=3000),
+    "mini": TrainConfig(MINI, steps=2000),
     "smoke": TrainConfig(replace(MINI, num_layers=1), steps=60, batch=64, pixels=1024, projector=128, log_every=5),
 }
 """`mini` is the shipped recipe; `smoke` only shows that everything runs."""
