@@ -111,7 +111,7 @@ def _example(path: Path, scene: Scene, landscape: Landscape) -> None:
     rows, cols = scene.example()
     path.parent.mkdir(parents=True, exist_ok=True)
     body = io.BytesIO()
-    np.savez_compressed(body, **landscape.dpixels(YEARS[-1], rows, cols))
+    np.savez_compressed(body, allow_pickle=False, **landscape.dpixels(YEARS[-1], rows, cols))
     path.write_bytes(body.getvalue())
 
 

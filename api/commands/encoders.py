@@ -61,10 +61,11 @@ def embed(
     shape = series["bands"].shape[1:3]
     with bar(f"Embedding on {encoder.device}, pixels") as tick:
         result = encoder.encode(from_arrays(series), min_s2=min_s2, on_progress=tick)
-    numbers = (
-        {"vectors": result.floats} if float32 else {"codes": result.vectors.codes, "scales": result.vectors.scales}
-    )
-    arrays = {**numbers, "status": result.vectors.status}
+    arrays: dict[str, np.ndarray[Any, Any]] = {"status": result.vectors.status}
+    if float32:
+        arrays["vectors"] = result.floats
+    else:
+        arrays |= {"codes": result.vectors.codes, "scales": result.vectors.scales}
     temporary = out.with_name(f".{out.name}.part")
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in arrays.items()})
