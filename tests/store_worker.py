@@ -30,7 +30,8 @@ def main(role: str, location: str, *rest: str) -> None:
     store = open_store(location)
     print("ready", flush=True)
     if role == "flip":
-        number = 1
+        standing = store.read_block(FLIPPED, YEAR).vectors.codes[0, 0, 0]
+        number = 2 if standing == 1 else 1
         while True:
             store.write([filled(FLIPPED, number, store.dims)], f"all {number}")
             print(number, flush=True)

@@ -52,24 +52,26 @@ def test_a_killed_writer_leaves_the_old_or_the_new_block(tmp_path: Path, times: 
     location = tmp_path / "k.icechunk"
     create_store(location, TINY, dims=64, zones=[Zone(31)])
     chance = random.Random(times)
-    seen = set()
-    for _ in range(times):
+    seen, before = set(), 0
+    for turn in range(times):
         process = worker("flip", str(location))
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0.0, 0.4))
+        first = process.stdout.readline() if turn % 2 else ""  # half of them die in their first write or soon after
+        time.sleep(chance.uniform(0.0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        reported = [int(line) for line in process.stdout.read().split()]
+        reported = [int(line) for line in (first + process.stdout.read()).split()]
         number = whole(location)
+        # What was last reported as committed stands, unless the write in which the writer died came through too.
+        last = reported[-1] if reported else before
+        assert number in (last, 2 if last == 1 else 1)
         seen.add(number)
-        # What the writer was told to be committed is there, or already replaced by the write it was killed in.
-        assert not reported or number in (reported[-1], 3 - reported[-1])
+        before = number
     store = open_store(location)
     store.write([filled(FLIPPED, 1 if whole(location) != 1 else 2, store.dims)], "rerun")  # type: ignore[attr-defined]
     assert whole(location) in (1, 2)
-    if times > 2:
-        assert len(seen) > 1, "no kill ever landed between writes"
+    assert times < 20 or seen >= {1, 2}
 
 
 def test_processes_writing_other_blocks_lose_nothing(tmp_path: Path) -> None:
