@@ -135,6 +135,19 @@ def test_a_published_store(geoemb: tuple[Path, np.ndarray, np.ndarray]) -> None:
     assert store.revision()[0] == revision == store.versions(Y24, [Block("33N", 0, 0)])[Block("33N", 0, 0)]
 
 
+def test_a_store_that_changed_is_noticed_at_the_next_look(tmp_path: Path) -> None:
+    published(tmp_path / "v2.zarr")
+    store = open_store(tmp_path / "v2.zarr", identity=MODEL)
+    before = store.revision()
+    scales = zarr.open_group(tmp_path / "v2.zarr", mode="r+", use_consolidated=False)["utm33/scales"]
+    scales[0, :32, :32] = np.inf  # type: ignore[index]
+    assert not store.refresh()
+    store.recheck_after = 0.0  # type: ignore[attr-defined]
+    assert store.refresh()
+    assert store.revision() != before
+    assert not store.read(Zone(33), Y23, slice(0, 32), slice(0, 32)).valid.any()
+
+
 def test_southern_places_lie_on_a_grid_of_their_own(geoemb: tuple[Path, np.ndarray, np.ndarray]) -> None:
     north, south = open_store(geoemb[0], identity=MODEL).zones()
     assert (north.zone, south.zone) == (Zone(33), Zone(33, south=True))
