@@ -53,7 +53,7 @@ def from_arrays(arrays: Mapping[str, Any]) -> DPixels:
         name: _pixel_first(array) if array.ndim == 4 else np.broadcast_to(array, (height * width, array.size))
         for name, array in parts.items()
     }
-    return DPixels(**views, s2_valid=masks.reshape(len(masks), -1).T, shape=sides)
+    return DPixels(**views, s2_valid=masks.reshape(len(masks), height * width).T, shape=sides)
 
 
 def _pixel_first(array: Number) -> Number:

@@ -1,0 +1,259 @@
+"""The encoder: the published sampling, exactness of the short form, independence of pixels, devices, golden numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_dpixels import arrays, real_pixel
+
+from service import encoder as module
+from service.dpixels import BANDS, DPixels, from_arrays, from_json
+from service.encoder import Encoder, standardise
+from service.errors import Corrupt, InvalidInput, Unavailable
+from service.quant import dequantise, quantise
+from service.registry import SHIPPED, Registry
+from service.sampling import LENGTHS, PADDING, bin_of, multiplicities, pattern, sequences
+from service.values import NOT_EMBEDDED, REJECTED, VALID, Window
+
+
+@pytest.fixture(scope="module")
+def mini() -> Encoder:
+    return Encoder.open(Registry((SHIPPED,)).get("smalti-mini"), engine="cpu", threads=1)
+
+
+def random_dpixels(n2, n1a, n1d, seed=0, t2=None, ta=None) -> DPixels:
+    """Pixels with given numbers of valid observations, at random places of the sequence."""
+    rng = np.random.default_rng(seed)
+    n, t2, ta = len(n2), t2 or max(*n2, 1), ta or max(*n1a, *n1d, 1)
+
+    def chosen(counts, t):
+        return rng.random((n, t)).argsort(axis=1).argsort(axis=1) < np.asarray(counts)[:, None]
+
+    radar = [np.where(chosen(c, ta)[..., None], rng.integers(2500, 7000, (n, ta, 2)), 0) for c in (n1a, n1d)]
+    days = [np.sort(rng.integers(1, 367, (n, t)), axis=1) for t in (t2, ta, ta)]
+    s2 = rng.integers(1, 9000, (n, t2, 10)).astype(np.uint16)
+    return DPixels(s2, days[0], chosen(n2, t2), radar[0], days[1], radar[1], days[2], shape=(n,))
+
+
+# --- sampling
+
+GOLDEN = {
+    (1, 8): [0] * 8,
+    (3, 8): [0, 1, 2, 0, 1, 2, 0, 1],
+    (5, 8): [0, 1, 2, 3, 4, 1, 3, 4],
+    (7, 8): [*range(7), 3],
+    (9, 16): [*range(9), 1, 3, 4, 5, 6, 7, 8],
+    (11, 16): [*range(11), 1, 4, 6, 8, 10],
+    (100, 104): [*range(100), 12, 37, 62, 87],
+}
+
+
+@pytest.mark.parametrize(("n", "length"), GOLDEN)
+def test_golden_patterns(n, length):
+    assert pattern(n, length).tolist() == GOLDEN[n, length]
+
+
+def test_golden_pattern_of_too_many():
+    found = pattern(300, 256).tolist()
+    assert found[:9] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert found[-6:] == [293, 294, 295, 296, 297, 299]
+
+
+@given(st.integers(1, 400))
+@settings(max_examples=60, deadline=None)
+def test_multiplicities_are_the_pattern_counted(n):
+    table = multiplicities(400)
+    assert table[n].sum() == bin_of(n)
+    assert (np.bincount(pattern(n, bin_of(n)), minlength=400) == table[n]).all()
+    r = bin_of(n) - n
+    if 0 < r <= n:  # the rule as it is published, with numpy's own array_split
+        parts = np.array_split(np.arange(n), r)
+        assert pattern(n, bin_of(n))[n:].tolist() == [part[len(part) // 2] for part in parts]
+
+
+def test_bins():
+    assert [bin_of(n) for n in (0, 1, 8, 9, 255, 256, 257, 1000)] == [0, 8, 8, 16, 256, 256, 256, 256]
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=6), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_sequences_hold_each_observation_once(seen, seed):
+    t = 300
+    rng = np.random.default_rng(seed)
+    valid = rng.random((len(seen), t)).argsort(axis=1).argsort(axis=1) < np.array(seen)[:, None]
+    values = rng.normal(size=(len(seen), t, 2)).astype(np.float32)
+    doy = np.broadcast_to(np.arange(1, t + 1), valid.shape)
+    out = sequences(values, doy, valid)
+    for i, n in enumerate(seen):
+        real = out.logm[i] > PADDING / 2
+        assert real.sum() == min(max(n, 1), 256)
+        assert out.bucket[i] in LENGTHS
+        assert real.sum() <= out.bucket[i]
+        assert not real[out.bucket[i] :].any()
+        if n == 0:
+            assert (out.values[i] == 0).all()
+            assert (out.doy[i] == 0).all()
+            continue
+        assert round(float(np.exp(out.logm[i][real]).sum())) == bin_of(n)
+        days = out.doy[i][real]
+        assert valid[i, days - 1].all()
+        assert (values[i, days - 1] == out.values[i][real]).all()
+
+
+def test_standardising_is_float32():
+    mean, std = (1633.0042, 3405.0322), (1999.4603, 1531.2615)
+    raw = np.array([[0, 65535], [1633, 3405]], np.uint16)
+    want = (raw.astype(np.float32) - np.float32(mean)) / (np.float32(std) + np.float32(1e-9))
+    found = standardise(raw, mean, std)
+    assert found.dtype == np.float32
+    assert (found == want).all()
+
+
+# --- encoding
+
+
+def test_status_counts_and_shape(mini):
+    d = random_dpixels([5, 0, 0, 20, 3], [4, 0, 6, 0, 0], [0, 0, 3, 0, 1])
+    result = mini.encode(d, min_s2=4)
+    assert result.vectors.status.tolist() == [VALID, NOT_EMBEDDED, REJECTED, VALID, REJECTED]
+    assert result.counts.s2.tolist() == [5, 0, 0, 20, 3]
+    assert result.counts.s1_asc.tolist() == [4, 0, 6, 0, 0]
+    assert np.isnan(result.floats[[1, 2, 4]]).all()
+    assert np.isfinite(result.floats[[0, 3]]).all()
+    assert (result.vectors.codes[[1, 2, 4]] == 0).all()
+    assert mini.encode(d).vectors.status.tolist() == [VALID, NOT_EMBEDDED, VALID, VALID, VALID]
+
+
+def test_stored_vectors_are_the_floats_quantised(mini):
+    result = mini.encode(random_dpixels([9, 30], [8, 0], [0, 12]))
+    codes, scales = quantise(result.floats, "v2")
+    assert (codes == result.vectors.codes).all()
+    assert (scales == result.vectors.scales).all()
+    assert np.allclose(result.floats.mean(axis=1), 0, atol=1e-5)
+    assert np.allclose(result.floats.std(axis=1), 1, atol=1e-3)
+
+
+def test_a_vector_depends_on_its_pixel_alone(mini):
+    rng = np.random.default_rng(4)
+    n2, na, nd = (rng.integers(0, 70, 150) for _ in range(3))
+    d = random_dpixels(n2, na, nd, t2=80, ta=75)
+    whole = mini.encode(d).floats
+    order = rng.permutation(150)
+    names = ("s2", "s2_doy", "s2_valid", "s1_asc", "s1_asc_doy", "s1_desc", "s1_desc_doy")
+    shuffled = DPixels(**{name: getattr(d, name)[order] for name in names}, shape=(150,))
+    assert np.array_equal(mini.encode(shuffled).floats, whole[order], equal_nan=True)
+    for i in (0, 77, 149):
+        assert np.array_equal(mini.encode(d[i : i + 1]).floats[0], whole[i], equal_nan=True)
+
+
+def test_what_is_not_valid_never_matters(mini):
+    d = random_dpixels([9, 0], [8, 3], [2, 12], t2=20)
+    noisy = np.where(d.s2_valid[..., None], d.s2, 54321).astype(np.uint16)
+    days = np.where(d.s2_valid, d.s2_doy, 1)
+    assert np.array_equal(mini.encode(replace(d, s2=noisy, s2_doy=days)).floats, mini.encode(d).floats)
+
+
+def test_order_of_dates_does_not_matter(mini):
+    d = random_dpixels([11], [10], [10])
+    turned = replace(d, s2=d.s2[:, ::-1], s2_doy=d.s2_doy[:, ::-1], s2_valid=d.s2_valid[:, ::-1])
+    # 11 observations make 16: which five count twice does depend on the order, so take a full bin as well.
+    full = random_dpixels([24], [10], [10])
+    reversed_ = replace(full, s2=full.s2[:, ::-1], s2_doy=full.s2_doy[:, ::-1], s2_valid=full.s2_valid[:, ::-1])
+    assert np.allclose(mini.encode(full).floats, mini.encode(reversed_).floats, atol=2e-5)
+    assert not np.allclose(mini.encode(d).floats, mini.encode(turned).floats, atol=2e-5)
+
+
+def test_progress_reaches_the_end(mini, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 4)
+    seen = []
+    d = random_dpixels([9] * 10, [8] * 10, [0] * 10)
+    small = mini.encode(d, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    monkeypatch.undo()
+    assert np.array_equal(small.floats, mini.encode(d).floats)
+
+
+def test_a_raster_and_a_list_give_the_same(mini):
+    held = arrays(4, 5, 12, 6, 6)
+    result = mini.encode(from_arrays(held))
+    one = {k: v if v.ndim == 1 else v[:, 2:3, 3:4] for k, v in held.items()}
+    assert np.array_equal(mini.encode(from_arrays(one)).floats[0], result.floats[13])
+
+
+def test_no_pixels(mini):
+    d = from_arrays(arrays())[0:0]
+    assert mini.encode(d).floats.shape == (0, 128)
+
+
+def test_depths_are_those_of_the_manifest(mini):
+    with pytest.raises(InvalidInput, match="no depth"):
+        mini.encode(random_dpixels([5], [5], [5]), dims=17)
+
+
+def test_the_real_pixel_by_any_band_order(mini, real_data):
+    theirs, doc = real_pixel(real_data)
+    ours, _ = real_pixel(real_data, BANDS)
+    a, b = (mini.encode(from_json([pixel], Window.year(2025))[0]) for pixel in (theirs, ours))
+    assert np.array_equal(a.floats, b.floats)
+    assert np.isfinite(a.floats).all()
+    codes = np.array(doc["emb"], np.int8)
+    scale = np.float32(doc["scale"])
+    again, back = quantise(dequantise(codes[None], np.array([scale])), "v1")
+    assert (again[0] == codes).all()
+    assert back[0] == scale
+
+
+# --- opening
+
+
+def test_devices_are_verified(mini, monkeypatch):
+    assert (mini.device, mini.precision, mini.dims) == ("cpu", "fp32", 128)
+    if "CUDAExecutionProvider" not in module.onnxruntime.get_available_providers():
+        with pytest.raises(Unavailable, match="cuda"):
+            Encoder.open(mini.model, engine="cuda")
+    with pytest.raises(InvalidInput, match="no engine"):
+        Encoder.open(mini.model, engine="tpu")
+    with pytest.raises(Unavailable, match="openvino"):
+        Encoder.open(mini.model, engine="openvino")
+    with pytest.raises(Unavailable, match="fp16"):
+        Encoder.open(mini.model, precision="fp16")
+    monkeypatch.setattr(module, "_builds", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    with pytest.raises(Unavailable, match="both installed"):
+        Encoder.open(mini.model)
+
+
+def copy_of(mini, folder: Path):
+    shutil.copytree(mini.model.path.parent, folder / "m")
+    return folder / "m" / mini.model.path.name
+
+
+def test_a_missing_or_damaged_model_is_named(mini, tmp_path):
+    path = copy_of(mini, tmp_path)
+    model = Registry((tmp_path,)).get("smalti-mini")
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)
+    with pytest.raises(Corrupt, match=str(path)):
+        Encoder.open(model)
+    path.unlink()
+    with pytest.raises(Unavailable, match=str(path)):
+        Encoder.open(model)
+
+
+def test_a_file_that_is_no_encoder_is_named(mini, tmp_path):
+    import hashlib
+
+    path = copy_of(mini, tmp_path)
+    path.write_bytes(b"not a graph")
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    manifest["sha256"] = hashlib.sha256(b"not a graph").hexdigest()
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Corrupt, match="cannot be opened"):
+        Encoder.open(Registry((tmp_path,)).get("smalti-mini"))

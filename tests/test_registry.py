@@ -1,0 +1,121 @@
+"""Models on disk: manifests checked, files vouched for, the newest of a name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from service.registry import MANIFEST, SHIPPED, ModelManifest, Registry, read_model, register
+from service.values import ModelIdentity
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(SHIPPED / "smalti-mini", tmp_path / "models" / "smalti-mini")
+    return tmp_path / "models"
+
+
+def rewrite(folder, name, **changes):
+    manifest = json.loads((folder / "smalti-mini" / MANIFEST).read_text()) | changes
+    target = folder / name
+    if not target.exists():
+        shutil.copytree(folder / "smalti-mini", target)
+    (target / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_the_shipped_model_is_whole():
+    model = Registry((SHIPPED,)).get("smalti-mini")
+    model.verify()
+    assert str(model.manifest.identity) == "smalti-mini@0.1.0/default"
+    assert model.manifest.dims == 128
+    assert model.path.stat().st_size < 5_000_000
+    assert "not TESSERA" in (model.path.parent / "README.md").read_text()
+
+
+def test_manifests_round_trip():
+    manifest = read_model(SHIPPED / "smalti-mini").manifest
+    assert ModelManifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sha256", "zz"),
+        ("bands", ["B04"] * 10),
+        ("sampling", "v1.1"),
+        ("quantiser", "v3"),
+        ("dims", 0),
+        ("depths", [64, 16]),
+        ("depths", [16, 256]),
+        ("max_observations", 300),
+        ("file", "../model.onnx"),
+        ("doy", "learned"),
+    ],
+)
+def test_manifests_are_checked(field, value):
+    body = json.loads((SHIPPED / "smalti-mini" / MANIFEST).read_text()) | {field: value}
+    with pytest.raises(InvalidInput):
+        ModelManifest.from_json(json.dumps(body))
+
+
+def test_statistics_are_checked():
+    manifest = read_model(SHIPPED / "smalti-mini").manifest
+    with pytest.raises(InvalidInput, match="s1_asc_std"):
+        replace(manifest.statistics, s1_asc_std=(1.0, 0.0))
+    with pytest.raises(InvalidInput, match="s2_mean"):
+        replace(manifest.statistics, s2_mean=(1.0,))
+
+
+def test_by_name_the_newest_by_identity_exactly_that(folder):
+    rewrite(folder, "a", identity="smalti-mini@0.10.0/default")
+    rewrite(folder, "b", identity="smalti-mini@0.9.0/default")
+    registry = Registry((folder,))
+    assert [str(m.manifest.identity) for m in registry.list()] == [
+        "smalti-mini@0.1.0/default",
+        "smalti-mini@0.10.0/default",
+        "smalti-mini@0.9.0/default",
+    ]
+    assert registry.get("smalti-mini").manifest.identity.version == "0.10.0"
+    assert registry.get("smalti-mini@0.9.0").manifest.identity.version == "0.9.0"
+    with pytest.raises(NotFound, match=r"smalti-mini@0\.9\.0"):
+        registry.get("tessera")
+    with pytest.raises(NotFound):
+        Registry((folder / "nowhere",)).get("smalti-mini")
+
+
+def test_a_broken_manifest_spoils_only_itself(folder):
+    rewrite(folder, "other@1", identity="other@1/default", dims="many")
+    registry = Registry((folder,))
+    assert len(registry.list()) == 1
+    assert "other@1" in str(registry.problems()[0])
+    with pytest.raises(Corrupt, match="other@1"):
+        registry.get("other")
+
+
+def test_register_copies_whole_or_not_at_all(folder, tmp_path):
+    home = tmp_path / "home"
+    model = register(home, folder / "smalti-mini")
+    model.verify()
+    assert register(home, folder / "smalti-mini").path == model.path
+    assert Registry((home,)).get("smalti-mini@0.1.0").path == model.path
+    (folder / "smalti-mini" / "model.onnx").write_bytes(b"cut")
+    with pytest.raises(Corrupt):
+        register(tmp_path / "empty", folder / "smalti-mini")
+    assert not (tmp_path / "empty").exists()
+    import hashlib
+
+    rewrite(folder, "smalti-mini", sha256=hashlib.sha256(b"cut").hexdigest())
+    with pytest.raises(Conflict):
+        register(home, folder / "smalti-mini")
+    with pytest.raises(Unavailable):
+        register(home, tmp_path)
+
+
+def test_the_first_folder_wins(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "second")
+    model = Registry((folder, tmp_path / "second")).get(str(ModelIdentity("smalti-mini", "0.1.0")))
+    assert model.path.is_relative_to(folder)
