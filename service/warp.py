@@ -15,6 +15,7 @@ from numpy.polynomial.chebyshev import chebvander
 
 from service.errors import InvalidInput
 from service.grid import Zone, ZoneGrid, transformer, zone_numbers
+from service.linear import product
 from service.values import BoolArray, Float64Array, Int64Array
 
 Int32Array = npt.NDArray[np.int32]
@@ -211,7 +212,8 @@ def _interpolated(
     check = _weights(between, at)
     error = max(float(np.abs(check @ k @ check.T - w).max()) for k, w in zip(known, wanted, strict=True))
     wx, wy = _weights(_to_unit(xs), at), _weights(_to_unit(ys), at)
-    return wy @ known[0] @ wx.T, wy @ known[1] @ wx.T, error
+    u, v = (product(product(wy, values), wx.T) for values in known)
+    return u, v, error
 
 
 def _to_unit(axis: Float64Array) -> Float64Array:

@@ -23,6 +23,7 @@ from service.colour import (
 from service.colour.views import ramp, stretched
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
 from service.grid import Zone
+from service.linear import product
 from service.queries import Query
 from service.shelf import Shelf
 from service.values import BLOCK, WATER, ModelIdentity, Vectors
@@ -227,3 +228,10 @@ def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         parse_view(text)
     assert refused.value.field == "view"
+
+
+@given(st.integers(0, 700), st.integers(1, 40), st.integers(1, 300))
+def test_products_in_pieces_are_whole_products(n: int, d: int, m: int) -> None:
+    rng = np.random.default_rng(n)
+    rows, weights = rng.normal(size=(n, d)), rng.normal(size=(d, m))
+    assert np.allclose(product(rows, weights), rows @ weights)

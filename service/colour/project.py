@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
+from service.linear import rows_at_once
 from service.values import Float32Array, Float64Array, Vectors
-
-_ROWS: Final = 2048
-"""Pixels converted to float32 at once: 1 MB stays in the cache of a core, five times faster than all at once."""
 
 
 def project(vectors: Vectors, matrix: Float64Array, mean: Float64Array) -> Float32Array:
@@ -30,8 +26,9 @@ def project(vectors: Vectors, matrix: Float64Array, mean: Float64Array) -> Float
     weights = np.ascontiguousarray(matrix.T, np.float32)
     offset = (matrix @ mean).astype(np.float32)
     out = np.empty((len(flat), len(matrix)), np.float32)
-    for start in range(0, len(flat), _ROWS):
-        rows = slice(start, start + _ROWS)
+    step = rows_at_once(weights)  # their float32 copy stays in the cache: five times faster than all at once
+    for start in range(0, len(flat), step):
+        rows = slice(start, start + step)
         np.multiply(flat[rows].astype(np.float32) @ weights, scales[rows], out=out[rows])
     out -= offset
     out[~vectors.valid.reshape(-1)] = np.nan
