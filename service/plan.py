@@ -152,14 +152,15 @@ class Rectangle:
     @property
     def count(self) -> int:
         """Stored pixels to read."""
-        return (self.rows.stop - self.rows.start) * (self.cols.stop - self.cols.start)
+        return int((self.rows.stop - self.rows.start) * (self.cols.stop - self.cols.start))
 
 
 def level_for(levels: tuple[int, ...], maps: tuple[ZoneMap, ...]) -> int:
     """The coarsest level whose pixels are no larger than the picture's; the finest where none is."""
     # A hair of tolerance: a picture drawn at exactly 20 m shows the 20 m level.
     step: float = min((part.step for part in maps), default=1.0) * (1 + 1e-6)
-    return max((level for level in levels if level <= step), default=levels[0])
+    fine_enough = [level for level in levels if level <= step]
+    return fine_enough[-1] if fine_enough else levels[0]
 
 
 def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
