@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from api import demo
@@ -65,3 +70,27 @@ def client_of(settings: Settings, **kwargs: Any) -> TestClient:
 def client(world: Settings) -> TestClient:
     """A client of the small world."""
     return client_of(world)
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of a home that holds the whole demo, for slow tests."""
+    settings = Settings(home=tmp_path_factory.mktemp("demo"), catalogue=Path("none.toml"))
+    demo.prepare(State(settings))
+    return settings
+
+
+@pytest.fixture(scope="session")
+def server(demo_home: Settings) -> Iterator[str]:
+    """The address of a real server of the whole demo."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = uvicorn.Server(uvicorn.Config(create_app(demo_home), port=port, log_level="warning"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    running.should_exit = True
+    thread.join(10)

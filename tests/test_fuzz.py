@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_page import server  # noqa: F401  # the same running demo
-
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(900)
-def test_no_request_makes_the_server_fail_or_answer_what_it_did_not_document(server: str, tmp_path: Path) -> None:  # noqa: F811
+def test_no_request_makes_the_server_fail_or_answer_what_it_did_not_document(server: str, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{server}/openapi.json",
         "--max-examples", "12", "--seed", "1", "--request-timeout", "60", "--workers", "1",
