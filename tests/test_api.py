@@ -30,6 +30,8 @@ def test_the_catalogue_tells_what_there_is(client: TestClient) -> None:
     assert south < lat < north
     assert client.get("/datasets/demo").json() == dataset
     assert len(dataset["revision"]) >= 16
+    tilejson = client.get("/datasets/demo/2024/WebMercatorQuad/tilejson.json").json()
+    assert (dataset["minzoom"], dataset["maxzoom"]) == (tilejson["minzoom"], tilejson["maxzoom"])
 
 
 def test_the_center_is_a_valid_pixel_and_its_vector_is_the_stored_one(client: TestClient, world: Settings) -> None:

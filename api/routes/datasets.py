@@ -15,14 +15,16 @@ from api.problems import documented
 from api.schemas import CountsInfo, DatasetInfo, DatasetList, VectorInfo, VectorsAnswer, VectorsRequest
 from api.security import require
 from api.state import State, get_state
+from service.colour import VectorView
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import Zone, ZoneGrid
+from service.plan import Source
+from service.tiles import TileReader
 from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
 VIEWS = ["pca", "bands", "similarity"]
-MIN_ZOOM, MAX_ZOOM = 0, 16
 
 
 @router.get("/datasets")
@@ -41,6 +43,7 @@ def dataset(state: Annotated[State, Depends(get_state)], dataset: Annotated[str,
 def _info(state: State, dataset: Dataset) -> DatasetInfo:
     extent = state.extent(dataset)
     revision, strong = dataset.store.revision()
+    minzoom, maxzoom = _zooms(dataset) if extent else (0, 0)
     years = sorted({window.start.year for window in dataset.windows()})
     return DatasetInfo(
         id=dataset.id,
@@ -51,8 +54,8 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         windows=[str(window) for window in dataset.windows()],
         bounds=extent.bounds if extent else None,
         center=extent.center if extent else None,
-        minzoom=MIN_ZOOM,
-        maxzoom=MAX_ZOOM,
+        minzoom=minzoom,
+        maxzoom=maxzoom,
         revision=revision,
         revision_strong=strong,
         writable=dataset.store.writable,
@@ -61,6 +64,14 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         licence=dataset.licence,
         attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
     )
+
+
+def _zooms(dataset: Dataset) -> tuple[int, int]:
+    """The zooms of the newest window's tiles, as its TileJSON names them."""
+    window = dataset.windows()[-1]
+    store, dims = dataset.at(window).store, dataset.store.dims
+    reader = TileReader(Source(store, window, VectorView(dims), dims, picture=True))
+    return reader.minzoom, reader.maxzoom
 
 
 @router.get("/datasets/{dataset}/{window}/coverage", responses=documented(404, 422))
