@@ -98,6 +98,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == HTTPStatus.BAD_REQUEST:  # the framework's word for a body that is no JSON
+            return problem(422, "invalid-input", "cannot be read as JSON.", "body", "Send UTF-8 JSON.")
         kind = _KIND_OF_STATUS.get(error.status_code, "invalid-input" if error.status_code < 500 else "internal")
         response = problem(error.status_code, kind, str(error.detail))
         response.headers.update(error.headers or {})

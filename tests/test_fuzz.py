@@ -11,10 +11,14 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
 @pytest.mark.timeout(900)
 def test_no_request_makes_the_server_fail_or_answer_what_it_did_not_document(server: str, tmp_path: Path) -> None:
     command = [
-        str(Path(sys.executable).with_name("schemathesis")), "run", f"{server}/openapi.json",
+        str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(CONFIG),
+        "run", f"{server}/openapi.json",
         "--max-examples", "12", "--seed", "1", "--request-timeout", "60", "--workers", "1",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         "--exclude-path-regex", "(map|preview|statistics|feature)",

@@ -148,7 +148,11 @@ tiler = Tiler(
     add_ogc_maps=True,
     extensions=[wmtsExtension(layer_identifier_provider=layer_name)],
 )
-schemes = TMSFactory(name="tms", supported_tms=SUPPORTED_TMS, router=APIRouter(route_class=StampedRoute))
+schemes = TMSFactory(
+    name="tms",
+    supported_tms=SUPPORTED_TMS,
+    router=APIRouter(route_class=StampedRoute, responses=documented(404, 422)),
+)
 
 router = APIRouter(tags=["tiles"])
 router.include_router(tiler.router, prefix=PREFIX)
