@@ -14,6 +14,7 @@ import pytest
 
 from service.dpixels import (
     BANDS,
+    MAX_FRAMES,
     PixelSeries,
     S1Series,
     S2Series,
@@ -112,6 +113,34 @@ def test_wrong_arrays_are_refused_by_name(name, change, says):
 def test_an_unknown_array_is_refused():
     with pytest.raises(InvalidInput, match="extra"):
         from_arrays(arrays() | {"extra": np.zeros(3)})
+
+
+def test_more_frames_than_a_year_has_are_refused_by_name():
+    full = arrays(1, 1, MAX_FRAMES) | {"doys": np.arange(MAX_FRAMES) % 366 + 1}
+    assert (counts(from_arrays(full)).s2 == full["masks"].sum()).all()
+    for name, held in (
+        ("bands", arrays(1, 1, MAX_FRAMES + 1)),
+        ("sar_ascending", arrays(1, 1, ta=MAX_FRAMES + 1)),
+        ("sar_descending", arrays(1, 1, td=MAX_FRAMES + 1)),
+    ):
+        with pytest.raises(LimitExceeded, match="1,001 observations") as caught:
+            from_arrays(held)
+        assert caught.value.field == name
+    d = from_arrays(arrays(1, 1))
+    with pytest.raises(LimitExceeded) as caught:  # not even those who build one themselves
+        replace(d, s1_asc=np.zeros((1, 1001, 2), np.int16), s1_asc_doy=np.ones((1, 1001), np.int16))
+    assert caught.value.field == "s1_asc"
+    with pytest.raises(LimitExceeded) as caught:
+        from_json([PixelSeries(s2(dates=["2024-01-01"] * 1001))], YEAR)
+    assert caught.value.field == "pixels[0].s2.dates"
+
+
+def test_frames_of_an_npz_are_counted_before_unpacking():
+    body = Unreadable(packed(arrays(1, 1, 65_539), np.savez).read())
+    with pytest.raises(LimitExceeded, match="65,539 observations") as caught:
+        load_npz(body, LIMITS)
+    assert caught.value.field == "bands"
+    assert body.total < 200_000
 
 
 # --- dated series

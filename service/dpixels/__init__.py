@@ -3,11 +3,12 @@
 from service.dpixels.arrays import ARRAYS, from_arrays
 from service.dpixels.npz import UploadLimits, load_npz
 from service.dpixels.series import PixelSeries, S1Series, S2Series, from_json
-from service.dpixels.value import BANDS, DPixels, counts
+from service.dpixels.value import BANDS, MAX_FRAMES, DPixels, counts
 
 __all__ = [
     "ARRAYS",
     "BANDS",
+    "MAX_FRAMES",
     "DPixels",
     "PixelSeries",
     "S1Series",

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.dpixels.value import DPixels, Number
+from service.dpixels.value import DPixels, Number, check_frames
 from service.errors import InvalidInput
 
 ARRAYS: Final = (
@@ -38,6 +38,7 @@ def from_arrays(arrays: Mapping[str, Any]) -> DPixels:
 
     Raises:
         InvalidInput: An array is missing, unknown or not what it should be; names it.
+        LimitExceeded: An array has more than MAX_FRAMES frames; names it.
     """
     _check_names(arrays)
     bands = _values(arrays, "bands", channels=10)
@@ -79,6 +80,7 @@ def _values(arrays: Mapping[str, Any], name: str, *, channels: int, sides: tuple
     array = np.asarray(arrays[name])
     if array.ndim != 4 or array.shape[3] != channels or not array.shape[1] * array.shape[2]:
         raise InvalidInput(f"has shape {array.shape}.", field=name, remedy=f"It must be (T, H, W, {channels}).")
+    check_frames(len(array), name)
     if sides and array.shape[1:3] != sides:
         raise InvalidInput(f"covers {array.shape[1:3]} pixels, bands cover {sides}.", field=name)
     allowed = ("u2", "f4") if channels == 10 else ("i2", "u2", "f4")

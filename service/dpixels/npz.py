@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from service.dpixels.arrays import ARRAYS, from_arrays
+from service.dpixels.value import check_frames
 from service.errors import InvalidInput, LimitExceeded
 
 HEADER: Final = 4096
@@ -59,7 +60,7 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
         with zipfile.ZipFile(source) as archive:
             infos = _directory(archive, limits)
             members = {name: _promised(archive, info, name) for name, info in infos.items()}
-            _check_pixels(members, limits)
+            _check_sides(members, limits)
             arrays = {name: _unpacked(archive, member) for name, member in members.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise InvalidInput(f"the NPZ cannot be read: {error}.", field="body", remedy="Was it sent whole?") from None
@@ -108,7 +109,9 @@ def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Me
     return _Member(info, shape, fortran, dtype, start)
 
 
-def _check_pixels(members: dict[str, _Member], limits: UploadLimits) -> None:
+def _check_sides(members: dict[str, _Member], limits: UploadLimits) -> None:
+    for name, member in members.items():
+        check_frames(member.shape[0] if member.shape else 0, name)
     bands = members.get("bands")
     pixels = math.prod(bands.shape[1:3]) if bands else 0
     if pixels > limits.pixels:

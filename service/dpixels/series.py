@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from service.dpixels.value import BANDS, DPixels
+from service.dpixels.value import BANDS, DPixels, check_frames
 from service.errors import InvalidInput
 from service.values import BoolArray, Float32Array, Float64Array, Int64Array, Window
 
@@ -82,6 +82,7 @@ def from_json(pixels: Sequence[PixelSeries], window: Window) -> tuple[DPixels, b
 
     Raises:
         InvalidInput: Something is wrong; `field` is its path, `pixels[3].s2.bands`.
+        LimitExceeded: A series has more than MAX_FRAMES dates.
     """
     if not pixels:
         raise InvalidInput("is empty.", field="pixels", remedy="Send at least one pixel.")
@@ -137,6 +138,7 @@ def _band_order(bands: Sequence[str], path: str) -> list[int]:
 
 def _days(dates: Sequence[Date], window: Window, path: str) -> Int64Array:
     """Day of the year of each date; each within the window and there once."""
+    check_frames(len(dates), path)
     seen: dict[dt.date, int] = {}
     for i, text in enumerate(dates):
         day = _date(text, f"{path}[{i}]")

@@ -8,11 +8,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, LimitExceeded
 from service.values import BoolArray, Counts
 
 BANDS: Final = ("B04", "B02", "B03", "B08", "B8A", "B05", "B06", "B07", "B11", "B12")
 """Sentinel-2 bands in the order of every published TESSERA encoder. Not the order of wavelength."""
+
+MAX_FRAMES: Final = 1000
+"""Most observations of one sensor and orbit: three a day of a year. Tables and counts are sized by it."""
 
 Number = npt.NDArray[Any]
 
@@ -48,6 +51,7 @@ class DPixels:
             raise InvalidInput(f"{n} pixels do not make the shape {self.shape}.", field="shape")
         for name, bands in (("s2", 10), ("s1_asc", 2), ("s1_desc", 2)):
             values, doy = getattr(self, name), getattr(self, f"{name}_doy")
+            check_frames(values.shape[1], name)
             if values.shape != (n, doy.shape[1] if doy.ndim == 2 else -1, bands) or doy.shape[0] != n:
                 raise InvalidInput(f"{values.shape} values and {doy.shape} days for {n} pixels.", field=name)
         if self.s2_valid.dtype != np.bool_ or self.s2_valid.shape != self.s2_doy.shape:
@@ -74,6 +78,20 @@ class DPixels:
 
 def _seen(values: Number) -> BoolArray:
     return np.asarray((values[..., 0] != 0) | (values[..., 1] != 0))
+
+
+def check_frames(frames: int, name: str) -> None:
+    """Refuse more observations than a year can have.
+
+    Raises:
+        LimitExceeded: More than MAX_FRAMES; names the array.
+    """
+    if frames > MAX_FRAMES:
+        raise LimitExceeded(
+            f"has {frames:,} observations, at most {MAX_FRAMES:,} are taken.",
+            field=name,
+            remedy="Send those of one window; merge the observations of one day.",
+        )
 
 
 def counts(dpixels: DPixels) -> Counts:
