@@ -395,3 +395,28 @@ def test_a_header_that_promises_more_than_is_there():
     lied = held.replace(b"(4, 2, 3, 10)", b"(9, 2, 3, 10)")
     with pytest.raises(InvalidInput):
         load_npz(io.BytesIO(lied), LIMITS)
+
+
+def test_a_name_that_is_not_the_text_it_is_flagged_as():
+    whole = bytearray(packed(arrays(), np.savez).read())
+    entry = whole.index(b"PK\x01\x02")
+    whole[entry + 9] |= 0x08  # general purpose bit 11: the name is UTF-8
+    whole[entry + 46] = 0xFF
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_npz(io.BytesIO(bytes(whole)), LIMITS)
+
+
+def test_a_member_shorter_than_it_promises():
+    """Its checksum is right and so is its header: only the bytes are missing."""
+    whole = packed(arrays()).read()
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        raw = {info.filename: archive.read(info) for info in archive.infolist()}
+    size, cut = len(raw["bands.npy"]), raw["bands.npy"][:-2]
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in raw.items():
+            archive.writestr(name, cut if name == "bands.npy" else content)
+    lied = body.getvalue().replace(len(cut).to_bytes(4, "little"), size.to_bytes(4, "little"))
+    with pytest.raises(InvalidInput, match="bytes promised") as caught:
+        load_npz(io.BytesIO(lied), LIMITS)
+    assert caught.value.field == "bands"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -15,12 +16,23 @@ from numpy.lib import format as npy
 
 from service.dpixels.arrays import ARRAYS, from_arrays
 from service.dpixels.value import check_frames
-from service.errors import InvalidInput, LimitExceeded
+from service.errors import InvalidInput, LimitExceeded, SmaltiError
 
 HEADER: Final = 4096
 """Bytes within which the header of an .npy must end; numpy writes 128."""
 SMALL: Final = 16_000_000
 """Below this many bytes the ratio of packing is nobody's danger."""
+_UNREADABLE: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,  # encrypted, or packed in a way that is not implemented
+    ValueError,  # names that are not the UTF-8 they are flagged as, places before the file begins
+)
+"""What zipfile and numpy raise on damaged files."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,9 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
             members = {name: _promised(archive, info, name) for name, info in infos.items()}
             _check_sides(members, limits)
             arrays = {name: _unpacked(archive, member) for name, member in members.items()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except SmaltiError:
+        raise
+    except _UNREADABLE as error:
         raise InvalidInput(f"the NPZ cannot be read: {error}.", field="body", remedy="Was it sent whole?") from None
     from_arrays(arrays)
     return arrays
@@ -124,6 +138,9 @@ def _unpacked(archive: zipfile.ZipFile, member: _Member) -> np.ndarray[Any, Any]
     """Unpack one array; the reader stops at the promised size and checks the checksum."""
     with archive.open(member.info) as file:
         raw = file.read(member.info.file_size)
+    if len(raw) != member.info.file_size:
+        name = member.info.filename.removesuffix(".npy")
+        raise InvalidInput(f"unpacks to {len(raw):,} of {member.info.file_size:,} bytes promised.", field=name)
     flat = np.frombuffer(raw, member.dtype, offset=member.start)
     array = flat.reshape(member.shape, order="F" if member.fortran else "C")
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
