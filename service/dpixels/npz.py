@@ -113,7 +113,7 @@ def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Me
         version = npy.read_magic(head)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(head, max_header_size=HEADER)
-    except ValueError as error:
+    except Exception as error:  # the header is evaluated as Python text: of what that may raise there is no list
         raise InvalidInput(f"is not an .npy array: {error}", field=name) from None
     if dtype.hasobject or dtype.kind not in "biuf":
         raise InvalidInput(f"is {dtype}.", field=name, remedy="Only plain numbers are read.")
