@@ -187,6 +187,15 @@ def test_reflectance_and_dn_are_the_same():
     assert (dn.s2 == reflectance.s2).all()
 
 
+def test_stored_values_are_integers():
+    """Reflectance is rounded, so that 0.29 is 2900 and not 2899; dn loses its fraction as in a cast to uint16."""
+    first = [0.12345, 0.12346, 0.29, -0.00004, 0.57, *[0.1] * 5]
+    d, _ = from_json([PixelSeries(s2(1, unit="reflectance", values=[first]))], YEAR)
+    assert d.s2[0, 0].tolist() == [1234, 1235, 2900, 0, 5700, *[1000] * 5]
+    d, _ = from_json([PixelSeries(s2(1, values=[[1234.9, -3.7, 0.4, *[7.0] * 7]]))], YEAR)
+    assert d.s2[0, 0].tolist() == [1234, 0, 0, *[7] * 7]
+
+
 def test_unusable_scene_classes():
     n = 12
     d, _ = from_json([PixelSeries(s2(n, mask=None, scl=list(range(n))))], YEAR)
@@ -419,4 +428,15 @@ def test_a_member_shorter_than_it_promises():
     lied = body.getvalue().replace(len(cut).to_bytes(4, "little"), size.to_bytes(4, "little"))
     with pytest.raises(InvalidInput, match="bytes promised") as caught:
         load_npz(io.BytesIO(lied), LIMITS)
+    assert caught.value.field == "bands"
+
+
+@pytest.mark.parametrize("header", ["{'descr': (", "{1: 2, 'a': 3}", "{[]: 1}", "  x\\n y\\n  z\\n"])
+def test_a_header_that_is_no_header(header):
+    raw = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode()
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w") as archive:
+        archive.writestr("bands.npy", raw)
+    with pytest.raises(InvalidInput, match=r"not an \.npy array") as caught:
+        load_npz(body, LIMITS)
     assert caught.value.field == "bands"

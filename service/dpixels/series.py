@@ -30,7 +30,7 @@ class S2Series:
     dates: Sequence[Date]
     """UTC date of each row, ISO text or date."""
     unit: Literal["dn", "reflectance"]
-    """dn: reflectance x 10000, offset removed."""
+    """dn: reflectance x 10000, offset removed; fractions cut off, as a cast to uint16 does. reflectance: rounded."""
     values: Sequence[Sequence[float]]
     """(t, 10)."""
     mask: Sequence[bool | int] | None = None
@@ -192,7 +192,10 @@ def _usable(series: S2Series, rows: int, path: str) -> BoolArray:
 
 
 def _s2_stored(values: Float64Array, unit: str, path: str) -> Float32Array:
-    """Reflectance x 10000. Slightly negative reflectance, an artefact of the offset, becomes 0."""
+    """Stored integers: reflectance x 10000 to the nearest, dn as cast to uint16 by the published pipeline (truncated).
+
+    Slightly negative reflectance, an artefact of the offset, becomes 0.
+    """
     low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
     scale = {"dn": 1.0, "reflectance": 10000.0}.get(unit)
     if scale is None:
@@ -204,7 +207,8 @@ def _s2_stored(values: Float64Array, unit: str, path: str) -> Float32Array:
     if low * scale < -2000 or high * scale > 65535:
         worst = low if low * scale < -2000 else high
         raise InvalidInput(f"{worst:g} cannot be {unit}.", field=f"{path}.values", remedy="Is it a no-data value?")
-    return np.asarray(np.maximum(values * scale, 0), np.float32)
+    whole = np.trunc(values) if unit == "dn" else np.rint(values * scale)
+    return np.asarray(np.maximum(whole, 0), np.float32)
 
 
 def _by_orbit(series: Sequence[S1Series], window: Window, path: str) -> dict[str, _Part]:
