@@ -193,6 +193,9 @@ class MemoryStore:
     def _block(self, block: Block, window: Window) -> Vectors:
         return self._read(Zone.parse(block.zone), window, block.rows, block.cols, block.level)
 
+    def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:
+        return frozenset()
+
     def refresh(self) -> bool:
         return False
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from service.grid import Block, Zone, archive_grid
 from service.store import open_store
 from service.store.layout import LEVELS
-from service.store.overviews import summarise
+from service.store.overviews import build_overviews, summarise
+from service.store.snapshot import Snapshot
 from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, WATER, Counts, Vectors
 from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
 
@@ -137,6 +141,45 @@ def test_an_emptied_block_empties_its_overview(tmp_path_factory: pytest.TempPath
     assert [made.store.blocks(YEAR, level=level) for level in (1, *LEVELS)] == [()] * 6
     fresh = open_store(made.store.location)
     assert not fresh.read(ZONE, YEAR, slice(1400 * 8, 1400 * 8 + 99), slice(0, 999), level=32).valid.any()
+
+
+def test_an_overview_is_stale_until_it_is_rebuilt(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, gappy((300, 300)), at=(1400 * BLOCK, 128 * BLOCK))
+    written = tiny.store.blocks(YEAR)
+    nowhere = Block("31N", 3, 3, 4)
+    over: list[Block] = [nowhere, *written]
+    for block in written:
+        while block.level < LEVELS[-1]:
+            over.append(block := block.parent())
+    above = {block for block in over if block.level > 1} - {nowhere}
+    assert tiny.store.stale(YEAR, over) == above, "missing"
+    tiny.store.write_overviews(YEAR)
+    assert tiny.store.stale(YEAR, over) == frozenset()
+
+    old = tiny.store.read_block(written[-1], YEAR)
+    tiny.store.write([replace(old, vectors=gappy((BLOCK, BLOCK), 9))], "change one of four")
+    mine = {block for block in above if block.rows.start * block.level <= written[-1].rows.start}
+    mine = {block for block in mine if written[-1].rows.start < block.rows.stop * block.level}
+    mine = {block for block in mine if block.cols.start * block.level <= written[-1].cols.start}
+    mine = {block for block in mine if written[-1].cols.start < block.cols.stop * block.level}
+    assert len(mine) == len(LEVELS)
+    assert tiny.store.stale(YEAR, over) == mine, "up to the coarsest, though only level 2 differs from its children"
+    assert open_store(tiny.store.location).stale(YEAR, over) == mine
+    build_overviews(tiny.store.repository, YEAR, [written[-1]])
+    assert tiny.store.stale(YEAR, over) == mine, "nothing moves before the refresh"
+    tiny.store.refresh()
+    assert tiny.store.stale(YEAR, over) == frozenset()
+
+
+def test_what_is_known_to_be_stale_is_not_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = tiny_archive(tmp_path, gappy((300, 300)), at=(1400 * BLOCK, 128 * BLOCK))
+    far = Block("31N", 100, 10)
+    tiny.store.write_overviews(YEAR)
+    top = set(tiny.store.blocks(YEAR, level=32))
+    assert tiny.store.stale(YEAR, top) == frozenset()
+    tiny.store.write([replace(tiny.store.read_block(far, YEAR), vectors=gappy((BLOCK, BLOCK)))], "elsewhere")
+    monkeypatch.setattr(Snapshot, "_block_values", lambda *_: pytest.fail("read again"))
+    assert tiny.store.stale(YEAR, top) == frozenset()
 
 
 def test_the_last_rows_of_a_southern_zone(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -10,6 +10,7 @@ from service.grid import Block, Zone, ZoneGrid, blocks_of
 from service.store.faults import read_array
 from service.store.layer import Layer, read_counts, read_points, read_window, status_of
 from service.store.layout import MODEL
+from service.store.overviews import stale_blocks
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
 from service.values import NOT_EMBEDDED, Counts, Int64Array, ModelIdentity, Vectors, Window
@@ -113,6 +114,11 @@ class ArchiveStore:
         if now.has_block_versions:
             return now.versions(now.time(window), blocks)
         return dict.fromkeys(blocks, now.id)
+
+    def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:
+        """Overview blocks that do not show what stands below them; none in repositories made by others."""
+        now = self._now
+        return stale_blocks(now, now.time(window), blocks) if now.has_block_versions else frozenset()
 
     def refresh(self) -> bool:
         """Move to the newest snapshot."""

@@ -100,6 +100,12 @@ class Store(Protocol):
     def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """A version for each block: changes when, and only when, the block's content does. "" where empty."""
 
+    def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:
+        """Those overview blocks that are missing or older than what lies below them, at any level down to 1.
+
+        Cheap enough to ask for every tile. Level-1 blocks are never stale.
+        """
+
     def refresh(self) -> bool:
         """Move to the newest revision, atomically for readers. Returns whether it changed."""
 

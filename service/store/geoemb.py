@@ -245,6 +245,10 @@ class GeoembStore:
         self._time(self._now, window)
         return dict.fromkeys(blocks, self._now.revision)
 
+    def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:  # noqa: ARG002
+        """None: there are no overviews."""
+        return frozenset()
+
     def refresh(self) -> bool:
         """Look at the metadata again, unless that was done a moment ago; whether it changed."""
         with self._swap:

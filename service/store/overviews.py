@@ -77,9 +77,23 @@ def build_overviews(
     return changed
 
 
-def dirty_blocks(now: Snapshot, window: Window, blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """Which of these overview blocks do not summarise what stands below them now."""
-    return tuple(_dirty(now, now.time(window), sorted(blocks)))
+def stale_blocks(now: Snapshot, time: int, blocks: Iterable[Block]) -> frozenset[Block]:
+    """Which of these overview blocks do not summarise the level-1 blocks below them as they stand.
+
+    A block is stale where it is dirty or any block between it and level 1 is. The snapshot keeps the answers.
+    """
+    asked = now.above(time).intersection(blocks)
+    unknown: dict[int, set[Block]] = {level: set() for level in LEVELS}
+    for level in reversed(LEVELS):
+        unknown[level] |= {b for b in asked if b.level == level and (time, b) not in now.stale}
+        if level > 2:
+            below = {child for block in unknown[level] for child in block.children()} & now.above(time)
+            unknown[level // 2] |= {b for b in below if (time, b) not in now.stale}
+    for level in LEVELS:
+        dirty = set(_dirty(now, time, sorted(unknown[level])))
+        for block in unknown[level]:
+            now.stale[time, block] = block in dirty or any(now.stale.get((time, c), False) for c in block.children())
+    return frozenset(block for block in asked if now.stale[time, block])
 
 
 def _candidates(repository: Repository, window: Window, blocks: Sequence[Block] | None) -> dict[int, set[Block]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import icechunk
@@ -47,7 +47,10 @@ class Snapshot:
         self._layers: dict[tuple[Zone, int], Layer] = {}
         self._blocks: dict[int, dict[int, frozenset[Block]]] = {}
         self._versions: dict[tuple[int, Block], str] = {}
+        self._above: dict[int, frozenset[Block]] = {}
         self._years: tuple[int, ...] | None = None
+        self.stale: dict[tuple[int, Block], bool] = {}
+        """What `stale_blocks` found out, by position in time and overview block."""
 
     @property
     def has_block_versions(self) -> bool:
@@ -177,6 +180,16 @@ class Snapshot:
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in found.items()}
         return self._blocks[level]
 
+    def above(self, time: int) -> frozenset[Block]:
+        """Overview blocks that hold data or have any below them; a few more after blocks were emptied."""
+        if time not in self._above:
+            below, out = set(self.blocks(1).get(time, ())), set[Block]()
+            for level in LEVELS:
+                below = {block.parent() for block in below} | self.blocks(level).get(time, frozenset())
+                out |= below
+            self._above[time] = frozenset(out)
+        return self._above[time]
+
     def succeed(self, previous: Snapshot, changed: Mapping[str, Iterable[Sequence[int]]]) -> None:
         """Take over what an older snapshot knows of blocks, but for the chunks that changed since.
 
@@ -189,17 +202,23 @@ class Snapshot:
         touched = set()
         for path, chunks in changed.items():
             group, _, name = path.rpartition("/")
-            if name == "block_version":
+            if name in ("block_version", "block_children"):
                 level = int(group.split("/")[1]) if "/" in group else 1
-                touched |= {(t, Block(group.rpartition("/")[2], row, col, level)) for t, row, col in chunks}
-        self._versions = {key: version for key, version in previous._versions.items() if key not in touched}
-        for level, listed in previous._blocks.items():
+                # A chunk has one more coordinate where a block has several numbers.
+                touched |= {(c[0], Block(group.rpartition("/")[2], c[1], c[2], level)) for c in chunks}
+        # Threads that read the older one go on adding to what it knows, so it is copied before it is gone through.
+        self._versions = {k: version for k, version in dict(previous._versions).items() if k not in touched}
+        for level, listed in dict(previous._blocks).items():
             held = {time: set(blocks) for time, blocks in listed.items()}
             for time in {t for t, block in touched if block.level == level}:
                 mine = {block for t, block in touched if t == time and block.level == level}
                 now = {block for block, version in self.versions(time, mine).items() if version}
                 held[time] = held.get(time, set()) - mine | now
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in held.items() if blocks}
+        over = {(time, above) for time, block in touched for above in _with_ancestors(block)}
+        self.stale = {key: stale for key, stale in dict(previous.stale).items() if key not in over}
+        for time, known in dict(previous._above).items():
+            self._above[time] = known | {block for t, block in over if t == time}
 
     def chunks(self, path: str) -> list[tuple[int, ...]]:
         """Coordinates of the chunks of an array that were ever written."""
@@ -242,6 +261,14 @@ class Snapshot:
             box = read_array(self.location, array, time, slice(top, bottom), slice(left, right))
             return {b: box[b.row - top, b.col - left] for b in blocks}
         return {b: read_array(self.location, array, time, b.row, b.col)[()] for b in blocks}
+
+
+def _with_ancestors(block: Block) -> Iterator[Block]:
+    """The overview blocks above a block, and itself where it is one."""
+    if block.level > 1:
+        yield block
+    while block.level < LEVELS[-1]:
+        yield (block := block.parent())
 
 
 def grid_of(location: str, path: str, attributes: Mapping[str, Any], zone: Zone, level: int = 1) -> ZoneGrid:
