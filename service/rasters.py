@@ -74,13 +74,14 @@ class RasterTile:
         return _masked(codes, _read_tiff(self.files[1], rows, cols)[0].astype(np.float32), None)
 
     def _read_float(self, rows: slice, cols: slice) -> Vectors:
-        values = np.moveaxis(_read_tiff(self.files[0], rows, cols), 0, -1).astype(np.float32)
+        values = np.moveaxis(_read_tiff(self.files[0], rows, cols), 0, -1)
         with rasterio.open(self.files[0], driver="GTiff") as raster:
             nodata = raster.nodata
         there: BoolArray = np.isfinite(values).all(axis=-1) & (values != 0).any(axis=-1)
-        if nodata is not None and np.isfinite(nodata):
-            there &= ~(values == np.float32(nodata)).all(axis=-1)
-        return _quantised(values, np.where(there, np.uint8(VALID), np.uint8(NOT_EMBEDDED)))
+        if nodata:  # one gap spoils a vector, but a 0 may be a value; NaN is not finite anyway
+            with np.errstate(over="ignore"):
+                there &= (values != values.dtype.type(nodata)).all(axis=-1)
+        return _quantised(values.astype(np.float32), np.where(there, np.uint8(VALID), np.uint8(NOT_EMBEDDED)))
 
 
 def _masked(codes: Int8Array, scales: Float32Array, land: BoolArray | None) -> Vectors:

@@ -137,6 +137,30 @@ def test_alphaearth_through_a_geotiff(tmp_path: Path, real_data: Path) -> None:
     assert (lon[0], lat[0]) == pytest.approx((-88.7688, 44.2946), abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("float32", -99), ("float32", 0.1), ("float64", 0.1), ("float32", np.nan)]
+)
+def test_a_gap_in_one_band_is_a_gap(tmp_path: Path, dtype: str, nodata: float) -> None:
+    """No data is compared as the file holds it: 0.1 in float32 is not 0.1 in float64."""
+    planes = np.full((4, 3, 3), 0.5, dtype)
+    planes[2, 1, 1] = nodata
+    planes[0, 2, 2] = 0  # a 0 in one band is a value
+    source = tiff(tmp_path / "gap.tif", planes, GRID.x0 + 10 * COL, GRID.y0 - 10 * ROW, nodata=nodata)
+    status = plan_ingest(source).tiles[0].tile.read(slice(0, 3), slice(0, 3)).status
+    assert status[1, 1] == NOT_EMBEDDED
+    assert (status == VALID).sum() == 8
+
+
+def test_zero_as_no_data_means_all_bands(tmp_path: Path) -> None:
+    planes = np.full((4, 3, 3), 0.5, np.float32)
+    planes[:, 1, 1] = 0
+    planes[0, 2, 2] = 0
+    source = tiff(tmp_path / "gap.tif", planes, GRID.x0 + 10 * COL, GRID.y0 - 10 * ROW, nodata=0)
+    status = plan_ingest(source).tiles[0].tile.read(slice(0, 3), slice(0, 3)).status
+    assert status[1, 1] == NOT_EMBEDDED
+    assert (status == VALID).sum() == 8
+
+
 def test_codes_with_scales_and_a_southern_place(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     codes = rng.integers(-127, 128, (8, 40, 50)).astype(np.int8)
