@@ -96,7 +96,7 @@ def _masked(codes: Int8Array, scales: Float32Array, land: BoolArray | None) -> V
 
 def _from_scaled(codes: Int8Array, scales: Float32Array, land: BoolArray) -> Vectors:
     """Older tiles have one scale to a number: dequantise, then one scale to a pixel."""
-    good: BoolArray = np.asarray(np.isfinite(scales).all(axis=-1) & (scales > 0).any(axis=-1))
+    good: BoolArray = np.asarray(is_data(scales).all(axis=-1))
     status = np.where(land, np.where(good, np.uint8(VALID), np.uint8(NOT_EMBEDDED)), np.uint8(WATER))
     return _quantised(codes.astype(np.float32) * np.where(good[..., None], scales, np.float32(0)), status)
 

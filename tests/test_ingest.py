@@ -86,6 +86,22 @@ def test_geotessera_tiles_share_a_block(tmp_path: Path) -> None:
     assert result.valid == found.valid.sum() == 2 * (95 * 80 - 4)
 
 
+def test_an_older_tile_with_a_scale_to_a_number(tmp_path: Path) -> None:
+    """What stands for no data is the same as where there is one scale to a pixel, in any one of them."""
+    codes, _, _ = npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL, (20, 20))
+    scales = np.random.default_rng(1).uniform(0.01, 0.1, codes.shape).astype(np.float32)
+    for col, sentinel in enumerate((np.nan, 0, 3e38, np.inf, 1.0)):
+        scales[10, col, 3] = sentinel
+    np.save(tmp_path / "in/2024/grid_0.15_52.05/grid_0.15_52.05_scales.npy", scales)
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    assert ingest(plan_ingest(tmp_path / "in"), store, YEAR).valid == 15 * 20 - 5
+    found = store.read(Zone(31), YEAR, slice(ROW, ROW + 20), slice(COL, COL + 20))
+    assert (found.status[10, :5] == NOT_EMBEDDED).all()
+    np.testing.assert_allclose(
+        found.codes[12] * found.scales[12, :, None], codes[12] * scales[12], atol=found.scales[12].max() / 2 * 1.001
+    )
+
+
 def test_a_rerun_skips_what_stands_and_a_new_tile_completes_it(tmp_path: Path) -> None:
     store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
     npy_tile(tmp_path / "one", "grid_0.15_52.05", ROW, COL, seed=1)
