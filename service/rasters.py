@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window as RasterWindow
 
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import PIXEL, Zone
-from service.quant import is_data, quantise
+from service.quant import MAX_SCALE, is_data, quantise
 from service.values import NOT_EMBEDDED, VALID, WATER, BoolArray, Float32Array, Int8Array, UInt8Array, Vectors
 
 MAX_DIMS: Final = 4096
@@ -55,6 +56,7 @@ class RasterTile:
 
         Raises:
             Corrupt: A file cannot be read.
+            InvalidInput: It holds numbers that no embedding has.
         """
         with _reading(self.files[0]):
             if self.kind == "npy":
@@ -66,7 +68,7 @@ class RasterTile:
         scales = np.array(_load(self.files[1])[rows, cols], np.float32)
         land = np.asarray(_read_tiff(self.files[2], rows, cols)[0] != 0)
         if scales.ndim == 3:
-            return _from_scaled(codes, scales, land)
+            return _from_scaled(codes, scales, land, self.files[1])
         return _masked(codes, scales, land)
 
     def _read_codes(self, rows: slice, cols: slice) -> Vectors:
@@ -81,7 +83,7 @@ class RasterTile:
         if nodata:  # one gap spoils a vector, but a 0 may be a value; NaN is not finite anyway
             with np.errstate(over="ignore"):
                 there &= (values != values.dtype.type(nodata)).all(axis=-1)
-        return _quantised(values.astype(np.float32), np.where(there, np.uint8(VALID), np.uint8(NOT_EMBEDDED)))
+        return _quantised(values, np.where(there, np.uint8(VALID), np.uint8(NOT_EMBEDDED)), self.files[0])
 
 
 def _masked(codes: Int8Array, scales: Float32Array, land: BoolArray | None) -> Vectors:
@@ -94,15 +96,23 @@ def _masked(codes: Int8Array, scales: Float32Array, land: BoolArray | None) -> V
     return Vectors(codes, np.where(valid, scales, np.float32(0)), status)
 
 
-def _from_scaled(codes: Int8Array, scales: Float32Array, land: BoolArray) -> Vectors:
+def _from_scaled(codes: Int8Array, scales: Float32Array, land: BoolArray, path: Path) -> Vectors:
     """Older tiles have one scale to a number: dequantise, then one scale to a pixel."""
     good: BoolArray = np.asarray(is_data(scales).all(axis=-1))
     status = np.where(land, np.where(good, np.uint8(VALID), np.uint8(NOT_EMBEDDED)), np.uint8(WATER))
-    return _quantised(codes.astype(np.float32) * np.where(good[..., None], scales, np.float32(0)), status)
+    return _quantised(codes.astype(np.float32) * np.where(good[..., None], scales, np.float32(0)), status, path)
 
 
-def _quantised(values: Float32Array, status: UInt8Array) -> Vectors:
+def _quantised(values: npt.NDArray[Any], status: UInt8Array, path: Path) -> Vectors:
+    """Float vectors with one scale to a pixel. A scale of 1 and more would be taken for no data, so it is refused."""
     valid = status == VALID
+    peak = float(np.abs(values[valid]).max(initial=0))
+    if peak >= 127 * MAX_SCALE:
+        raise InvalidInput(
+            f"{path.name} holds {peak:g}; numbers of an embedding lie between -127 and 127.",
+            field="source",
+            remedy="If that marks gaps, declare it: gdal_edit.py -a_nodata. Else divide the vectors by a constant.",
+        )
     codes, scales = quantise(np.where(valid[..., None], values, np.float32(0)).astype(np.float32))
     return Vectors(codes, np.where(valid, scales, np.float32(0)), status)
 

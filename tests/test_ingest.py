@@ -177,6 +177,18 @@ def test_zero_as_no_data_means_all_bands(tmp_path: Path) -> None:
     assert (status == VALID).sum() == 8
 
 
+@pytest.mark.parametrize("value", [127.0, -9999.0, 1e300])
+def test_numbers_that_no_embedding_has_name_their_file(tmp_path: Path, value: float) -> None:
+    planes = np.full((4, 3, 3), 126.9)
+    source = tiff(tmp_path / "wild.tif", planes, GRID.x0 + 10 * COL, GRID.y0 - 10 * ROW)
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=4)
+    assert ingest(plan_ingest(source), store, YEAR).valid == 9
+    planes[2, 1, 1] = value
+    source = tiff(tmp_path / "wild.tif", planes, GRID.x0 + 10 * COL, GRID.y0 - 10 * ROW)
+    with pytest.raises(InvalidInput, match=r"wild\.tif holds .* between -127 and 127"):
+        ingest(plan_ingest(source), store, YEAR)
+
+
 def test_codes_with_scales_and_a_southern_place(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     codes = rng.integers(-127, 128, (8, 40, 50)).astype(np.int8)
