@@ -81,7 +81,7 @@ def layer(
     numbers = wants_numbers(request)
     spec = parse_view(view or ("vector" if numbers else "pca"))
     shown = resolve_view(get_state(request), at.dataset, spec, dims or store.dims, threshold)
-    return Layer(store, at.window, shown, dims or store.dims, not numbers, at.dataset.id)
+    return Layer(store, at.window, shown, dims or store.dims, not numbers, dataset=at.dataset.id)
 
 
 def resolve_view(state: State, dataset: Dataset, spec: ViewSpec, dims: int, threshold: float = 0.0) -> View:

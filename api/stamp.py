@@ -21,6 +21,11 @@ RENDERING: Final = "1"
 """Part of every validator; raised when the same vectors are drawn in another way."""
 
 
+OVERVIEW: Final = "X-Smalti-Overview"
+STALE: Final = "stale"
+"""Its value where a picture shows an overview older than the vectors below it; absent otherwise."""
+
+
 class NotModified(Exception):  # an answer, not an error
     """The client holds this answer already."""
 
@@ -39,6 +44,8 @@ class StampedRoute(APIRoute):
             except NotModified:
                 response = Response(status_code=304)
             response.headers.update(getattr(request.state, "stamp", {}))
+            if getattr(request.state, "notes", None):
+                response.headers[OVERVIEW] = STALE
             return response
 
         return stamped
@@ -64,7 +71,7 @@ def stamp(request: Request, shown: Annotated[Layer, Depends(layer)]) -> None:
         "X-Smalti-Window": str(shown.window),
         "X-Smalti-Revision": revision,
     }
-    request.state.stamp = headers
+    request.state.stamp, request.state.notes = headers, shown.notes
     if request.method != "GET":
         headers["Cache-Control"] = "no-store"
         return
@@ -109,7 +116,11 @@ def _tile_versions(request: Request, shown: Layer) -> list[str] | None:
     if path.get("tileMatrixSetId") not in SUPPORTED_TMS.list() or not all(re.fullmatch(r"\d{1,9}", a) for a in asked):
         return None
     z, x, y, tilesize = map(int, asked)
-    blocks = touched(shown.store, tile_target(SUPPORTED_TMS.get(path["tileMatrixSetId"]), x, y, z, tilesize or None))
-    if blocks is None:
+    tile = tile_target(SUPPORTED_TMS.get(path["tileMatrixSetId"]), x, y, z, tilesize or None)
+    found = touched(shown, tile)
+    if found.stale:
+        shown.notes.add(STALE)  # a copy that is still right is still stale
+    if found.blocks is None:
         return None
-    return [f"{block.name}={version}" for block, version in shown.store.versions(shown.window, blocks).items()]
+    versions = shown.store.versions(shown.window, found.blocks)
+    return [*(f"{block.name}={version}" for block, version in versions.items()), STALE if found.stale else ""]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.ma as ma
 
 from service.colour import View
-from service.errors import InvalidInput, LimitExceeded, NotFound
-from service.grid import Block, ZoneGrid
+from service.errors import InvalidInput, LimitExceeded
+from service.footprint import Box, Footprint, footprint
+from service.grid import Block
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Int64Array, Vectors, Window
 from service.warp import Int32Array, Target, ZoneMap, zone_maps
@@ -22,93 +22,6 @@ MAX_VALUES: Final = 36_000_000
 """Pixels times bands of one picture: 512 x 512 of 128 dimensions."""
 MAX_TOUCHED: Final = 1024
 """Blocks whose versions one picture's validator may look at."""
-
-
-@dataclass(frozen=True, eq=False)
-class Footprint:
-    """Where a window of a store holds data, by block."""
-
-    rows: dict[str, Int64Array]
-    """Per zone: (n,) block rows at level 1."""
-    cols: dict[str, Int64Array]
-    """Per zone: (n,) block columns."""
-    grids: tuple[ZoneGrid, ...]
-    """Level-1 grids of the zones that hold data."""
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) degrees of the blocks, within each zone's nominal 6 degrees.
-
-        Raises:
-            NotFound: There is no data.
-        """
-        boxes = [self._zone_bounds(grid) for grid in self.grids]
-        if not boxes:
-            raise NotFound("this window holds no data yet.", field="window")
-        west, south, east, north = zip(*boxes, strict=True)
-        return min(west), min(south), max(east), max(north)
-
-    def _zone_bounds(self, grid: ZoneGrid) -> tuple[float, float, float, float]:
-        """Only the ends of each block row can be the box's edge."""
-        rows, cols = self.rows[grid.zone.name], self.cols[grid.zone.name]
-        each, index = np.unique(rows, return_inverse=True)
-        first, last = np.full(len(each), np.iinfo(np.int64).max), np.zeros(len(each), np.int64)
-        np.minimum.at(first, index, cols)
-        np.maximum.at(last, index, cols)
-        tops, bottoms = each * BLOCK, np.minimum((each + 1) * BLOCK, grid.height)
-        lefts, rights = first * BLOCK, np.minimum((last + 1) * BLOCK, grid.width)
-        lon, lat = grid.to_lonlat(np.concatenate([tops, tops, bottoms, bottoms]), np.tile([lefts, rights], 2).ravel())
-        west, south, east, north = grid.zone.bounds
-        return (
-            float(np.clip(lon.min(), west, east)), float(np.clip(lat.min(), south, north)),
-            float(np.clip(lon.max(), west, east)), float(np.clip(lat.max(), south, north)),
-        )  # fmt: skip
-
-    def clip(self, zone: str, box: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
-        """The part of a level-1 box (top, bottom, left, right, ends included) that blocks with data span, if any."""
-        top, bottom, left, right = box
-        if zone not in self.rows:
-            return None
-        rows, cols = self.rows[zone], self.cols[zone]
-        held = (rows >= top // BLOCK) & (rows <= bottom // BLOCK) & (cols >= left // BLOCK) & (cols <= right // BLOCK)
-        if not held.any():
-            return None
-        rows, cols = rows[held], cols[held]
-        return (
-            max(top, int(rows.min()) * BLOCK), min(bottom, int(rows.max()) * BLOCK + BLOCK - 1),
-            max(left, int(cols.min()) * BLOCK), min(right, int(cols.max()) * BLOCK + BLOCK - 1),
-        )  # fmt: skip
-
-
-def footprint(store: Store, window: Window) -> Footprint:
-    """Where `window` holds data; kept until the store's revision changes.
-
-    Raises:
-        NotFound: No such window.
-    """
-    return _footprint(_ByIdentity(store), store.location, store.revision()[0], window)
-
-
-@dataclass(frozen=True)
-class _ByIdentity:
-    """Lets a store be the key of a cache whatever its own equality."""
-
-    store: Store
-
-    def __hash__(self) -> int:
-        return hash(self.store.location)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.store is self.store
-
-
-@lru_cache(maxsize=64)
-def _footprint(held: _ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
-    blocks = held.store.blocks(window)
-    names = sorted({block.zone for block in blocks})
-    rows = {name: np.array([b.row for b in blocks if b.zone == name], np.int64) for name in names}
-    cols = {name: np.array([b.col for b in blocks if b.zone == name], np.int64) for name in names}
-    return Footprint(rows, cols, tuple(grid for grid in held.store.zones() if grid.zone.name in names))
 
 
 @dataclass(frozen=True)
@@ -122,6 +35,8 @@ class Source:
     """Prefix length to read."""
     picture: bool = True
     """Colours (uint8), or the view's numbers (float32)."""
+    notes: set[str] = field(default_factory=set, compare=False)
+    """What whoever asked for pictures should know of those made so far: `stale`."""
 
     def __post_init__(self) -> None:
         if self.dims not in self.store.depths:
@@ -148,6 +63,8 @@ class Rectangle:
     level: int
     rows: slice
     cols: slice
+    stale: bool = False
+    """Whether the level is older than what lies below it."""
 
     @property
     def count(self) -> int:
@@ -163,8 +80,55 @@ def level_for(levels: tuple[int, ...], maps: tuple[ZoneMap, ...]) -> int:
     return fine_enough[-1] if fine_enough else levels[0]
 
 
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """The level at which one zone's part of a picture is read."""
+
+    shown: ZoneMap
+    box: Box | None
+    """What is read, as level-1 pixels; None where the part shows no data."""
+    level: int
+    stale: bool = False
+
+
+def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
+    """A level for each zone. What the finer levels may cost beyond the fitting one is shared out evenly."""
+    store, held = source.store, source.footprint
+    maps = zone_maps(target, store.zones())
+    level = level_for(store.levels(), maps)
+    boxes = [held.clip(part.grid.zone.name, part.box) for part in maps]
+    costs = [_count(box, level) * source.dims for box in boxes if box]
+    spare = (MAX_SOURCE_BYTES - sum(costs)) / max(1, len(costs))
+    return tuple(
+        _chosen(source, part, box, level, spare) if box and level > 1 and spare >= 0 else _Choice(part, box, level)
+        for part, box in zip(maps, boxes, strict=True)
+    )
+
+
+def _chosen(source: Source, part: ZoneMap, box: Box, fitting: int, spare: float) -> _Choice:
+    """The coarsest level up to the fitting one that is up to date, as far as it may be read; else one that is not."""
+    store, window, budget = source.store, source.window, _count(box, fitting) + spare / source.dims
+    kept: _Choice | None = None
+    for level in (known for known in reversed(store.levels()) if known <= fitting and _count(box, known) <= budget):
+        blocks = source.footprint.parents(part.grid.zone.name, box, level)
+        if level == 1 or not store.stale(window, blocks):
+            return _Choice(part, box, level)
+        if kept is None and any(store.versions(window, blocks).values()):
+            kept = _Choice(part, box, level, stale=True)
+    return kept or _Choice(part, box, 1)  # no overviews at all: `plan` refuses it, unless other zones left room
+
+
+def _count(box: Box, level: int) -> int:
+    """Pixels of a level in a level-1 box."""
+    top, bottom, left, right = (edge // level for edge in box)
+    return (bottom - top + 1) * (right - left + 1)
+
+
 def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
     """The rectangles a picture needs, one a zone, cut to where there is data.
+
+    An overview that is missing or older than what lies below it is passed over for a finer level while that may be
+    read; where none may, it is read as it stands and the rectangle says so.
 
     Raises:
         LimitExceeded: They are larger than one request may read, because the overviews end too early.
@@ -176,15 +140,12 @@ def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
             field="width",
             remedy="Ask for fewer pixels or bands.",
         )
-    held = source.footprint
-    maps = zone_maps(target, source.store.zones())
-    level = level_for(source.store.levels(), maps)
     rectangles = []
-    for part in maps:
-        box = held.clip(part.grid.zone.name, part.box)
-        if box is not None:
-            top, bottom, left, right = (edge // level for edge in box)
-            rectangles.append(Rectangle(part, level, slice(top, bottom + 1), slice(left, right + 1)))
+    for choice in _choices(source, target):
+        if choice.box is not None:
+            top, bottom, left, right = (edge // choice.level for edge in choice.box)
+            rows, cols = slice(top, bottom + 1), slice(left, right + 1)
+            rectangles.append(Rectangle(choice.shown, choice.level, rows, cols, choice.stale))
     size = sum(rectangle.count for rectangle in rectangles) * source.dims
     if size > MAX_SOURCE_BYTES:
         raise LimitExceeded(
@@ -194,15 +155,30 @@ def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
     return tuple(rectangles)
 
 
-def touched(store: Store, target: Target) -> tuple[Block, ...] | None:
-    """The blocks a picture shows pixels of, with data or without, at the level it reads; None if over 1024.
+@dataclass(frozen=True)
+class Touched:
+    """What a picture looks like depends on this and on nothing else in the store."""
 
-    What the picture looks like depends on these blocks and on nothing else in the store.
+    blocks: tuple[Block, ...] | None
+    """The blocks it shows pixels of, with data or without, at the levels it reads; None if over 1024."""
+    stale: bool
+    """Whether it shows an overview that is older than what lies below it."""
+
+
+def touched(source: Source, target: Target) -> Touched:
+    """What a picture depends on, found without reading a pixel.
+
+    Raises:
+        NotFound: No such window.
     """
-    maps = zone_maps(target, store.zones())
-    level = level_for(store.levels(), maps)
+    choices = _choices(source, target)
+    return Touched(_shown_blocks(choices), any(choice.stale for choice in choices))
+
+
+def _shown_blocks(choices: tuple[_Choice, ...]) -> tuple[Block, ...] | None:
     blocks: list[Block] = []
-    for part in maps:
+    for choice in choices:
+        part, level = choice.shown, choice.level
         top, bottom, left, right = (edge // (level * BLOCK) for edge in part.box)
         shape = bottom - top + 1, right - left + 1
         if shape[0] * shape[1] > MAX_TOUCHED * 4:
@@ -229,6 +205,8 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
     out = np.zeros((size, source.bands), np.uint8 if source.picture else np.float32)
     valid = np.zeros(size, bool)
     for rectangle in plan(source, target):
+        if rectangle.stale:
+            source.notes.add("stale")
         pixels, bands, held = _painted(source, rectangle, size)
         out[pixels] = bands
         valid[pixels] = held

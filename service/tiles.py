@@ -89,12 +89,18 @@ class TileReader(BaseReader):
     def _cost(self, z: int) -> float:
         """Bytes that the largest tile of a zoom may read."""
         ground = self._ground(z)
-        level = max([level for level in self.input.store.levels() if level * PIXEL <= ground] or [1])
+        level = max([level for level in self._levels if level * PIXEL <= ground] or [1])
         west, south, east, north = self.bounds
         metres_per_degree = 111_320.0
         width = (east - west) * metres_per_degree * np.cos(np.radians((south + north) / 2))
         sides = (min(size, 256 * ground) / (level * PIXEL) for size in (width, (north - south) * metres_per_degree))
         return float(np.prod(list(sides))) * self.input.dims
+
+    @cached_property
+    def _levels(self) -> list[int]:
+        """Levels that hold anything of this window: others may have overviews where this one has none."""
+        store, window = self.input.store, self.input.window
+        return [level for level in store.levels() if level == 1 or store.blocks(window, level=level)]
 
     @property
     def _tms_crs(self) -> str:

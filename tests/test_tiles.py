@@ -318,7 +318,7 @@ def test_a_feature_shows_what_lies_inside_it(aef: Tiny) -> None:
 def test_touched_blocks_are_those_whose_pixels_are_shown() -> None:
     store = around(3.0, 52.0, (Zone(31), 7), size=900)
     target = tile_target(TMS, *TMS.tile(3.0, 52.0, 13))
-    blocks = touched(store, target)
+    blocks = touched(Source(store, YEAR, VectorView(4), 4), target).blocks
     assert blocks is not None
     (part,) = zone_maps(target, store.zones())
     assert {(b.row, b.col) for b in blocks} == set(

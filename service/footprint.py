@@ -1,0 +1,118 @@
+"""Where a window of a store holds data, by block: known before a byte of it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from service.errors import NotFound
+from service.grid import Block, ZoneGrid
+from service.store.contract import Store
+from service.values import BLOCK, BoolArray, Int64Array, Window
+
+Box = tuple[int, int, int, int]
+"""(top, bottom, left, right) of pixels at level 1, ends included."""
+
+
+@dataclass(frozen=True, eq=False)
+class Footprint:
+    """Where a window of a store holds data, by block."""
+
+    rows: dict[str, Int64Array]
+    """Per zone: (n,) block rows at level 1."""
+    cols: dict[str, Int64Array]
+    """Per zone: (n,) block columns."""
+    grids: tuple[ZoneGrid, ...]
+    """Level-1 grids of the zones that hold data."""
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) degrees of the blocks, within each zone's nominal 6 degrees.
+
+        Raises:
+            NotFound: There is no data.
+        """
+        boxes = [self._zone_bounds(grid) for grid in self.grids]
+        if not boxes:
+            raise NotFound("this window holds no data yet.", field="window")
+        west, south, east, north = zip(*boxes, strict=True)
+        return min(west), min(south), max(east), max(north)
+
+    def _zone_bounds(self, grid: ZoneGrid) -> tuple[float, float, float, float]:
+        """Only the ends of each block row can be the box's edge."""
+        rows, cols = self.rows[grid.zone.name], self.cols[grid.zone.name]
+        each, index = np.unique(rows, return_inverse=True)
+        first, last = np.full(len(each), np.iinfo(np.int64).max), np.zeros(len(each), np.int64)
+        np.minimum.at(first, index, cols)
+        np.maximum.at(last, index, cols)
+        tops, bottoms = each * BLOCK, np.minimum((each + 1) * BLOCK, grid.height)
+        lefts, rights = first * BLOCK, np.minimum((last + 1) * BLOCK, grid.width)
+        lon, lat = grid.to_lonlat(np.concatenate([tops, tops, bottoms, bottoms]), np.tile([lefts, rights], 2).ravel())
+        west, south, east, north = grid.zone.bounds
+        return (
+            float(np.clip(lon.min(), west, east)), float(np.clip(lat.min(), south, north)),
+            float(np.clip(lon.max(), west, east)), float(np.clip(lat.max(), south, north)),
+        )  # fmt: skip
+
+    def clip(self, zone: str, box: Box) -> Box | None:
+        """The part of a level-1 box (top, bottom, left, right, ends included) that blocks with data span, if any."""
+        top, bottom, left, right = box
+        held = self._within(zone, box)
+        if held is None:
+            return None
+        rows, cols = self.rows[zone], self.cols[zone]
+        rows, cols = rows[held], cols[held]
+        return (
+            max(top, int(rows.min()) * BLOCK), min(bottom, int(rows.max()) * BLOCK + BLOCK - 1),
+            max(left, int(cols.min()) * BLOCK), min(right, int(cols.max()) * BLOCK + BLOCK - 1),
+        )  # fmt: skip
+
+    def parents(self, zone: str, box: Box, level: int) -> tuple[Block, ...]:
+        """The blocks of a level whose children hold data within a level-1 box."""
+        held = self._within(zone, box)
+        if held is None:
+            return ()
+        cells = np.unique(np.stack([self.rows[zone][held], self.cols[zone][held]], axis=1) // level, axis=0)
+        return tuple(Block(zone, row, col, level) for row, col in cells.tolist())
+
+    def _within(self, zone: str, box: Box) -> BoolArray | None:
+        """(n,) which blocks with data a level-1 box touches; None where there are none."""
+        if zone not in self.rows:
+            return None
+        top, bottom, left, right = (edge // BLOCK for edge in box)
+        rows, cols = self.rows[zone], self.cols[zone]
+        held = np.asarray((rows >= top) & (rows <= bottom) & (cols >= left) & (cols <= right))
+        return held if held.any() else None
+
+
+def footprint(store: Store, window: Window) -> Footprint:
+    """Where `window` holds data; kept until the store's revision changes.
+
+    Raises:
+        NotFound: No such window.
+    """
+    return _footprint(_ByIdentity(store), store.location, store.revision()[0], window)
+
+
+@dataclass(frozen=True)
+class _ByIdentity:
+    """Lets a store be the key of a cache whatever its own equality."""
+
+    store: Store
+
+    def __hash__(self) -> int:
+        return hash(self.store.location)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and other.store is self.store
+
+
+@lru_cache(maxsize=64)
+def _footprint(held: _ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
+    blocks = held.store.blocks(window)
+    names = sorted({block.zone for block in blocks})
+    rows = {name: np.array([b.row for b in blocks if b.zone == name], np.int64) for name in names}
+    cols = {name: np.array([b.col for b in blocks if b.zone == name], np.int64) for name in names}
+    return Footprint(rows, cols, tuple(grid for grid in held.store.zones() if grid.zone.name in names))
