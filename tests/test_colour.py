@@ -111,6 +111,12 @@ def test_too_few_pixels_or_too_large_a_sample_are_refused() -> None:
         fit_basis(noise(), [YEAR], sample=10_000_000)
 
 
+def test_fewer_than_three_dimensions_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="2 dimensions"):
+        fit_basis(noise((20, 20), dims=2), [YEAR])
+    assert fit_basis(noise((20, 20), dims=3), [YEAR]).components.shape == (3, 3)
+
+
 def test_a_document_that_is_no_basis_is_corrupt(basis: Basis) -> None:
     document = basis.to_document()
     with pytest.raises(Corrupt):

@@ -127,10 +127,12 @@ def fit_basis(store: Store, windows: Sequence[Window], *, seed: int = 0, sample:
 
     Raises:
         LimitExceeded: `sample` is over 200,000.
-        InvalidInput: There are fewer than 16 valid pixels.
+        InvalidInput: There are fewer than 16 valid pixels, or fewer than 3 dimensions.
         NotFound: No such window.
         Corrupt: A block cannot be read.
     """
+    if store.dims < 3:
+        raise InvalidInput(f"{store.dims} dimensions have no three directions.", field="dataset")
     if not MIN_SAMPLE <= sample <= MAX_SAMPLE:
         raise LimitExceeded(f"a sample has {MIN_SAMPLE} to {MAX_SAMPLE:,} pixels, not {sample:,}.", field="sample")
     drawn = list(_draw(store, windows, seed, sample))
