@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -19,6 +19,10 @@ WGS84: Final = CRS.from_epsg(4326)
 MAX_SIDE: Final = 2048
 """Pixels along a side of a picture."""
 MAX_VERTICES: Final = 10_000
+MAX_LISTS: Final = 1_000
+"""Lists and parts around the vertices of a geometry: polygons, rings, holes."""
+MAX_DEPTH: Final = 8
+"""A multipolygon's positions lie 4 deep, in a collection 6."""
 Box = tuple[float, float, float, float]
 
 
@@ -105,12 +109,12 @@ def geometry_bounds(geometry: Mapping[str, Any]) -> Box:
     """(left, bottom, right, top) of a GeoJSON geometry.
 
     Raises:
-        InvalidInput: It has no positions.
-        LimitExceeded: It has over 10,000.
+        InvalidInput: It has no positions, or is made of anything but lists of numbers in lists.
+        LimitExceeded: It has over 10,000 vertices, or lists.
     """
     found = list(islice(_positions(geometry), MAX_VERTICES + 1))
     if len(found) > MAX_VERTICES:
-        raise LimitExceeded(f"a geometry has at most {MAX_VERTICES:,} vertices.", field="geometry")
+        raise _too_large()
     if not found:
         raise InvalidInput("has no positions.", field="geometry")
     xs, ys = zip(*found, strict=True)
@@ -118,15 +122,38 @@ def geometry_bounds(geometry: Mapping[str, Any]) -> Box:
 
 
 def _positions(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
-    for part in geometry.get("geometries") or ():
-        yield from _positions(part)
-    nested = [geometry.get("coordinates") or ()]
-    while nested:
-        item = nested.pop()
-        if item and isinstance(item[0], (int, float)):
-            yield float(item[0]), float(item[1])
+    """(x, y) of every vertex; each part and list that is opened counts, so empty ones are bounded too."""
+    nested: list[tuple[Any, int]] = [(geometry, 0)]
+    for _ in range(MAX_VERTICES + MAX_LISTS):
+        if not nested:
+            return
+        item, depth = nested.pop()
+        if depth > MAX_DEPTH:
+            raise InvalidInput(f"is nested more than {MAX_DEPTH} deep.", field="geometry")
+        if isinstance(item, Mapping):
+            inner = (item.get("geometries"), item.get("coordinates"))
+            nested += [(part, depth + 1) for part in inner if part is not None]
+        elif not isinstance(item, list | tuple):
+            raise InvalidInput(f"{str(item)[:40]!r} is no list of positions.", field="geometry")
+        elif item and _is_number(item[0]):
+            yield _position(item)
         else:
-            nested.extend(item)
+            nested.extend((part, depth + 1) for part in item)
+    raise _too_large()
+
+
+def _too_large() -> LimitExceeded:
+    return LimitExceeded(f"a geometry has at most {MAX_VERTICES:,} vertices in {MAX_LISTS:,} lists.", field="geometry")
+
+
+def _position(item: Sequence[Any]) -> tuple[float, float]:
+    if len(item) < 2 or not all(_is_number(value) and abs(value) < 1e12 for value in item[:2]):
+        raise InvalidInput(f"{str(item)[:40]} is no position.", field="geometry")
+    return float(item[0]), float(item[1])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _lonlat(x: float, y: float, crs: CRS) -> tuple[float, float]:

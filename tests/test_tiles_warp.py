@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 
 from service import warp
-from service.errors import InvalidInput
+from service.errors import InvalidInput, LimitExceeded
+from service.frame import geometry_bounds
 from service.grid import Zone, archive_grid
 from service.tiles import tile_target
 from service.warp import Target, ZoneMap, floors, zone_at, zone_maps
@@ -150,3 +151,40 @@ def test_what_is_no_box_is_refused(bounds: tuple[float, float, float, float]) ->
         Target("EPSG:3857", bounds, 10, 10)
     with pytest.raises(InvalidInput):
         Target("EPSG:3857", (0, 0, 1, 1), 0, 10)
+
+
+@pytest.mark.parametrize(
+    "coordinates",
+    [
+        "abc",
+        {"a": 1},
+        7,
+        None,
+        [],
+        [[]],
+        ["abc"],
+        [[1]],
+        [[1, "b"]],
+        [[True, False]],
+        [[1, float("nan")]],
+        [[1, 10**400]],
+        [[1, 2], "x"],
+    ],
+)
+def test_coordinates_that_are_none_are_refused(coordinates: object) -> None:
+    with pytest.raises(InvalidInput, match="geometry"):
+        geometry_bounds({"type": "Polygon", "coordinates": coordinates})
+
+
+def test_a_geometry_is_bounded_in_depth_and_count() -> None:
+    deep: list[object] = [1.0, 2.0]
+    for _ in range(50):
+        deep = [deep]
+    with pytest.raises(InvalidInput, match="deep"):
+        geometry_bounds({"coordinates": deep})
+    for many in ([[]] * 100_000, [[1.0, 2.0]] * 100_000):
+        with pytest.raises(LimitExceeded, match="vertices"):
+            geometry_bounds({"coordinates": many})
+    polygon = {"type": "MultiPolygon", "coordinates": [[[[1, 2], [3, 4], [5, 0]]]]}
+    collection = {"geometries": [polygon, {"coordinates": [9, 9]}]}
+    assert geometry_bounds({"type": "GeometryCollection", **collection}) == (1, 0, 9, 9)
