@@ -270,7 +270,7 @@ def _lay(old: BlockData, tiles: Sequence[PlacedTile], fingerprint: str) -> Block
         status[here][better] = new.status[better]
         for count in counts:
             count[here][better] = 0
-    return BlockData(block, old.window, Vectors(codes, scales, status), Counts(*counts), fingerprint)
+    return BlockData(block, old.window, Vectors(codes, scales, status), Counts(*counts), fingerprint, old.base)
 
 
 def _overlap(block: Block, placed: PlacedTile) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from service import embed, ingest
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, ReadOnly, Unavailable
 from service.grid import Block, Zone
-from service.store import BlockData, create_store, open_store, repository_name
+from service.store import BlockData, create_store, open_store, repository_name, writable
 from service.store.faults import writing
 from service.values import BLOCK, Counts, ModelIdentity, Vectors, Window
 from tests.conftest import ROOT
@@ -99,6 +101,57 @@ def test_the_same_block_twice_is_a_conflict(tmp_path: Path) -> None:
     late.write([filled(block, 4, 8)], "again")  # type: ignore[attr-defined]
     tiny.store.refresh()
     assert (tiny.store.read(Zone(31), YEAR, block.rows, block.cols).codes == 4).all()
+
+
+def test_two_writers_that_share_a_store_lose_nothing(tmp_path: Path) -> None:
+    """What counts is what each writer read, not what the object they share has seen since."""
+    tiny = tiny_archive(tmp_path, random_vectors((30, 30), 8))
+    store, (block,) = tiny.store, tiny.store.blocks(YEAR)
+    slow, other = store.read_block(block, YEAR), Block("31N", 7, 7)
+    assert slow.base == store.versions(YEAR, [block])[block]
+    store.write([replace(store.read_block(block, YEAR), vectors=filled(block, 3, 8).vectors)], "the fast one")
+    with pytest.raises(Conflict, match=block.name):
+        store.write([replace(slow, counts=Counts.zeros((BLOCK, BLOCK)))], "the slow one")
+    assert (store.read(Zone(31), YEAR, block.rows, block.cols).codes == 3).all()
+    again = store.read_block(block, YEAR)
+    store.write([replace(again, counts=Counts.zeros((BLOCK, BLOCK)))], "the slow one again")
+    assert store.read_block(block, YEAR).counts.s2.max() == 0
+
+    unwritten = store.read_block(other, YEAR)
+    assert unwritten.base == ""
+    store.write([filled(other, 1, 8)], "first there")
+    with pytest.raises(Conflict, match=other.name):
+        store.write([replace(unwritten, vectors=filled(other, 2, 8).vectors)], "late")
+
+
+def test_whoever_merges_says_into_what(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, random_vectors((30, 30), 8))
+    old = tiny.store.read_block(tiny.store.blocks(YEAR)[0], YEAR)
+    assert old.base
+    assert ingest._lay(old, (), "a" * 64).base == old.base
+    assert embed._merged(old, Vectors.empty((BLOCK, BLOCK), 8), Counts.zeros((BLOCK, BLOCK)), "a" * 64).base == old.base
+
+
+def test_a_block_is_read_from_one_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's commit between the pixels and the fingerprint does not mix the two."""
+    tiny = tiny_archive(tmp_path, random_vectors((30, 30), 8))
+    store, (block,) = tiny.store, tiny.store.blocks(YEAR)
+    store.write([filled(block, 1, 8)], "one")
+    read = writable.read_window
+
+    def interrupted(*arguments: object) -> Vectors:
+        monkeypatch.setattr(writable, "read_window", read)
+        vectors = read(*arguments)  # type: ignore[arg-type]
+        store.write([filled(block, 2, 8)], "two")
+        return vectors
+
+    monkeypatch.setattr(writable, "read_window", interrupted)
+    found = store.read_block(block, YEAR)
+    want = filled(block, 1, 8)
+    np.testing.assert_array_equal(found.vectors.codes, want.vectors.codes)
+    np.testing.assert_array_equal(found.counts.s2, want.counts.s2)
+    assert found.fingerprint == want.fingerprint
+    assert found.base != store.versions(YEAR, [block])[block]
 
 
 def test_losing_the_race_at_the_commit_is_a_conflict(tmp_path: Path) -> None:

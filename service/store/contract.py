@@ -26,6 +26,8 @@ class BlockData:
     """(256, 256) observation counts."""
     fingerprint: str
     """64 hex digits: what the block was made from (model, window, scenes, parameters)."""
+    base: str | None = None
+    """Version of the block this was merged from, as `read_block` gives it; None where nothing was merged."""
 
     def __post_init__(self) -> None:
         if self.vectors.status.shape != (BLOCK, BLOCK) or self.counts.s2.shape != (BLOCK, BLOCK):
@@ -114,13 +116,14 @@ class WritableStore(Store, Protocol):
     """A store whose blocks can be replaced. A block is wholly old or wholly new to every reader."""
 
     def read_block(self, block: Block, window: Window) -> BlockData:
-        """One level-1 block as it stands, counts and fingerprint included; an unwritten one is empty."""
+        """One level-1 block as it stands, counts, fingerprint and base included; an unwritten one is empty."""
 
     def write(self, blocks: Sequence[BlockData], message: str) -> str:
         """Commit blocks together and return the new revision. Writers of other blocks are not disturbed.
 
         Raises:
-            Conflict: Somebody wrote one of these blocks meanwhile.
+            Conflict: Somebody wrote one of these blocks since it was read (`base`), or since the last `refresh`
+                where it was not.
             ReadOnly: The location does not allow it.
             InvalidInput: Another number of dimensions or a window this repository cannot hold.
         """

@@ -33,8 +33,9 @@ _RACES: Final = 20
 class WritableArchive(ArchiveStore):
     """A WritableStore over a repository that smalti made.
 
-    A write stands on what this object has seen: if a block changed after the last `refresh`, writing it is a
-    Conflict. `write` refreshes.
+    A write stands on what its writer has read: if a block is no longer what `BlockData.base` says, writing it is
+    a Conflict. A block that was not read first stands on what this object has seen at its last `refresh`; `write`
+    refreshes. Threads may share the object.
     """
 
     writable = True
@@ -52,27 +53,24 @@ class WritableArchive(ArchiveStore):
         zone = _zone_of(block)
         if zone not in now.zones:
             lead = (BLOCK, BLOCK)
-            return BlockData(block, window, Vectors.empty(lead, self.dims), Counts.zeros(lead), EMPTY_FINGERPRINT)
+            return BlockData(block, window, Vectors.empty(lead, self.dims), Counts.zeros(lead), EMPTY_FINGERPRINT, "")
         layer = now.layer(zone)
         vectors = read_window(layer, time, block.rows, block.cols)
         counts = read_counts_window(layer, time, block.rows, block.cols)
-        fingerprint = self.fingerprints(window, [block])[block]
-        return BlockData(block, window, vectors, counts, fingerprint or EMPTY_FINGERPRINT)
+        fingerprint = _fingerprints(now, time, [block])[block] or EMPTY_FINGERPRINT
+        return BlockData(block, window, vectors, counts, fingerprint, now.versions(time, [block])[block])
 
     def fingerprints(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """The fingerprint stored with each block; "" where empty."""
-        now, wanted = self._now, list(blocks)
-        stored = now.block_values("block_fingerprint", now.time(window), wanted)
-        hexes = {block: bytes(np.asarray(value, np.uint8)).hex() for block, value in stored.items()}
-        return {
-            block: "" if hexes.get(block, EMPTY_FINGERPRINT) == EMPTY_FINGERPRINT else hexes[block] for block in wanted
-        }
+        now = self._now
+        return _fingerprints(now, now.time(window), list(blocks))
 
     def write(self, blocks: Sequence[BlockData], message: str) -> str:
         """Commit blocks together and return the new revision.
 
         Raises:
-            Conflict: One of these blocks was written by somebody else since this store was refreshed.
+            Conflict: One of these blocks was written by somebody else since it was read, or since this store
+                was refreshed where its `base` is None.
             ReadOnly: The location does not allow it.
             InvalidInput: Other dimensions, a window this repository cannot hold, a block twice or beyond the
                 zone, or a valid pixel without a usable scale.
@@ -138,14 +136,12 @@ class WritableArchive(ArchiveStore):
             _require_sound(data)
 
     def _require_unchanged(self, tip: Snapshot, blocks: Sequence[BlockData]) -> None:
-        """Optimistic locking: what stands now must be what this store has seen."""
+        """Optimistic locking: what stands now must be what the writer read, or else what this store has seen."""
         now = self._now
-        if tip.id == now.id:
-            return
         for window in {data.window for data in blocks}:
-            mine = [data.block for data in blocks if data.window == window]
+            mine = {data.block: data.base for data in blocks if data.window == window}
             seen, standing = now.versions(now.time(window), mine), tip.versions(tip.time(window), mine)
-            changed = [block.name for block in mine if seen[block] != standing[block]]
+            changed = [b.name for b, base in mine.items() if standing[b] != (seen[b] if base is None else base)]
             if changed:
                 raise Conflict(
                     f"{self.location}: {', '.join(changed[:5])} was written by somebody else meanwhile.",
@@ -230,6 +226,13 @@ def canonical(data: BlockData) -> BlockData:
     codes = np.where(vectors.valid[..., None], vectors.codes, np.int8(0))
     scales = np.where(vectors.valid, vectors.scales, np.float32(0))
     return BlockData(data.block, data.window, Vectors(codes, scales, vectors.status), data.counts, data.fingerprint)
+
+
+def _fingerprints(now: Snapshot, time: int, blocks: Sequence[Block]) -> dict[Block, str]:
+    """The fingerprint stored with each block; "" where empty."""
+    stored = now.block_values("block_fingerprint", time, blocks)
+    hexes = {block: bytes(np.asarray(value, np.uint8)).hex() for block, value in stored.items()}
+    return {b: "" if hexes.get(b, EMPTY_FINGERPRINT) == EMPTY_FINGERPRINT else hexes[b] for b in blocks}
 
 
 def _put(group: zarr.Group, time: int, data: BlockData) -> None:
