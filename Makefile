@@ -69,8 +69,8 @@ lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
 	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra train --extra dev -c requirements/cpu.txt pyproject.toml -o requirements/dev.txt
 
-clean: ## forget the environment and everything made
-	rm -rf $(VENV) api/web/vendor api/web/node_modules .bench smalti-data
+clean: ## forget the environment and what was built; datasets under smalti-data stay
+	rm -rf $(VENV) .geotessera api/web/vendor api/web/node_modules .bench
 
 FORCE:
 .PHONY: help setup demo test test-slow lint bench lock clean FORCE

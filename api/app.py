@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         license_info={"name": "MIT", "identifier": "MIT"},
-        max_body_size=settings.limits.json_bytes,
+        max_body_size=settings.limits.question_bytes,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
     )
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "HEAD"],
+        allow_methods=["GET"],
         expose_headers=["ETag", *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision"))],
     )
     app.add_middleware(Gate, settings=settings)

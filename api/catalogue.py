@@ -12,7 +12,7 @@ from typing import Final
 
 from api.settings import Settings
 from service.embed import require_writable
-from service.errors import InvalidInput, NotFound, SmaltiError
+from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
 from service.store.contract import Store, WritableStore
 from service.values import ModelIdentity, Window, checked_id
@@ -34,6 +34,11 @@ class Entry:
     identity: ModelIdentity | None = None
     main: bool = True
     """False for the repository of one window that is not a calendar year."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where it cannot be opened: its id, or its folder's name for a window of its own."""
+        return self.id if self.main else Path(self.location).name.removesuffix(".icechunk")
 
 
 @dataclass(frozen=True)
@@ -76,26 +81,27 @@ class Dataset:
 class Catalogue(Mapping[str, Dataset]):
     """Datasets by id: `smalti.toml`, and every `*.icechunk` under `<home>/datasets`.
 
-    Looks at most once a second for new revisions and repositories; a dataset that cannot be opened is kept aside
-    with its error, so that one broken store does not take the others down.
+    Looks at most once a second for new revisions and repositories. What cannot be opened is kept aside with its
+    error, so that one broken store, or a mistake in `smalti.toml`, does not take the others down.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
         self._open: dict[str, Dataset] = {}
+        self._broken: dict[str, SmaltiError] = {}
+        self._written: list[Entry] = []
         self._stores: dict[str, Store] = {}
         self._looked_at = float("-inf")
-        self.broken: dict[str, SmaltiError] = {}
 
     def __getitem__(self, key: str) -> Dataset:
         self._look()
-        if key in self.broken:
-            raise self.broken[key]
-        try:
-            return self._open[key]
-        except KeyError:
-            raise NotFound(f"no dataset {key!r}.", field="dataset", remedy="GET /datasets lists them.") from None
+        found, broken = self._open.get(key), self._broken
+        if found is not None:
+            return found
+        if key in broken:
+            raise broken[key]
+        raise NotFound(f"no dataset {key!r}.", field="dataset", remedy="GET /datasets lists them.")
 
     def __iter__(self) -> Iterator[str]:
         self._look()
@@ -105,11 +111,23 @@ class Catalogue(Mapping[str, Dataset]):
         self._look()
         return len(self._open)
 
+    def all(self) -> list[Dataset]:
+        """Every dataset that can be served, by id: as they stand now, whatever changes meanwhile."""
+        self._look()
+        held = self._open
+        return [held[key] for key in sorted(held)]
+
+    @property
+    def broken(self) -> dict[str, SmaltiError]:
+        """Repositories, by name, that cannot be opened, and `smalti.toml` if it cannot be read; each with why."""
+        self._look()
+        return self._broken
+
     def _look(self) -> None:
         if time.monotonic() - self._looked_at < LOOK_AGAIN_S or not self._lock.acquire(blocking=not self._open):
             return
         try:
-            self._visit(entries(self._settings))
+            self._visit()
             self._looked_at = time.monotonic()
         finally:
             self._lock.release()
@@ -117,7 +135,16 @@ class Catalogue(Mapping[str, Dataset]):
     def look_now(self) -> None:
         """See what was just written, without waiting for the next look."""
         with self._lock:
-            self._visit(entries(self._settings))
+            self._visit()
+
+    def require_writable(self, dataset: str) -> WritableStore:
+        """The main store of a dataset, if blocks can be written to it.
+
+        Raises:
+            NotFound: No such dataset.
+            ReadOnly: It cannot be written to.
+        """
+        return require_writable(self[dataset].store, dataset)
 
     def writable(self, dataset: str, window: Window) -> WritableStore:
         """The store of a dataset that takes blocks of `window`; one of its own is made for what is no calendar year.
@@ -126,27 +153,35 @@ class Catalogue(Mapping[str, Dataset]):
             NotFound: No such dataset.
             ReadOnly: It cannot be written to.
         """
-        main = self[dataset].store
+        main = self.require_writable(dataset)
         if window.is_year:
-            return require_writable(main, dataset)
-        require_writable(main, dataset)
-        return open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
+            return main
+        with self._lock:
+            return open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
 
-    def _visit(self, found: list[Entry]) -> None:
-        stores: dict[str, list[Store]] = {}
+    def _visit(self) -> None:
         broken: dict[str, SmaltiError] = {}
-        for entry in sorted(found, key=lambda entry: not entry.main):
+        try:
+            self._written = written(self._settings.catalogue)
+        except InvalidInput as error:  # what was read last goes on being served
+            broken[self._settings.catalogue.name] = Corrupt(error.message, field=error.field, remedy=error.remedy)
+        stores: dict[str, list[Store]] = {}
+        named: dict[str, Entry] = {}
+        for entry in sorted(self._written + found(self._settings.home), key=lambda entry: not entry.main):
+            if entry.main and entry.id in named:
+                broken[entry.name] = Corrupt(f"a second dataset is called {entry.id!r}.", field=entry.location)
+                continue
             try:
-                store = self._store(entry)
-                stores.setdefault(entry.id, []).append(store)
+                stores.setdefault(entry.id, []).append(self._store(entry))
+                named.setdefault(entry.id, entry)
             except SmaltiError as error:
-                broken[entry.id] = error
-        named = {entry.id: entry for entry in reversed(found)}
+                broken[entry.name] = error
         self._open = {
-            key: Dataset(key, first, named[key].title, named[key].licence, tuple(rest))
-            for key, (first, *rest) in stores.items()
+            key: Dataset(key, held[0], named[key].title, named[key].licence, tuple(held[1:]))
+            for key, held in stores.items()
+            if held and key not in broken
         }
-        self.broken = broken
+        self._broken = broken
 
     def _store(self, entry: Entry) -> Store:
         store = self._stores.get(entry.location)
@@ -157,21 +192,13 @@ class Catalogue(Mapping[str, Dataset]):
         return store
 
 
-def entries(settings: Settings) -> list[Entry]:
-    """Every dataset the settings name, openable or not.
-
-    Raises:
-        InvalidInput: `smalti.toml` cannot be read, or names a dataset twice.
-    """
-    found = list(_written(settings.catalogue))
-    for path in sorted((settings.home / "datasets").glob("*.icechunk")):
+def found(home: Path) -> list[Entry]:
+    """The repositories under `home`, openable or not: `<id>.icechunk`, `<id>@<start>_<end>.icechunk`."""
+    listed = []
+    for path in sorted((home / "datasets").glob("*.icechunk")):
         name, at, _ = path.name.removesuffix(".icechunk").partition("@")
-        found.append(Entry(name, str(path.resolve()), name, EMBEDDING_LICENCE, main=not at))
-    ids = [entry.id for entry in found if entry.main]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
-        raise InvalidInput(f"more than one dataset is called {twice[0]!r}.", field=str(settings.catalogue))
-    return found
+        listed.append(Entry(name, str(path.resolve()), name, EMBEDDING_LICENCE, main=not at))
+    return listed
 
 
 def open_or_make(home: Path, dataset: str, identity: ModelIdentity, dims: int, window: Window) -> WritableStore:
@@ -184,34 +211,39 @@ def open_or_make(home: Path, dataset: str, identity: ModelIdentity, dims: int, w
     path = (home / "datasets" / repository_name(checked_id(dataset, "dataset"), window)).resolve()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        create_store(path, identity, dims=dims, window=None if window.is_year else window)
+        try:
+            create_store(path, identity, dims=dims, window=None if window.is_year else window)
+        except SmaltiError:
+            if not path.exists():  # else somebody else made it first
+                raise
     store = require_writable(open_store(path), dataset)
     store.identity.require_same(identity, "what is to be stored")
     return store
 
 
-def _written(path: Path) -> list[Entry]:
+def written(path: Path) -> list[Entry]:
+    """What people wrote into `smalti.toml`; nothing where there is none.
+
+    Raises:
+        InvalidInput: It cannot be read; names what is wrong.
+    """
     if not path.exists():
         return []
     try:
-        tables = tomllib.loads(path.read_text())["datasets"]
-        return [
-            Entry(
-                checked_id(table["id"], "datasets.id"),
-                str(table["location"])
-                if "://" in table["location"]
-                else str((path.parent / table["location"]).resolve()),
-                table.get("title", table["id"]),
-                table.get("licence", EMBEDDING_LICENCE),
-                ModelIdentity.parse(table["model"]) if "model" in table else None,
-            )
-            for table in tables
-        ]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        return [_entry(table, path.parent) for table in tomllib.loads(path.read_text())["datasets"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(
-            f"cannot be read: {error!r}.", field=str(path), remedy="Write [[datasets]] tables with id and location."
+            f"cannot be read: {error}.", field=str(path), remedy="Write [[datasets]] tables with id and location."
         ) from None
 
 
-def _located(location: str, folder: Path) -> str:
-    return location if "://" in location else str((folder / location).resolve())
+def _entry(table: Mapping[str, object], folder: Path) -> Entry:
+    texts = {name: table.get(name, "") for name in ("id", "location", "title", "licence", "model")}
+    for name, text in texts.items():
+        if not isinstance(text, str) or (name in ("id", "location") and not text):
+            raise TypeError(f"{name} = {text!r} is not a text")
+    held = {name: str(text) for name, text in texts.items()}
+    location = held["location"] if "://" in held["location"] else str((folder / held["location"]).resolve())
+    identity = ModelIdentity.parse(held["model"]) if held["model"] else None
+    key = checked_id(held["id"], "datasets.id")
+    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity)

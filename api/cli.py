@@ -7,12 +7,13 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, NoReturn, get_args
 
 import typer
 import uvicorn
 import yaml
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from api import demo as demo_
@@ -44,19 +45,31 @@ def main() -> None:
     try:
         app()
     except SmaltiError as error:
-        console.print(f"[bold red]error[/] ({error.kind}) {escape(str(error))}", soft_wrap=True)
-        sys.exit(2 if isinstance(error, InvalidInput) else 1)
+        _complain(error.kind, str(error), 2 if isinstance(error, InvalidInput) else 1)
+    except OSError as error:
+        _complain("system", f"{error.strerror}: {error.filename}" if error.filename else str(error), 1)
+
+
+def _complain(kind: str, text: str, code: int) -> NoReturn:
+    console.print(f"[bold red]error[/] ({kind}) {escape(text)}", soft_wrap=True)
+    sys.exit(code)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = "__".join(map(str, first["loc"])).upper()
-        console.print(f"[bold red]error[/] (invalid-input) SMALTI_{name}: {escape(first['msg'])}", soft_wrap=True)
-        sys.exit(2)
+        raise InvalidInput(first["msg"], field=f"SMALTI_{name}") from None
+    except SettingsError as error:
+        raise InvalidInput(str(error), field="SMALTI_ settings") from None
 
 
 @app.callback()
 def settled(ctx: typer.Context) -> None:
     """Read the settings once; every command finds them in its context."""
-    ctx.obj = State(Settings())
+    ctx.obj = State(_settings())
 
 
 @app.command()
@@ -69,7 +82,7 @@ def version() -> None:
 def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=1, max=65535)] = None,
 ) -> None:
     """Serve maps, search and encoders over HTTP."""
     _serve(ctx.obj.settings, host, port)
@@ -92,14 +105,15 @@ def _serve(settings: Settings, host: str | None = None, port: int | None = None)
 @app.command()
 def demo(
     ctx: typer.Context,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=1, max=65535)] = None,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve it once it is made.")] = True,
 ) -> None:
     """Make a simulated landscape, embed, colour and index it, and serve it. A second run starts at once."""
     state: State = ctx.obj
     settings = state.settings
     dataset = demo_.prepare(state)
-    base = f"http://{settings.host}:{port or settings.port}"
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # what a browser can open
+    base = f"http://{host}:{port or settings.port}"
     for line in demo_.greeting(state, dataset, base):
         typer.echo(line)
     sys.stdout.flush()

@@ -20,10 +20,13 @@ from api.terminal import bar, console
 from indexing.build import build_index
 from service.colour import fit_basis
 from service.embed import embed_source
+from service.encoder import Encoder
 from service.errors import NotFound
 from service.grid import Block, Zone, archive_grid
+from service.shelf import Shelf, content_id
 from service.simulate import Landscape
 from service.sources import Placement, Simulated
+from service.store.contract import WritableStore
 from service.values import BLOCK, Window
 
 ID: Final = "demo"
@@ -74,18 +77,26 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
     model = state.registry.get(MODEL).manifest
     store = open_or_make(state.settings.home, ID, model.identity, model.dims, Window.year(YEARS[0]))
     for year in YEARS:
-        source = Simulated(scene.placement, landscape, year)
-        with bar(f"Embedding {year}, pixels") as tick:
-            embed_source(source, encoder, store, Window.year(year), leave_out=(scene.empty,), on_progress=tick)
-    for year in YEARS:
-        store.write_overviews(Window.year(year))
+        _embed(state, Simulated(scene.placement, landscape, year), encoder, store, scene.empty)
     _example(state.settings.home / "examples" / "quarter.npz", scene, landscape)
     state.datasets.look_now()
     dataset = state.datasets[ID]
     _basis(state, dataset)
     for window in dataset.windows():
-        _index(state, dataset, window)
+        _index(state, dataset.at(window), window)
     return dataset
+
+
+def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableStore, empty: Block) -> None:
+    """Embed one year, once: what people store in the landscape afterwards is not written over by the next start."""
+    window = Window.year(source.year)
+    made = {"type": "demo", "source": source.digest, "model": encoder.digest, "location": store.location}
+    shelf = Shelf(state.settings.home / "shelf" / "demo", "demo year")
+    if shelf.names().get(str(window)) == content_id(made):
+        return
+    with bar(f"Embedding {window}, pixels") as tick:
+        embed_source(source, encoder, store, window, leave_out=(empty,), on_progress=tick)
+    shelf.put(made, str(window))
 
 
 def _basis(state: State, dataset: Dataset) -> None:
@@ -94,7 +105,7 @@ def _basis(state: State, dataset: Dataset) -> None:
         shelf.get("default")
     except NotFound:
         console.print("Fitting the colours (PCA of 128 numbers to red, green, blue)")
-        shelf.put(fit_basis(dataset.store, dataset.windows()).to_document(), "default")
+        shelf.put(fit_basis(dataset.store, dataset.store.windows()).to_document(), "default")
 
 
 def _index(state: State, dataset: Dataset, window: Window) -> None:

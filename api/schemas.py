@@ -51,7 +51,7 @@ class DatasetList(BaseModel):
 class VectorsRequest(Strict):
     """Places to read."""
 
-    points: list[Point] = Field(min_length=1, description="places, [longitude, latitude]")
+    points: list[Point] = Field(min_length=1, max_length=100_000, description="places, [longitude, latitude]")
     dims: int | None = Field(None, description="a prefix length among the dataset's depths")
 
 
@@ -89,9 +89,11 @@ class S2Body(Strict):
     )
     dates: list[dt.date] = Field(max_length=1000, description="UTC date of each row")
     unit: Literal["dn", "reflectance"] = Field(description="dn: reflectance x 10000, offset removed")
-    values: list[list[Finite]]
-    mask: list[bool] | None = Field(None, description="true where usable; or give scl")
-    scl: list[int] | None = Field(None, description="scene class of each row; 0 1 2 3 8 9 are not usable")
+    values: list[Annotated[list[Finite], Field(max_length=32)]] = Field(max_length=1000)
+    mask: list[bool] | None = Field(None, max_length=1000, description="true where usable; or give scl")
+    scl: list[int] | None = Field(
+        None, max_length=1000, description="scene class of each row; 0 1 2 3 8 9 are not usable"
+    )
 
 
 class S1Body(Strict):
@@ -102,7 +104,7 @@ class S1Body(Strict):
     unit: Literal["db", "power", "scaled"] = Field(
         description="db: 10 log10 of power; scaled: as published, (2 dB + 50) x 200"
     )
-    values: list[tuple[Finite, Finite]] = Field(description="[VV, VH] a row")
+    values: list[tuple[Finite, Finite]] = Field(max_length=1000, description="[VV, VH] a row")
 
 
 class PixelBody(Strict):
@@ -118,7 +120,7 @@ class EmbedBody(Strict):
 
     model: str = Field("smalti-mini", description="a model of GET /models")
     window: str = Field(description="2024 or 2024-05-01..2024-09-30; every date lies within")
-    pixels: list[PixelBody] = Field(min_length=1)
+    pixels: list[PixelBody] = Field(min_length=1, max_length=10_000)
     quantize: bool = Field(False, description="answer int8 codes and a scale instead of float32 numbers")
     min_s2: int = Field(0, ge=0, le=366, description="least number of valid Sentinel-2 dates; fewer: status rejected")
     dataset: str | None = Field(None, description="a writable dataset to store the result in")

@@ -41,7 +41,8 @@ class Limits(BaseModel, frozen=True):
     """The most that one request may ask for."""
 
     body_bytes: int = Field(256_000_000, gt=0, description="size of a request body")
-    json_bytes: int = Field(32_000_000, gt=0, description="size of a JSON request body")
+    json_bytes: int = Field(32_000_000, gt=0, description="size of time series sent as JSON")
+    question_bytes: int = Field(4_000_000, gt=0, description="size of any other JSON request body")
     unpacked_bytes: int = Field(2_000_000_000, gt=0, description="size of an NPZ upload once unpacked")
     upload_pixels: int = Field(262_144, gt=0, description="pixels in one upload")
     json_pixels: int = Field(1_000, gt=0, description="pixels in one JSON upload")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
 
 from fastapi import Request
-from indexing.search import Searcher
-from service.encoder import Encoder
-from service.registry import SHIPPED, Registry
 
 from api.catalogue import Catalogue, Dataset
 from api.settings import Settings
+from indexing.search import Searcher
+from service.encoder import Encoder
 from service.errors import Unavailable
 from service.extent import Extent, extent_of
+from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
 
 
@@ -30,9 +30,10 @@ class State:
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
-        self._encoding = 0
+        self._uploads = 0
         self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
@@ -54,7 +55,7 @@ class State:
         """
         registered = self.registry.get(model)
         key = str(registered.manifest.identity)
-        with self._lock:
+        with self._loading:
             if key not in self._encoders:
                 threads = self.settings.encoder_threads or None
                 self._encoders[key] = Encoder.open(registered, engine=self.settings.device, threads=threads)
@@ -70,23 +71,26 @@ class State:
             return known
 
     @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Hold one of the few places at the encoders; a bounded number of requests may wait for one.
+    def queued(self) -> Iterator[None]:
+        """Be one of the uploads that are here: those being encoded, and a bounded number that wait.
 
         Raises:
-            Unavailable: Too many wait already.
+            Unavailable: Too many are here already.
         """
         limits = self.settings.limits
         with self._lock:
-            if self._encoding >= limits.encoders_at_once + limits.uploads_waiting:
-                raise Unavailable(f"{self._encoding} uploads are being encoded or wait.", remedy="Try again soon.")
-            self._encoding += 1
+            if self._uploads >= limits.encoders_at_once + limits.uploads_waiting:
+                raise Unavailable(f"{self._uploads} uploads are being encoded or wait.", remedy="Try again soon.")
+            self._uploads += 1
         try:
-            with self._places:
-                yield
+            yield
         finally:
             with self._lock:
-                self._encoding -= 1
+                self._uploads -= 1
+
+    def encoding(self) -> AbstractContextManager[bool]:
+        """Wait for, and hold, one of the few places where uploads are unpacked and encoded."""
+        return self._places
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""

@@ -55,8 +55,9 @@ def embed_source(
 ) -> EmbedReport:
     """Embed every pixel of a source and store it, one commit a block; then renew the overviews above.
 
-    A block that was made from the same source, model, window and parameters is skipped, so a run that was stopped
-    goes on where it was.
+    A block that was made from the same source, model, window and parameters alone is skipped, so a run that was
+    stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, nothing is
+    committed.
 
     Args:
         source: Where the series come from.
@@ -89,8 +90,7 @@ def embed_source(
         done += placement.pixels_in(block)
         if on_progress:
             on_progress(done, total)
-    if written:
-        store.write_overviews(window, written)
+    store.write_overviews(window, blocks)  # all: a run that was stopped may have left some unmade
     return EmbedReport(tuple(written), tuple(b for b in blocks if b not in written), encoded, store.revision()[0])
 
 
@@ -180,7 +180,9 @@ def _scattered(
 def write_piece(
     store: WritableStore, window: Window, block: Block, vectors: Vectors, counts: Counts, piece: str
 ) -> None:
-    """Merge freshly embedded pixels into one block and commit it. Pixels that got no vector keep what was there.
+    """Merge freshly embedded pixels into one block and commit it, if that changes anything.
+
+    A pixel that got no vector keeps the one it has: neither a gap nor a rejection takes a vector away.
 
     Args:
         store: Where to.
@@ -195,8 +197,11 @@ def write_piece(
     """
     for attempt in range(ATTEMPTS):
         old = store.read_block(block, window)
+        merged = _merged(old, vectors, counts, piece)
+        if not _differs(old, merged):
+            return
         try:
-            store.write([_merged(old, vectors, counts, piece)], f"embed {block.name} {window}")
+            store.write([merged], f"embed {block.name} {window}")
             return
         except Conflict:
             if attempt == ATTEMPTS - 1:
@@ -205,7 +210,7 @@ def write_piece(
 
 
 def _merged(old: BlockData, vectors: Vectors, counts: Counts, piece: str) -> BlockData:
-    new = vectors.status != NOT_EMBEDDED
+    new = vectors.valid | ((vectors.status != NOT_EMBEDDED) & ~old.vectors.valid)
 
     def pick(fresh: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.where(new.reshape(new.shape + (1,) * (fresh.ndim - 2)), fresh, before)
@@ -217,6 +222,12 @@ def _merged(old: BlockData, vectors: Vectors, counts: Counts, piece: str) -> Blo
         counts=Counts(*(pick(getattr(counts, n), getattr(old.counts, n)) for n in ("s2", "s1_asc", "s1_desc"))),
         fingerprint=fingerprint(piece, old.fingerprint if kept else ""),
     )
+
+
+def _differs(old: BlockData, new: BlockData) -> bool:
+    """Whether any pixel of a block changed."""
+    held = [(b.vectors.codes, b.vectors.scales, b.vectors.status, *vars(b.counts).values()) for b in (old, new)]
+    return not all(np.array_equal(before, after) for before, after in zip(*held, strict=True))
 
 
 def piece_fingerprint(source: Source, encoder: Encoder, window: Window, block: Block, min_s2: int) -> str:

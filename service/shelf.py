@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from service.errors import Corrupt, LimitExceeded, NotFound
+from service.errors import Corrupt, InvalidInput, LimitExceeded, NotFound
 from service.values import checked_id
 
 MAX_BYTES: Final = 8_000_000
@@ -56,6 +56,8 @@ class Shelf:
         body = canonical(document)
         if len(body) > MAX_BYTES:
             raise LimitExceeded(f"a {self.noun} of {len(body):,} bytes is over the {MAX_BYTES:,} allowed.")
+        if name is not None and _ID.fullmatch(name):
+            raise InvalidInput(f"{name!r} looks like the id of a {self.noun}.", field="name")
         key = content_id(document)
         path = self.folder / f"{key}.json"
         if not path.exists():
@@ -75,7 +77,7 @@ class Shelf:
             NotFound: Nothing of that id or name.
             Corrupt: The file does not hold the document its name promises.
         """
-        if not _ID.fullmatch(key):
+        if not _ID.fullmatch(key):  # hence no name may look like an id
             pointer = self.folder / "names" / checked_id(key, self.noun)
             if not pointer.exists():
                 raise NotFound(f"no {self.noun} named {key!r}.", field=self.noun)
@@ -93,7 +95,8 @@ class Shelf:
     def names(self) -> dict[str, str]:
         """Every name with the id it points at."""
         folder = self.folder / "names"
-        return {p.name: p.read_text().strip() for p in sorted(folder.iterdir())} if folder.exists() else {}
+        pointers = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+        return {path.name: path.read_text().strip() for path in pointers}
 
 
 def _write(path: Path, body: bytes) -> None:

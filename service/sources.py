@@ -60,6 +60,8 @@ class Placement:
             )
         grid = archive_grid(zone)
         row, col = (grid.y0 - y0) / PIXEL, (x0 - grid.x0) / PIXEL
+        if not (np.isfinite(row) and np.isfinite(col)):
+            raise InvalidInput(f"{transform} is not finite.", field="transform")
         if max(abs(row - round(row)), abs(col - round(col))) * PIXEL > SNAP:
             raise InvalidInput(
                 f"the corner {x0}, {y0} lies between grid pixels.",
@@ -120,28 +122,14 @@ class Source(Protocol):
         """
 
 
-@dataclass(frozen=True, eq=False)
-class Upload:
-    """The arrays of a published tile folder, with the place that the caller gave them."""
-
-    placement: Placement
-    arrays: Mapping[str, np.ndarray[Any, Any]]
-    """Checked arrays by their published names, time first: (T, H, W, C)."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over names, shapes and bytes."""
-        sha = hashlib.sha256()
-        for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
-            sha.update(f"{name}{array.shape}{array.dtype}".encode())
-            sha.update(array.data)
-        return sha.hexdigest()
-
-    def read(self, rows: slice, cols: slice) -> DPixels:
-        """See Source."""
-        cut = {k: (v if k.endswith(("doys", "_doy")) else v[:, rows, cols]) for k, v in self.arrays.items()}
-        return from_arrays(cut)
+def upload_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """What an upload is, as hex digits: SHA-256 over the names, shapes, types and bytes of its arrays."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name}{array.shape}{array.dtype}".encode())
+        sha.update(array.data)
+    return sha.hexdigest()
 
 
 @dataclass(frozen=True)

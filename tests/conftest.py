@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import uvicorn
@@ -23,22 +23,24 @@ from api.state import State
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def missing(what: str) -> NoReturn:
+    """Skip, saying so; fail where nothing may be skipped, as in CI."""
+    (pytest.fail if os.environ.get("SMALTI_REQUIRE_ALL") else pytest.skip)(what)
+    raise AssertionError
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data, which lies outside the repository; skips, saying so, where it is absent."""
     folder = Path(os.environ.get("SMALTI_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "README.md").exists():
-        pytest.skip(f"no real data at {folder}: set SMALTI_TEST_DATA")
+        missing(f"no real data at {folder}: set SMALTI_TEST_DATA")
     return folder
 
 
 def program(name: str) -> str:
-    """The path of another program; skips, saying so, where it is absent, and fails where nothing may be skipped."""
-    found = shutil.which(name)
-    if not found:
-        missing = f"{name} is not installed"
-        (pytest.fail if os.environ.get("SMALTI_REQUIRE_ALL") else pytest.skip)(missing)
-    return str(found)
+    """The path of another program; see `missing` where it is absent."""
+    return shutil.which(name) or missing(f"{name} is not installed")
 
 
 SIDE = 64

@@ -93,6 +93,7 @@ def test_a_broken_store_is_named_and_takes_no_other_down(own_world: Settings) ->
     broken = own_world.home / "datasets" / "torn.icechunk"
     broken.mkdir()
     client = client_of(own_world)
+    assert client.get("/readyz").status_code == 503, "the first answer too"
     listed = client.get("/datasets").json()
     assert [d["id"] for d in listed["datasets"]] == ["demo"]
     assert "torn" in listed["broken"]["torn"]
@@ -112,10 +113,21 @@ def test_the_catalogue_file_adds_datasets_and_its_faults_are_named(own_world: Se
     catalogue.write_text(f'[[datasets]]\nid = "other"\nlocation = "{location}"\ntitle = "Another name"\n')
     settings = own_world.model_copy(update={"catalogue": catalogue})
     assert [d["title"] for d in client_of(settings).get("/datasets").json()["datasets"]] == ["demo", "Another name"]
-    catalogue.write_text("[[datasets]]\nid = 3\n")
-    answer = client_of(settings).get("/datasets")
-    assert answer.status_code == 422
-    assert "smalti.toml" in answer.json()["field"]
+    for fault in ("[[datasets]]\nid = 3\n", "not toml", '[[datasets]]\nid = "x"\nlocation = "y"\ntitle = 2024\n'):
+        catalogue.write_text(fault)
+        client = client_of(settings)
+        assert client.get("/readyz").status_code == 503
+        listed = client.get("/datasets").json()
+        assert [d["id"] for d in listed["datasets"]] == ["demo"], "the others go on being served"
+        assert "smalti.toml" in listed["broken"]
+
+
+def test_a_broken_window_repository_takes_only_itself_down(own_world: Settings) -> None:
+    (own_world.home / "datasets" / "demo@2024-05-01_2024-09-30.icechunk").mkdir()
+    client = client_of(own_world)
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/datasets/demo/2024/coverage").status_code == 200
+    assert list(client.get("/datasets").json()["broken"]) == ["demo@2024-05-01_2024-09-30"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from api import demo
 from api.settings import Limits, Settings
+from api.state import State
 from service.grid import archive_grid
 from tests.conftest import SIDE, client_of
 
@@ -201,6 +203,54 @@ def test_a_window_that_is_no_year_is_stored_in_a_repository_of_its_own(own_world
     assert client.get(f"/datasets/demo/{summer}/coverage").json()["features"]
 
 
+def test_two_first_uploads_into_a_new_window_share_one_repository(own_world: Settings) -> None:
+    client = client_of(own_world)
+    body, place = patch(own_world)
+    params = {**place, "window": "2024-01-01..2024-12-30", "answer": "json"}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post("/embed", params=params, content=body, headers=NPZ), range(4)))
+    assert [a.status_code for a in answers] == [200] * 4, [a.text[:200] for a in answers]
+
+
+def test_after_an_upload_into_another_window_the_demo_and_its_colours_still_start(own_world: Settings) -> None:
+    client = client_of(own_world)
+    body, place = patch(own_world)
+    client.post("/embed", params={**place, "window": "2024-01-01..2024-12-30"}, content=body, headers=NPZ)
+    before = client.get("/datasets/demo").json()["revision"]
+    demo.prepare(State(own_world), SIDE)
+    client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+    assert client.get("/datasets/demo").json()["revision"] == before
+    years = client.post("/bases", json={"dataset": "demo", "name": "years", "windows": ["2023", "2024"]})
+    assert years.status_code == 201, years.text
+    mixed = client.post("/bases", json={"dataset": "demo", "name": "m", "windows": ["2024", "2024-01-01..2024-12-30"]})
+    assert mixed.json()["field"] == "windows"
+
+
+def test_neither_a_gap_nor_a_rejection_takes_a_vector_away(own_world: Settings) -> None:
+    client = client_of(own_world)
+    body, place = patch(own_world)
+    client.post("/embed", params=place, content=body, headers=NPZ)
+    revision = client.get("/datasets/demo").json()["revision"]
+    answer = client.post("/embed", params={**place, "min_s2": 300, "answer": "json"}, content=body, headers=NPZ).json()
+    assert {r["status"] for r in answer["results"]} == {"rejected"}
+    assert client.get("/datasets/demo").json()["revision"] == revision, "nothing was committed"
+
+
+def test_a_refused_upload_makes_no_repository(own_world: Settings, pixel: dict[str, Any]) -> None:
+    client = client_of(own_world)
+    body, place = patch(own_world)
+    summer = "2025-05-01..2025-09-30"
+    assert client.post("/embed", params={**place, "window": summer, "epsg": 99999}, content=body, headers=NPZ).is_error
+    assert post(client, {**pixel, "at": [2.3, 54.7]}, window=summer, dataset="demo").status_code == 422
+    assert [p.name for p in (own_world.home / "datasets").glob("*.icechunk")] == ["demo.icechunk"]
+
+
+def test_what_belongs_into_the_body_is_not_taken_from_the_query(client: TestClient, pixel: dict[str, Any]) -> None:
+    answer = client.post("/embed?dataset=demo", json={"window": "2025", "pixels": [pixel]})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "query.dataset"
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -254,7 +304,7 @@ def test_limits_are_kept(world: Settings) -> None:
 def test_a_full_queue_says_try_again(world: Settings) -> None:
     client = client_of(world.model_copy(update={"limits": Limits(uploads_waiting=0)}))
     state = client.app.state.smalti  # type: ignore[attr-defined]
-    with state.encoding():
+    with state.queued():
         answer = client.post("/embed", content=patch(world)[0], headers=NPZ)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]

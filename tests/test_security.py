@@ -48,8 +48,14 @@ def test_what_comes_through_a_proxy_is_not_this_machine(client: TestClient, head
 
 
 def test_a_page_of_another_origin_cannot_write_from_this_machines_browser(client: TestClient) -> None:
-    assert client.post("/embed", json=EMBED, headers={"Origin": "http://evil.example"}).status_code == 403
+    for origin in ("http://evil.example", "http://localhost:3000", "http://127.0.0.1:3000", "null", "http://["):
+        assert client.post("/embed", json=EMBED, headers={"Origin": origin}).status_code == 403, origin
     assert client.post("/embed", json=EMBED, headers={"Origin": "http://127.0.0.1:8000"}).status_code == 422
+
+
+def test_any_host_name_does_not_mean_any_origin(world: Settings) -> None:
+    anywhere = client_of(world.model_copy(update={"allowed_hosts": ("*",)}))
+    assert anywhere.post("/embed", json=EMBED, headers={"Origin": "http://evil.example"}).status_code == 403
 
 
 def test_a_host_name_that_was_rebound_to_this_machine_is_refused(client: TestClient) -> None:
@@ -116,3 +122,18 @@ def test_the_page_allows_nothing_from_elsewhere(client: TestClient) -> None:
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert "http://" not in answer.text
     assert "https://" not in answer.text
+
+
+def test_a_model_named_beside_points_is_held_against_the_datasets(client: TestClient) -> None:
+    center = client.get("/datasets/demo").json()["center"]
+    body = {"points": [center], "model": "other@9/x"}
+    answer = client.post("/datasets/demo/2024/search", json=body)
+    assert answer.status_code == 409
+    assert "other@9/x" in answer.json()["detail"]
+    assert "smalti-mini" in answer.json()["detail"]
+
+
+def test_a_large_question_is_refused_before_it_is_read(client: TestClient) -> None:
+    body = b'{"points": [' + b"[0,0]," * 900_000 + b"[0,0]]}"
+    answer = client.post("/datasets/demo/2024/vectors", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from api.catalogue import entries, open_or_make
+from api.catalogue import open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.state import State
 from api.terminal import bar, console
 from indexing.build import build_index
 from service.colour import fit_basis
 from service.embed import require_writable
-from service.errors import SmaltiError
+from service.errors import NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
 from service.store.export import export_geoemb
@@ -49,24 +50,18 @@ def ingest(
 def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List every dataset of the catalogue."""
     state: State = ctx.obj
-    rows: list[dict[str, Any]] = []
-    for entry in entries(state.settings):
-        if not entry.main:
-            continue
-        try:
-            dataset = state.datasets[entry.id]
-        except SmaltiError as error:
-            rows.append({"id": entry.id, "location": entry.location, "error": str(error)})
-            continue
-        rows.append(
-            {
-                "id": dataset.id,
-                "location": dataset.store.location,
-                "model": str(dataset.store.identity),
-                "windows": [str(w) for w in dataset.windows()],
-                "writable": dataset.store.writable,
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "id": dataset.id,
+            "location": dataset.store.location,
+            "model": str(dataset.store.identity),
+            "windows": [str(w) for w in dataset.windows()],
+            "writable": dataset.store.writable,
+        }
+        for dataset in state.datasets.all()
+    ]
+    for name, error in state.datasets.broken.items():
+        console.print(f"[bold red]broken[/] {name}: {escape(str(error))}", soft_wrap=True)
     show(rows, as_json, "No datasets yet: `smalti demo` makes one, `smalti ingest` copies published ones.")
 
 
@@ -97,8 +92,13 @@ def store_export(
     out: Annotated[Path, typer.Argument(help="Folder to write a geoemb: Zarr store to.")],
 ) -> None:
     """Write a dataset in the published `geoemb:` layout, to take it elsewhere."""
+    state: State = ctx.obj
+    held = state.datasets[dataset]
     with bar("Exporting, blocks") as tick:
-        export_geoemb(ctx.obj.datasets[dataset].store, out, on_progress=tick)
+        export_geoemb(held.store, out, on_progress=tick)
+    for store in held.others:  # the published layout holds calendar years only
+        windows = ", ".join(map(str, store.windows()))
+        console.print(f"[bold yellow]left out[/] {windows}: not a calendar year; it lies in {store.location}")
 
 
 @pca_app.command("fit")
@@ -108,13 +108,15 @@ def pca_fit(
     window: WindowText = None,
     name: Annotated[str, typer.Option(help="Name of the basis, for view=pca:NAME.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of the sample; the same seed gives the same colours.")] = 0,
-    sample: Annotated[int, typer.Option(help="Pixels to fit on.", min=1000, max=5_000_000)] = 100_000,
+    sample: Annotated[int, typer.Option(help="Pixels to fit on.", min=1000, max=200_000)] = 100_000,
 ) -> None:
     """Fit the colours of a dataset, and keep them under a name."""
     state: State = ctx.obj
     held = state.datasets[dataset]
-    windows = windows_of(held, window)
-    basis = fit_basis(held.at(windows[0]).store, windows if not window else (windows[0],), seed=seed, sample=sample)
+    windows = windows_of(held, window) if window else held.store.windows()
+    if not windows:
+        raise NotFound(f"dataset {dataset!r} is empty.", remedy="Ingest or embed something first.")
+    basis = fit_basis(held.at(windows[0]).store, windows, seed=seed, sample=sample)
     key = state.bases(dataset).put(basis.to_document(), name)
     console.print(f"basis {key} is now {name!r} of {dataset!r}")
 

@@ -57,6 +57,8 @@ def embed(
         precision=precision,
         threads=state.settings.encoder_threads or None,
     )
+    if not out.parent.is_dir():
+        raise NotFound(f"there is no folder {out.parent}.", field="out")
     series = load_npz(source, UploadLimits(sys.maxsize, sys.maxsize))
     shape = series["bands"].shape[1:3]
     with bar(f"Embedding on {encoder.device}, pixels") as tick:

@@ -14,7 +14,7 @@ from api.security import require
 from api.state import State, get_state
 from service.colour import Basis, fit_basis
 from service.colour.basis import MAX_SAMPLE, MIN_SAMPLE
-from service.errors import NotFound
+from service.errors import InvalidInput, NotFound
 from service.values import Window, checked_id
 
 router = APIRouter(tags=["bases"])
@@ -72,9 +72,9 @@ def fit(state: Annotated[State, Depends(get_state)], body: BasisBody) -> BasisIn
     windows = [Window.parse(text) for text in body.windows] if body.windows else list(held.store.windows())
     if not windows:
         raise NotFound(f"dataset {body.dataset!r} holds no window yet.", field="dataset", remedy="Embed some first.")
-    store = held.at(windows[0]).store
-    for window in windows[1:]:
-        held.at(window)
+    store, *others = {id(at.store): at.store for at in map(held.at, windows)}.values()
+    if others:
+        raise InvalidInput("years and other windows lie apart.", field="windows", remedy="Fit a basis for each.")
     basis = fit_basis(store, windows, seed=body.seed, sample=body.sample)
     document = basis.to_document()
     key = state.bases(held.id).put(document, name)

@@ -30,7 +30,7 @@ VIEWS = ["pca", "bands", "similarity"]
 @router.get("/datasets")
 def datasets(state: Annotated[State, Depends(get_state)]) -> DatasetList:
     """Every dataset that can be served, and those that cannot with the reason."""
-    listed = [_info(state, dataset) for dataset in state.datasets.values()]
+    listed = [_info(state, dataset) for dataset in state.datasets.all()]
     return DatasetList(datasets=listed, broken={k: str(v) for k, v in state.datasets.broken.items()})
 
 

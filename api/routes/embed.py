@@ -17,12 +17,12 @@ from api.schemas import CountsInfo, EmbedAnswer, EmbedBody, EmbeddedPixel, Store
 from api.security import require
 from api.state import State, get_state
 from service.dpixels import PixelSeries, S1Series, S2Series, UploadLimits, from_arrays, from_json, load_npz
-from service.embed import cells_of_places, store_raster, store_result
+from service.embed import Cells, cells_of_places, store_raster, store_result
 from service.encoder import Encoder, EncodeResult
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import Block
 from service.shelf import content_id
-from service.sources import Placement, Upload
+from service.sources import Placement, upload_digest
 from service.store.contract import WritableStore
 from service.values import STATUS_NAMES, VALID, Window
 
@@ -73,18 +73,16 @@ async def embed(
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     limits = state.settings.limits
-    if kind == JSON:
-        body = _parsed(await _read(request, limits.json_bytes))
-        return await run_sync(_embed_json, state, body)
-    if kind in (NPZ, "application/zip", "application/octet-stream"):
-        upload = await _spool(request, limits.body_bytes)
-        return await run_sync(_embed_npz, state, upload, params)
+    with state.queued():
+        if kind == JSON:
+            for name in request.query_params:
+                raise InvalidInput("belongs into the JSON body.", field=f"query.{name}", remedy="Move it there.")
+            upload = await _spool(request, limits.json_bytes)
+            return await run_sync(_embed_json, state, upload)
+        if kind in (NPZ, "application/zip", "application/octet-stream"):
+            upload = await _spool(request, limits.body_bytes)
+            return await run_sync(_embed_npz, state, upload, params)
     raise InvalidInput(f"{kind[:60]!r} is not understood.", field="Content-Type", remedy=f"Send {JSON} or {NPZ}.")
-
-
-async def _read(request: Request, most: int) -> bytes:
-    body: bytes = (await _spool(request, most)).read()
-    return body
 
 
 async def _spool(request: Request, most: int) -> Any:
@@ -95,7 +93,7 @@ async def _spool(request: Request, most: int) -> Any:
         size += len(chunk)
         if size > most:
             raise LimitExceeded(f"the body is over {most:,} bytes.", field="body", remedy="Send fewer pixels at once.")
-        spool.write(chunk)
+        await run_sync(spool.write, chunk)
     spool.seek(0)
     return spool
 
@@ -108,22 +106,26 @@ def _parsed(raw: bytes) -> EmbedBody:
         raise InvalidInput(f"{first['msg']}.", field=where(first["loc"])) from None
 
 
-def _embed_json(state: State, body: EmbedBody) -> Response:
+def _embed_json(state: State, upload: Any) -> Response:
+    body = _parsed(upload.read())
     most = state.settings.limits.json_pixels
     if len(body.pixels) > most:
         raise LimitExceeded(f"{len(body.pixels):,} pixels.", field="pixels", remedy=f"Send at most {most:,}, or NPZ.")
     window = Window.parse(body.window)
     encoder = state.encoder(body.model)
-    store = _writable(state, body.dataset, encoder, window) if body.dataset else None
-    if store and any(pixel.at is None for pixel in body.pixels):
-        raise InvalidInput("a pixel to be stored needs its place.", field="pixels.at", remedy="Give [lon, lat].")
-    cells = cells_of_places(np.array([pixel.at for pixel in body.pixels], float)) if store else {}
+    cells: Cells = {}
+    if body.dataset:
+        _require_writable(state, body.dataset, encoder)
+        if any(pixel.at is None for pixel in body.pixels):
+            raise InvalidInput("a pixel to be stored needs its place.", field="pixels.at", remedy="Give [lon, lat].")
+        cells = cells_of_places(np.array([pixel.at for pixel in body.pixels], float))
     dpixels, reordered = from_json([_series(pixel) for pixel in body.pixels], window)
+    stored = None
     with state.encoding():
         result = encoder.encode(dpixels, min_s2=body.min_s2)
-        stored = None
-        if store and body.dataset:
-            origin = content_id(body.model_dump(mode="json"))
+        if body.dataset:
+            store = state.datasets.writable(body.dataset, window)
+            origin = f"{encoder.identity}|{encoder.digest}|{content_id(body.model_dump(mode='json'))}"
             blocks = store_result(cells, result, store, window, origin)
             stored = _stored(state, body.dataset, store, result, blocks)
     answer = EmbedAnswer.model_construct(
@@ -161,17 +163,18 @@ def _pixels(result: EncodeResult, *, quantize: bool) -> list[EmbeddedPixel]:
 
 def _embed_npz(state: State, upload: Any, params: NpzParams) -> Response:
     limits = state.settings.limits
-    arrays = load_npz(upload, UploadLimits(limits.upload_pixels, limits.unpacked_bytes))
-    height, width = arrays["bands"].shape[1:3]
     encoder = state.encoder(params.model)
     window = Window.parse(params.window) if params.window else None
-    target = _target(state, params, encoder, window, (height, width))
+    corner = _corner(state, params, encoder)
+    stored = None
     with state.encoding():
+        arrays = load_npz(upload, UploadLimits(limits.upload_pixels, limits.unpacked_bytes))
+        height, width = arrays["bands"].shape[1:3]
+        placement = Placement.of(*corner, height, width) if corner else None
         result = encoder.encode(from_arrays(arrays), min_s2=params.min_s2)
-        stored = None
-        if target and window and params.dataset:
-            store, placement = target
-            origin = Upload(placement, arrays).digest
+        if placement and window and params.dataset:
+            store = state.datasets.writable(params.dataset, window)
+            origin = f"{encoder.identity}|{encoder.digest}|{params.min_s2}|{upload_digest(arrays)}"
             blocks = store_raster(placement, result, store, window, origin)
             stored = _stored(state, params.dataset, store, result, blocks)
     if params.answer == "json":
@@ -220,19 +223,17 @@ def _stored(
     )
 
 
-def _target(
-    state: State, params: NpzParams, encoder: Encoder, window: Window | None, shape: tuple[int, int]
-) -> tuple[WritableStore, Placement] | None:
+def _corner(state: State, params: NpzParams, encoder: Encoder) -> tuple[int, tuple[float, ...]] | None:
+    """CRS and transform of what is to be stored, all checked before any work; None where nothing is stored."""
     if params.dataset is None:
         return None
-    if window is None or params.epsg is None or params.left is None or params.top is None:
+    if params.window is None or params.epsg is None or params.left is None or params.top is None:
         raise InvalidInput("storing needs window, epsg, left and top.", field="dataset", remedy="Or leave out dataset.")
-    store = _writable(state, params.dataset, encoder, window)
-    return store, Placement.of(params.epsg, (10, 0, params.left, 0, -10, params.top), *shape)
+    _require_writable(state, params.dataset, encoder)
+    corner = params.epsg, (10.0, 0.0, params.left, 0.0, -10.0, params.top)
+    Placement.of(*corner, 1, 1)
+    return corner
 
 
-def _writable(state: State, dataset: str, encoder: Encoder, window: Window) -> WritableStore:
-    """The store to write to, checked before any work is done."""
-    store = state.datasets.writable(dataset, window)
-    store.identity.require_same(encoder.identity, "the encoder's output")
-    return store
+def _require_writable(state: State, dataset: str, encoder: Encoder) -> None:
+    state.datasets.require_writable(dataset).identity.require_same(encoder.identity, "the encoder's output")

@@ -42,7 +42,8 @@ def readyz(state: Annotated[State, Depends(get_state)], response: Response) -> R
 def _parts(state: State) -> Iterator[tuple[str, str]]:
     for name, error in state.datasets.broken.items():
         yield f"dataset {name}", str(error)
-    for name, dataset in state.datasets.items():
+    for dataset in state.datasets.all():
+        name = dataset.id
         yield f"dataset {name}", _said(_dataset, dataset)
         yield f"basis {name}", _said(_basis, state, name)
         for window in dataset.windows():

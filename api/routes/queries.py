@@ -119,7 +119,7 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tupl
     store = at.dataset.store
     if identity is not None:
         store.identity.require_same(identity, "the query")
-        if given.shape[1] != store.dims:
+        if len(given) and given.shape[1] != store.dims:
             raise InvalidInput(f"have {given.shape[1]} dimensions, the dataset {store.dims}.", field="vectors")
     wanted, own = _looked_up(state, at, examples.points, "points")
     unwanted, _ = _looked_up(state, at, examples.against, "against")
@@ -128,14 +128,15 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tupl
 
 def _vectors(examples: Examples) -> tuple[Float32Array, ModelIdentity | None]:
     """(n, d) float32 vectors as they were sent, and what made them."""
+    identity = ModelIdentity.parse(examples.model) if examples.model else None
     if not examples.vectors:
-        return np.empty((0, 0), np.float32), None
-    if examples.model is None:
+        return np.empty((0, 0), np.float32), identity
+    if identity is None:
         raise InvalidInput("is needed with vectors.", field="model", remedy="Write name@version/variant.")
     if len({len(vector) for vector in examples.vectors}) > 1:
         raise InvalidInput("have different numbers of dimensions.", field="vectors")
     with np.errstate(over="ignore"):  # Query refuses what float32 cannot hold
-        return np.array(examples.vectors, np.float64).astype(np.float32), ModelIdentity.parse(examples.model)
+        return np.array(examples.vectors, np.float64).astype(np.float32), identity
 
 
 def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -> tuple[Float32Array, Int64Array]:
