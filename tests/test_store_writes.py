@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from service.errors import Conflict, Corrupt, InvalidInput, NotFound, ReadOnly, 
 from service.grid import Block, Zone
 from service.store import BlockData, create_store, open_store, repository_name, writable
 from service.store.faults import writing
+from service.store.snapshot import Snapshot
 from service.values import BLOCK, Counts, ModelIdentity, Vectors, Window
 from tests.conftest import ROOT
 from tests.store_worker import FLIPPED, YEAR, filled
@@ -152,6 +155,35 @@ def test_a_block_is_read_from_one_snapshot(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(found.counts.s2, want.counts.s2)
     assert found.fingerprint == want.fingerprint
     assert found.base != store.versions(YEAR, [block])[block]
+
+
+def test_a_refresh_is_not_disturbed_by_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers go on adding to what the older snapshot knows while the newer one takes it over."""
+    tiny = tiny_archive(tmp_path, random_vectors((30, 30), 8))
+    old, fresh = (Snapshot(tiny.store.location, tiny.store.repository.reader(tiny.store._now.id)) for _ in range(2))
+    monkeypatch.setattr(old, "block_values", lambda *_: {})
+    old.versions(7, [Block("31N", row, 0) for row in range(30_000)])
+    done = threading.Event()
+
+    def read() -> None:
+        for row in itertools.count():
+            if done.is_set():
+                return
+            old.versions(7, [Block("31N", row, 1)])
+
+    reader = threading.Thread(target=read)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    reader.start()
+    try:
+        for _ in range(5):
+            fresh.succeed(old, {"31N/block_version": [(7, 3, 0)]})
+    finally:
+        done.set()
+        reader.join()
+        sys.setswitchinterval(interval)
+    assert (7, Block("31N", 3, 0)) not in fresh._versions
+    assert (7, Block("31N", 29_999, 0)) in fresh._versions
 
 
 def test_losing_the_race_at_the_commit_is_a_conflict(tmp_path: Path) -> None:
