@@ -15,6 +15,7 @@ from api.terminal import bar, console
 from service.dpixels import UploadLimits, from_arrays, load_npz
 from service.encoder import Encoder
 from service.errors import NotFound
+from service.training.evaluate import evaluate
 
 models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
 Precision = Literal["fp32", "fp16"]
@@ -35,6 +36,25 @@ def models_list(ctx: typer.Context, as_json: AsJson = False) -> None:
         for m in ctx.obj.registry.list()
     ]
     show(rows, as_json, "No models.")
+
+
+@models_app.command("evaluate")
+def models_evaluate(
+    ctx: typer.Context,
+    data: Annotated[Path, typer.Argument(help="Folder with worldcereal/*.geoparquet.", exists=True, file_okay=False)],
+    model: Annotated[str, typer.Option(help="A model of `smalti models list`.")] = "smalti-mini",
+    as_json: AsJson = False,
+) -> None:
+    """Score an encoder on real French crop parcels: 5 nearest neighbours, leave one out. Needs pyarrow."""
+    state: State = ctx.obj
+    scores = evaluate(data, {model: Encoder.open(state.registry.get(model), engine="cpu")})
+    rows = [{"what": name, "accuracy": s.accuracy, "low": s.low, "high": s.high} for name, s in scores.items()]
+    show(
+        [{k: v if isinstance(v, str) else f"{v:.3f}" for k, v in row.items()} for row in rows] if not as_json else rows,
+        as_json,
+        "",
+    )
+    console.print("The parcels have no B8A: for this evaluation alone B8A := B08. Intervals are Wilson's, 95 %.")
 
 
 def embed(
