@@ -57,7 +57,7 @@ lint: setup ## style, types, and that openapi.yaml is current
 	@$(BIN)/smalti openapi | diff -q - openapi.yaml >/dev/null || { echo "openapi.yaml is out of date: run make openapi.yaml"; exit 1; }
 
 openapi.yaml: $(VENV)/.run FORCE
-	$(BIN)/smalti openapi > $@
+	@$(BIN)/smalti openapi > .openapi.new && mv .openapi.new $@
 
 bench: $(patsubst tests/bench/%.py,bench-%,$(filter-out tests/bench/harness.py,$(wildcard tests/bench/*.py))) ## every benchmark: ours beside the alternative
 
