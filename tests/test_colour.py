@@ -20,7 +20,8 @@ from service.colour import (
     parse_view,
     project,
 )
-from service.colour.views import ramp, stretched
+from service.colour.ramp import ramp
+from service.colour.views import stretched
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
 from service.grid import Zone
 from service.linear import product

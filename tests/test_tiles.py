@@ -16,13 +16,14 @@ from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.models import ImageData
 
 from service import plan as planning
-from service.colour import PcaView, SimilarityView, VectorView, fit_basis
+from service.colour import Basis, PcaView, SimilarityView, VectorView, fit_basis
 from service.errors import IdentityMismatch, InvalidInput, LimitExceeded, NotFound
 from service.grid import Zone, archive_grid
+from service.picture import encode
 from service.plan import Source, level_for, plan, touched
 from service.queries import Query
 from service.store.contract import Store
-from service.tiles import TileReader, encode, tile_target
+from service.tiles import TileReader, tile_target
 from service.values import REJECTED, VALID, WATER, ModelIdentity, Vectors, Window
 from service.warp import Target, zone_maps
 from tests.fakes import MemoryStore, alphaearth
@@ -59,14 +60,19 @@ def exact_cells(tiny: Tiny, target: Target) -> tuple[np.ndarray, np.ndarray]:
     return (tiny.grid.y0 - north) / 10 - tiny.row, (east - tiny.grid.x0) / 10 - tiny.col
 
 
+def exact_colours(tiny: Tiny, basis: Basis) -> np.ndarray:
+    """(h, w, 3) float64 colours of every pixel, from the definition of the view."""
+    wide = tiny.vectors.codes.astype(np.float64) * tiny.vectors.scales[..., None].astype(np.float64)
+    along = (wide - basis.mean) @ basis.components.T
+    return np.asarray(np.rint(np.clip((along - basis.low) / (basis.high - basis.low) * 255, 0, 255)))
+
+
 @pytest.mark.parametrize("z", [13, 14, 15, 16])
 def test_real_tiles_equal_an_exact_float64_reference(aef: Tiny, z: int) -> None:
     basis = fit_basis(aef.store, [aef.window])
     pictures = TileReader(Source(aef.store, aef.window, PcaView(basis), 64))
     numbers = TileReader(Source(aef.store, aef.window, VectorView(64), 64, picture=False))
-    wide = aef.vectors.codes.astype(np.float64) * aef.vectors.scales[..., None].astype(np.float64)
-    along = (wide - basis.mean) @ basis.components.T
-    colour = np.rint(np.clip((along - basis.low) / (basis.high - basis.low) * 255, 0, 255))
+    colour = exact_colours(aef, basis)
     shown = same_colour = same_vector = 0
     for x, y, _ in tiles_over(aef, z):
         row, col = (np.floor(axis).astype(int) for axis in exact_cells(aef, tile_target(TMS, x, y, z)))

@@ -21,7 +21,8 @@ from api.security import require
 from api.stamp import StampedRoute, stamp
 from api.state import get_state
 from service.errors import InvalidInput
-from service.tiles import TileReader, encode
+from service.picture import encode
+from service.tiles import TileReader
 
 PREFIX: Final = "/datasets/{dataset}/{window}"
 TmsName = Annotated[

@@ -32,8 +32,9 @@ from titiler.core.factory import TilerFactory
 from api.settings import Settings
 from service import warp
 from service.colour import PcaView, fit_basis
+from service.picture import encode
 from service.plan import Source, plan
-from service.tiles import TileReader, encode, tile_target
+from service.tiles import TileReader, tile_target
 from tests.bench.search import SIDE, YEAR, scene
 from tests.conftest import client_of
 from tests.stores import Tiny, tiny_archive

@@ -1,0 +1,58 @@
+"""A picture as the bytes of a file."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from rasterio.enums import ColorInterp
+from rasterio.io import MemoryFile
+from rio_tiler.models import ImageData
+from rio_tiler.utils import render
+
+from service.errors import InvalidInput
+
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "PNG": {"zlevel": 2},
+    "WEBP": {"lossless": True, "method": 0},
+    "JPEG": {"quality": 85},
+}
+JPEG_GROUND: Final = 255
+"""JPEG has no alpha: no data is white."""
+
+
+def encode(image: ImageData, driver: str) -> bytes:
+    """A picture as the bytes of a file.
+
+    Colours become RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Numbers become float32 with NaN where
+    there is no data: (bands, height, width) in NPY, a GeoTIFF with bands of these names otherwise.
+
+    Raises:
+        InvalidInput: Numbers were asked for as a picture, or colours as numbers.
+    """
+    colours = image.array.dtype == np.uint8
+    if not colours and driver not in ("NPY", "GTIFF"):
+        raise InvalidInput(f"numbers cannot be sent as {driver}.", field="format", remedy="Ask for .npy or .tif.")
+    masked = np.broadcast_to(image.array.mask, image.array.shape)
+    data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0 if colours else np.nan, image.array.data)
+    data = data.astype(image.array.dtype)
+    if driver == "NPY":
+        return bytes(render(data, img_format=driver))
+    if not colours:
+        return _geotiff(image, data)
+    mask = None if driver == "JPEG" else image.mask
+    return bytes(render(data, mask, img_format=driver, **_OPTIONS.get(driver, {})))
+
+
+def _geotiff(image: ImageData, data: np.ndarray) -> bytes:
+    profile = {
+        "driver": "GTiff", "dtype": "float32", "count": image.count, "width": image.width, "height": image.height,
+        "crs": image.crs, "transform": image.transform, "nodata": np.nan, "compress": "zstd", "predictor": 3,
+        "interleave": "band", "tiled": True, "blockxsize": 256, "blockysize": 256,
+    }  # fmt: skip
+    with MemoryFile() as memory:
+        with memory.open(**profile) as file:
+            file.write(data)
+            file.descriptions = tuple(image.band_names)
+            file.colorinterp = [ColorInterp.undefined] * image.count
+        return bytes(memory.read())
