@@ -17,6 +17,8 @@ from service.store.contract import Store
 from service.values import BLOCK, OUTSIDE, Float32Array, Float64Array, Int8Array, Int64Array, Vectors, Window
 
 CACHE_BYTES: Final = 256_000_000
+_LOOKS: Final = 3
+"""Times a block is read again when a refresh comes in between, before it is given out without being kept."""
 
 KeptBlock = tuple[Vectors, Float32Array]
 """A decoded block: (256, 256) pixels, and the Euclidean norms of their codes."""
@@ -70,19 +72,31 @@ class PixelReader:
         return known
 
     def block(self, at: Snapshot, block: Block) -> KeptBlock:
-        """(256, 256) pixels and their norms, from memory if they were read lately and have not changed since."""
+        """(256, 256) pixels and their norms, from memory if they were read lately and have not changed since.
+
+        Where the store has moved on since the snapshot, these are the pixels as they stand now. They are kept only
+        under a version that was theirs for certain: one looked up and read with no refresh in between.
+        """
         key = (at.window, block, at.versions.get(block, ""))
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols)
-        kept = (vectors, norms_of(vectors.codes))
+        for _ in range(_LOOKS):
+            revision = self._store.revision()
+            version = self._store.versions(at.window, [block])[block]
+            vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols)
+            kept = (vectors, norms_of(vectors.codes))
+            if self._store.revision() == revision:
+                self._keep((at.window, block, version), kept)
+                break
+        return kept
+
+    def _keep(self, key: tuple[Window, Block, str], kept: KeptBlock) -> None:
         with self._lock:
             self._kept[key] = kept
             while len(self._kept) > self._room:
                 self._kept.popitem(last=False)
-        return kept
 
     def codes(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Int8Array]:
         """Those of (n,) pixels that hold a vector with a direction: their ids and (m, d) codes.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ import pytest
 from indexing.build import build_index
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.manifest import current
+from indexing.pixels import PixelReader
 from indexing.search import Searcher, SearchResult
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
 from service.queries import Query
-from service.values import NOT_EMBEDDED, OUTSIDE, VALID, Area, ModelIdentity
+from service.values import NOT_EMBEDDED, OUTSIDE, VALID, Area, ModelIdentity, Vectors
 from tests.fakes import MemoryStore, alphaearth
 from tests.stores import random_vectors
 from tests.test_indexing import YEAR, landscape
@@ -123,6 +126,35 @@ def test_answers_stay_the_same_when_opened_again(shared: MemoryStore, built: Pat
     query = query_at(shared, 60, 250)
     first, again = (Searcher(shared, "demo", built).search(query, YEAR, 50) for _ in range(2))
     assert first == again
+
+
+@pytest.mark.parametrize("during", [False, True], ids=["before the read", "during the read"])
+def test_a_refresh_beside_a_read_does_not_poison_the_cache(store: MemoryStore, during: bool) -> None:
+    """The store goes from A to B and back to A; what is kept of A must be A."""
+    first = store.parts[0]
+    other = replace(first, vectors=Vectors(-first.vectors.codes, first.vectors.scales, first.vectors.status))
+    reader = PixelReader(store)
+    at = reader.snapshot(YEAR)
+    block = next(iter(at.versions))
+    want = store.read(Zone.parse(block.zone), YEAR, block.rows, block.cols)
+    read = store.read
+
+    def moving(*arguments: Any) -> Vectors:
+        store.parts[0] = other
+        return read(*arguments)
+
+    if during:
+        store.read = moving  # type: ignore[method-assign]
+    else:
+        store.parts[0] = other
+    seen, _ = reader.block(at, block)
+    np.testing.assert_array_equal(seen.codes, -want.codes)
+    store.read, store.parts[0] = read, first  # type: ignore[method-assign]
+    before = len(store.reads)
+    found, _ = reader.block(reader.snapshot(YEAR), block)
+    np.testing.assert_array_equal(found.codes, want.codes)
+    reader.block(reader.snapshot(YEAR), block)
+    assert len(store.reads) == before + 1, "what stands is kept"
 
 
 def test_a_cache_too_small_for_the_blocks_changes_no_answer(shared: MemoryStore, built: Path) -> None:
