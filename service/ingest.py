@@ -3,6 +3,10 @@
 A plan is a value that can be printed; nothing is read but headers until it is carried out. Each block is committed
 whole and carries a fingerprint of the files it was made from, which a rerun looks for first: an interrupted
 ingest continues where it stopped, and shows nothing half done.
+
+A fingerprint has two halves: which tiles lie in the block, and what their files held. Where only the second differs
+the block holds an earlier state of these same tiles and nothing else, and is made anew, so that a pixel taken back in a
+corrected file goes. A block that others wrote to as well is completed: there a pixel taken back stays.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +31,8 @@ from service.values import NOT_EMBEDDED, VALID, Counts, ModelIdentity, Vectors, 
 COMMIT_BLOCKS: Final = 4
 """Blocks to a commit: what a kill costs at most, and 40 MB of memory."""
 _RACES: Final = 5
+_HALF: Final = 32
+"""Hex digits of half a fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ class IngestResult:
     written: int
     """Blocks written."""
     skipped: int
-    """Blocks that stood already, made from the same files."""
+    """Blocks that held already what the files have for them."""
     valid: int
     """Valid pixels in the blocks written."""
     revision: str
@@ -142,6 +149,8 @@ def ingest(
 ) -> IngestResult:
     """Carry out a plan. A block that others wrote to is completed, not replaced: tiles may share blocks.
 
+    A tile of the same name and place counts as a later state of the one taken in before, and replaces it.
+
     Args:
         plan: From `plan_ingest`.
         store: Where to; of as many dimensions as the plan.
@@ -159,20 +168,17 @@ def ingest(
     work = plan.blocks(window)
     if on_progress:
         on_progress(0, len(work))
-    hashes = {placed.tile: _content_hash(placed.tile) for placed in plan.for_window(window)}
-    wanted = {block: _fingerprint(store, window, block, tiles, hashes) for block, tiles in work.items()}
-    standing = store.fingerprints(window, wanted)
-    todo = [block for block in work if standing[block] != wanted[block]]
-    done, valid = len(work) - len(todo), 0
-    for start in range(0, len(todo), COMMIT_BLOCKS):
+    content_hash, blocks, written, valid = cache(_content_hash), list(work), 0, 0
+    for start in range(0, len(blocks), COMMIT_BLOCKS):
+        batch = blocks[start : start + COMMIT_BLOCKS]
+        wanted = {block: _fingerprint(store, window, block, work[block], content_hash) for block in batch}
+        standing = store.fingerprints(window, batch)
+        todo = {block: work[block] for block in batch if standing[block][_HALF:] != wanted[block][_HALF:]}
+        for data in _write(store, window, todo, wanted):
+            written, valid = written + 1, valid + int(data.vectors.valid.sum())
         if on_progress:
-            on_progress(done, len(work))
-        batch = todo[start : start + COMMIT_BLOCKS]
-        valid += _write(store, window, {block: work[block] for block in batch}, wanted)
-        done += len(batch)
-    if on_progress:
-        on_progress(done, len(work))
-    return IngestResult(len(todo), len(work) - len(todo), valid, store.revision()[0])
+            on_progress(start + len(batch), len(work))
+    return IngestResult(written, len(work) - written, valid, store.revision()[0])
 
 
 def _place(tile: RasterTile) -> PlacedTile:
@@ -217,17 +223,27 @@ def _require_fitting(plan: IngestPlan, store: WritableStore) -> None:
 
 
 def _fingerprint(
-    store: WritableStore, window: Window, block: Block, tiles: Sequence[PlacedTile], hashes: Mapping[RasterTile, str]
+    store: WritableStore,
+    window: Window,
+    block: Block,
+    tiles: Sequence[PlacedTile],
+    content_hash: Callable[[RasterTile], str],
 ) -> str:
+    """Which tiles lie in a block that nobody else wrote to, then what the tiles hold."""
     document = {
-        "ingest": 1,
+        "ingest": 2,
         "model": str(store.identity),
         "window": str(window),
         "block": block.name,
         "quantisation": "v2",
-        "tiles": [[p.tile.name, p.row, p.col, hashes[p.tile]] for p in tiles],
+        "tiles": [[p.tile.name, p.row, p.col, p.tile.height, p.tile.width] for p in tiles],
     }
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    which = json.dumps(document, sort_keys=True)
+    return _half(which) + _half(which, *(content_hash(p.tile) for p in tiles))
+
+
+def _half(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_HALF]
 
 
 def _content_hash(tile: RasterTile) -> str:
@@ -240,24 +256,39 @@ def _content_hash(tile: RasterTile) -> str:
 
 
 def _write(
-    store: WritableStore, window: Window, work: dict[Block, tuple[PlacedTile, ...]], wanted: dict[Block, str]
-) -> int:
-    """Lay tiles into a few blocks and commit them together; again where somebody else was faster."""
+    store: WritableStore, window: Window, work: Mapping[Block, tuple[PlacedTile, ...]], wanted: Mapping[Block, str]
+) -> list[BlockData]:
+    """Lay tiles into a few blocks and commit them together; again where somebody else was faster.
+
+    A block shared with others is left alone where nothing changes: else sources that take turns would write for ever.
+    """
     for _ in range(_RACES):
-        blocks = [_lay(store.read_block(block, window), tiles, wanted[block]) for block, tiles in work.items()]
+        pairs = [(store.read_block(block, window), tiles) for block, tiles in work.items()]
+        laid = [(old, _lay(old, tiles, wanted[old.block])) for old, tiles in pairs]
+        changed = [new for old, new in laid if new.fingerprint == wanted[new.block] or not _same(old, new)]
+        if not changed:
+            return []
         try:
-            store.write(blocks, f"ingest {len(blocks)} blocks")
+            store.write(changed, f"ingest {len(changed)} blocks")
         except Conflict:
             store.refresh()
             continue
-        return sum(int(data.vectors.valid.sum()) for data in blocks)
+        return changed
     raise Conflict(
         f"{store.location}: somebody else keeps writing the same blocks.", remedy="Repeat once they are done."
     )
 
 
 def _lay(old: BlockData, tiles: Sequence[PlacedTile], fingerprint: str) -> BlockData:
-    """A block as it stands with tiles laid over it. Nothing covers something: a gap leaves what is below."""
+    """A block as it stands with tiles laid over it. Nothing covers something: a gap leaves what is below.
+
+    A block that holds but an earlier state of the same tiles counts as empty.
+    """
+    if old.fingerprint[:_HALF] == fingerprint[:_HALF]:
+        lead = old.vectors.status.shape
+        old = replace(old, vectors=Vectors.empty(lead, old.vectors.dims), counts=Counts.zeros(lead))
+    elif (old.vectors.status != NOT_EMBEDDED).any():
+        fingerprint = _half(fingerprint, old.fingerprint) + fingerprint[_HALF:]
     block = old.block
     codes, scales, status = old.vectors.codes.copy(), old.vectors.scales.copy(), old.vectors.status.copy()
     counts = [old.counts.s2.copy(), old.counts.s1_asc.copy(), old.counts.s1_desc.copy()]
@@ -271,6 +302,12 @@ def _lay(old: BlockData, tiles: Sequence[PlacedTile], fingerprint: str) -> Block
         for count in counts:
             count[here][better] = 0
     return BlockData(block, old.window, Vectors(codes, scales, status), Counts(*counts), fingerprint, old.base)
+
+
+def _same(old: BlockData, new: BlockData) -> bool:
+    """Whether two states of a block hold the same vectors."""
+    pairs = ((getattr(old.vectors, name), getattr(new.vectors, name)) for name in ("status", "scales", "codes"))
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def _overlap(block: Block, placed: PlacedTile) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone, archive_grid
-from service.ingest import ingest, plan_ingest
+from service.ingest import _content_hash, ingest, plan_ingest
 from service.quant import quantise
 from service.store import create_store, open_store
 from service.values import NOT_EMBEDDED, VALID, WATER, ModelIdentity, Window
@@ -125,6 +125,63 @@ def test_a_changed_file_is_taken_in_again(tmp_path: Path) -> None:
     np.save(tmp_path / "in/2024/grid_0.15_52.05/grid_0.15_52.05.npy", codes)
     assert ingest(plan_ingest(tmp_path / "in"), store, YEAR).written == 4
     assert (store.sample(Zone(31), YEAR, np.array([ROW + 50]), np.array([COL + 40])).codes == 77).all()
+
+
+def test_a_pixel_taken_back_goes(tmp_path: Path) -> None:
+    """A corrected tile replaces its earlier state, but nothing that another source put into the block."""
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    _, scales, land = npy_tile(tmp_path / "in", "grid_0.15_52.05", ROW, COL)
+    ingest(plan_ingest(tmp_path / "in"), store, YEAR)
+
+    def take_back(row: int) -> None:
+        scales[row, 40] = np.nan
+        np.save(tmp_path / "in/2024/grid_0.15_52.05/grid_0.15_52.05_scales.npy", scales)
+        land[row, 41] = 0
+        tiff(
+            tmp_path / "in/landmasks/grid_0.15_52.05.tiff",
+            land[None],
+            GRID.x0 + 10 * COL + 6.3,
+            GRID.y0 - 10 * ROW - 8.9,
+        )
+
+    def status(row: int) -> list[int]:
+        return store.read(Zone(31), YEAR, slice(ROW + row, ROW + row + 1), slice(COL + 39, COL + 43)).status[0].tolist()
+
+    take_back(50)
+    assert ingest(plan_ingest(tmp_path / "in"), store, YEAR).valid == 95 * 80 - 4 - 2
+    assert status(50) == [VALID, NOT_EMBEDDED, WATER, VALID]
+    npy_tile(tmp_path / "over", "grid_0.25_52.05", ROW, COL, seed=2)
+    ingest(plan_ingest(tmp_path / "over"), store, YEAR)
+    take_back(52)
+    ingest(plan_ingest(tmp_path / "in"), store, YEAR)
+    assert status(50) == status(52) == [VALID] * 4
+
+
+def test_sources_that_take_turns_write_nothing_anew(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    for n, name in enumerate(("grid_0.15_52.05", "grid_0.25_52.05", "grid_0.35_52.05")):
+        npy_tile(tmp_path / name, name, ROW, COL + 80 * n, seed=n)
+    plans = [plan_ingest(tmp_path / name) for name in ("grid_0.15_52.05", "grid_0.25_52.05", "grid_0.35_52.05")]
+    last = [ingest(plan, store, YEAR) for plan in plans][-1]
+    for plan in (*plans, plans[0]):
+        again = ingest(plan, store, YEAR)
+        assert (again.written, again.skipped, again.revision) == (0, len(plan.blocks(YEAR)), last.revision)
+
+
+def test_progress_comes_while_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for what changed reads every file, which may take long even if nothing is left to do."""
+    monkeypatch.setattr("service.ingest.COMMIT_BLOCKS", 1)
+    store = create_store(tmp_path / "a.icechunk", MODEL, dims=16)
+    for n, name in enumerate(("grid_0.15_52.05", "grid_0.95_52.05")):
+        npy_tile(tmp_path / "in", name, ROW, COL + 1024 * n, seed=n)
+    plan = plan_ingest(tmp_path / "in")
+    ingest(plan, store, YEAR)
+    read: list[str] = []
+    monkeypatch.setattr("service.ingest._content_hash", lambda tile: read.append(tile.name) or _content_hash(tile))
+    seen: list[tuple[int, int]] = []
+    ingest(plan, store, YEAR, lambda done, total: seen.append((done, len(read))))
+    assert seen == [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (7, 2), (8, 2)]
+    assert len(read) == 2
 
 
 def test_alphaearth_through_a_geotiff(tmp_path: Path, real_data: Path) -> None:
