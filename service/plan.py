@@ -95,21 +95,23 @@ def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
     """A level for each zone. What the finer levels may cost beyond the fitting one is shared out evenly."""
     store, held = source.store, source.footprint
     maps = zone_maps(target, store.zones())
-    level = level_for(store.levels(), maps)
+    levels = store.levels()
+    level = level_for(levels, maps)
+    finer = tuple(known for known in reversed(levels) if known <= level)
     boxes = [held.clip(part.grid.zone.name, part.box) for part in maps]
     costs = [_count(box, level) * source.dims for box in boxes if box]
     spare = (MAX_SOURCE_BYTES - sum(costs)) / max(1, len(costs))
     return tuple(
-        _chosen(source, part, box, level, spare) if box and level > 1 and spare >= 0 else _Choice(part, box, level)
+        _chosen(source, part, box, finer, spare) if box and level > 1 and spare >= 0 else _Choice(part, box, level)
         for part, box in zip(maps, boxes, strict=True)
     )
 
 
-def _chosen(source: Source, part: ZoneMap, box: Box, fitting: int, spare: float) -> _Choice:
-    """The coarsest level up to the fitting one that is up to date, as far as it may be read; else one that is not."""
-    store, window, budget = source.store, source.window, _count(box, fitting) + spare / source.dims
+def _chosen(source: Source, part: ZoneMap, box: Box, levels: tuple[int, ...], spare: float) -> _Choice:
+    """The coarsest level, from the fitting one on, that is up to date and may be read; else one that is not."""
+    store, window, budget = source.store, source.window, _count(box, levels[0]) + spare / source.dims
     kept: _Choice | None = None
-    for level in (known for known in reversed(store.levels()) if known <= fitting and _count(box, known) <= budget):
+    for level in (known for known in levels if _count(box, known) <= budget):
         blocks = source.footprint.parents(part.grid.zone.name, box, level)
         if level == 1 or not store.stale(window, blocks):
             return _Choice(part, box, level)
