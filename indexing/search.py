@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -240,11 +241,21 @@ def _proposed(query: Query, at: Snapshot, within: Within, k: int, index: OpenedI
 
 def _bits(at: Snapshot, within: Within, index: OpenedIndex, usable: BoolArray) -> UInt8Array:
     """A bit for each position of the index, lowest first: whether it may be proposed."""
+    if within.area is None:
+        return _whole_blocks(usable.tobytes())
     bits = np.zeros((len(usable), _PIXELS // 8), np.uint8)
     for ordinal in np.flatnonzero(usable):
         block = index.manifest.blocks[ordinal][0]
         bits[ordinal] = np.packbits(within.mask(at, block).ravel(), bitorder="little")
     return bits.ravel()
+
+
+@lru_cache(maxsize=2)
+def _whole_blocks(usable: bytes) -> UInt8Array:
+    """The same where whole blocks, (blocks,) bool, may be proposed or not: kept, as it only changes with the store."""
+    bits = np.repeat(np.frombuffer(usable, np.uint8) * np.uint8(255), _PIXELS // 8)
+    bits.flags.writeable = False
+    return bits
 
 
 def _held(at: Snapshot, area: Area | None, ids: Int64Array) -> Int64Array:

@@ -15,11 +15,11 @@ from indexing.build import build_index
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.manifest import current
 from indexing.pixels import PixelReader
-from indexing.search import Searcher, SearchResult
+from indexing.search import Searcher, SearchResult, _whole_blocks
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
 from service.queries import Query
-from service.values import NOT_EMBEDDED, OUTSIDE, VALID, Area, ModelIdentity, Vectors
+from service.values import BLOCK, NOT_EMBEDDED, OUTSIDE, VALID, Area, ModelIdentity, Vectors
 from tests.fakes import MemoryStore, alphaearth
 from tests.stores import random_vectors
 from tests.test_indexing import YEAR, landscape
@@ -155,6 +155,15 @@ def test_a_refresh_beside_a_read_does_not_poison_the_cache(store: MemoryStore, d
     np.testing.assert_array_equal(found.codes, want.codes)
     reader.block(reader.snapshot(YEAR), block)
     assert len(store.reads) == before + 1, "what stands is kept"
+
+
+def test_the_bits_of_whole_blocks_are_made_once_for_each_set_of_blocks() -> None:
+    usable = np.array([True, False, True])
+    bits = _whole_blocks(usable.tobytes())
+    assert _whole_blocks(usable.tobytes()) is bits
+    want = np.packbits(np.repeat(usable, BLOCK * BLOCK), bitorder="little")
+    np.testing.assert_array_equal(bits, want)
+    assert not _whole_blocks((~usable).tobytes())[: BLOCK * BLOCK // 8].any()
 
 
 def test_a_cache_too_small_for_the_blocks_changes_no_answer(shared: MemoryStore, built: Path) -> None:
