@@ -36,7 +36,10 @@ def fault(error: BaseException, location: str, thing: str) -> SmaltiError:
     text = str(error).lower()
     transport = isinstance(error, OSError | IcechunkError) and any(word in text for word in _TRANSPORT)
     if isinstance(error, ImportError):
-        return Unavailable(f"{location} needs a library that is not installed: {reason(error)}.")
+        return Unavailable(
+            f"{location} needs a library that is not installed: {reason(error)}.",
+            remedy="Copy it to a local folder and read it there.",
+        )
     if is_remote(location) and isinstance(error, FileNotFoundError):
         return NotFound(f"{location}: {thing} is not there.", field="location")
     if is_remote(location) and (transport or isinstance(error, OSError)):

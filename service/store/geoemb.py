@@ -149,13 +149,13 @@ class GeoembStore:
     """A Store over a published `geoemb:` store. It has no snapshots, so its revision is a weak one.
 
     Args:
-        location: Local path or URL.
+        location: Local path. A URL needs what zarr reads it with, which is not installed with smalti.
         identity: The model; needed where the store does not name one in smalti's way.
 
     Raises:
         InvalidInput: No identity was given and the store names none.
         Corrupt: Metadata is missing or contradicts itself.
-        Unavailable: The transport failed.
+        Unavailable: The transport failed, or is not installed.
     """
 
     writable = False

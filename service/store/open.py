@@ -19,7 +19,7 @@ def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -
     """Open a store of any readable layout; one that smalti made comes back as a WritableStore.
 
     Args:
-        location: Local path, `s3://bucket/prefix`, or `https://` (`geoemb:` stores).
+        location: Local path; of an Icechunk repository also `s3://bucket/prefix`.
         identity: The model that made the vectors; needed where the store does not say.
 
     Raises:
@@ -27,7 +27,7 @@ def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -
         InvalidInput: What is there is no store, or no identity is known.
         IdentityMismatch: The store names another model.
         Corrupt: Metadata is missing or contradicts itself.
-        Unavailable: The transport failed.
+        Unavailable: The transport failed, or this install has none for the location.
     """
     text = str(location)
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
