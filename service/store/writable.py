@@ -106,12 +106,6 @@ class WritableArchive(ArchiveStore):
         self.refresh()
         return changed
 
-    def add_zones(self, zones: Iterable[Zone]) -> None:
-        """Make empty zones ahead of their first block; those that exist are left alone."""
-        with self.repository.open_for_writing():
-            for zone in zones:
-                self._ensure_zone(zone)
-
     def tidy(self, older_than: dt.timedelta = dt.timedelta(hours=1)) -> tuple[int, int, int]:
         """Forget old snapshots and delete what nothing refers to; see `Repository.tidy`.
 
