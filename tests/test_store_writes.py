@@ -13,9 +13,11 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from service import embed, ingest
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, ReadOnly, Unavailable
@@ -268,6 +270,23 @@ def test_a_window_of_its_own(tmp_path: Path) -> None:
         store.read(Zone(31), YEAR, tiny.rows, tiny.cols)
     with pytest.raises(InvalidInput, match="2024"):
         store.write([filled(FLIPPED, 1, 8)], "year")  # type: ignore[attr-defined]
+
+
+def test_zones_with_different_time_axes_are_refused(tmp_path: Path) -> None:
+    """A year must not be read at another zone's position."""
+    store = create_store(tmp_path / "z.icechunk", TINY, dims=8, zones=[Zone(31), Zone(32)])
+    session = store.repository.writer()
+    axis: Any = zarr.open_group(session.store)["32N/time"]
+    axis[:] = axis[:] - 1
+    session.commit("shift")
+    other = open_store(tmp_path / "z.icechunk")
+    assert not other.read(Zone(31), YEAR, slice(0, 9), slice(0, 9)).valid.any()
+    with pytest.raises(Corrupt, match="31N and 32N have different time axes"):
+        other.read(Zone(32), YEAR, slice(0, 9), slice(0, 9))
+    with pytest.raises(Corrupt, match="31N and 32N have different time axes"):
+        other.sample(Zone(32), YEAR, np.arange(9), np.arange(9))
+    with pytest.raises(Corrupt, match="31N and 32N have different time axes"):
+        other.write([filled(Block("32N", 1400, 130), 1, 8)], "in the wrong year")  # type: ignore[attr-defined]
 
 
 def test_what_the_store_says_of_itself(tmp_path: Path) -> None:

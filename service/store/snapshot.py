@@ -68,7 +68,7 @@ class Snapshot:
 
     @property
     def years(self) -> tuple[int, ...]:
-        """The time axis, the same in every zone; what a first zone will have while there is none."""
+        """The time axis of the first zone, which `layer` holds the others to; what a first zone will have if none."""
         if self._years is None:
             if self.zones:
                 self._years = decoded_years(self.location, self.array(self.zones[0].name, "time"))
@@ -130,7 +130,7 @@ class Snapshot:
 
         Raises:
             NotFound: No such zone or level.
-            Corrupt: An array is missing or contradicts the grid.
+            Corrupt: An array is missing or contradicts the grid, or the zone has another time axis than the first.
         """
         key = (zone, level)
         if key not in self._layers:
@@ -140,6 +140,7 @@ class Snapshot:
     def _open_layer(self, zone: Zone, level: int) -> Layer:
         if zone not in self.zones:
             raise NotFound(f"{self.location} has no zone {zone.name}.", field="zone")
+        self.require_same_years(zone)
         path = self.path(zone, level)
         if level != 1 and (level not in self.levels or path not in self.root):
             raise NotFound(f"{self.location} has no overview at level {level} in zone {zone.name}.", field="level")
@@ -162,6 +163,15 @@ class Snapshot:
             tuple(self.array(path, name) for name in COUNT_NAMES) if has_counts else (),
             nan_status=NOT_EMBEDDED,
         )
+
+    def require_same_years(self, zone: Zone) -> None:
+        """Positions in time are those of the first zone; another axis would give another year's pixels.
+
+        Raises:
+            Corrupt: The zone has another time axis.
+        """
+        if zone != self.zones[0] and decoded_years(self.location, self.array(zone.name, "time")) != self.years:
+            raise Corrupt(f"{self.location}: zones {self.zones[0].name} and {zone.name} have different time axes.")
 
     @staticmethod
     def path(zone: Zone, level: int) -> str:

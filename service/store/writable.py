@@ -76,11 +76,14 @@ class WritableArchive(ArchiveStore):
                 zone, or a valid pixel without a usable scale.
         """
         self._require_writable(blocks)
+        zones = sorted({_zone_of(data.block) for data in blocks})
         with self.repository.open_for_writing():
-            for zone in sorted({_zone_of(data.block) for data in blocks}):
+            for zone in zones:
                 self._ensure_zone(zone)
             session = self.repository.writer()
             tip = Snapshot(self.location, session)
+            for zone in zones:
+                tip.require_same_years(zone)
             self._require_unchanged(tip, blocks)
             with writing(self.location):
                 for data in blocks:
