@@ -49,7 +49,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET"],
-        expose_headers=["ETag", *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision"))],
+        expose_headers=[
+            "ETag",
+            *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision", "Overview")),
+        ],
     )
     app.add_middleware(Gate, settings=settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
