@@ -34,7 +34,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         description=DESCRIPTION,
         license_info={"name": "MIT", "identifier": "MIT"},
-        max_body_size=settings.limits.question_bytes,
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
     )
@@ -42,7 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in ROUTES:
         router: APIRouter = module.router
-        app.include_router(router, max_body_size=settings.limits.body_bytes if module is embed else None)
+        # Inside the Gate: a limit of the whole app would answer before it, in plain text.
+        limits = settings.limits
+        app.include_router(router, max_body_size=limits.body_bytes if module is embed else limits.question_bytes)
     page.mount(app)
     # A public map may be shown on any page: reading is allowed to all origins, writing to none.
     app.add_middleware(

@@ -137,3 +137,4 @@ def test_a_large_question_is_refused_before_it_is_read(client: TestClient) -> No
     body = b'{"points": [' + b"[0,0]," * 900_000 + b"[0,0]]}"
     answer = client.post("/datasets/demo/2024/vectors", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
+    assert answer.json()["kind"] == "limit-exceeded"

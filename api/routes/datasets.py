@@ -74,7 +74,11 @@ def _zooms(dataset: Dataset) -> tuple[int, int]:
     return reader.minzoom, reader.maxzoom
 
 
-@router.get("/datasets/{dataset}/{window}/coverage", responses=documented(404, 422))
+@router.get(
+    "/datasets/{dataset}/{window}/coverage",
+    response_class=Response,
+    responses={**documented(404, 422), 200: {"content": {"application/geo+json": {}}}},
+)
 def coverage(at: Annotated[DatasetWindow, Depends(dataset_window)]) -> Response:
     """Blocks that hold data, as GeoJSON boxes with their version."""
     store = at.dataset.store
