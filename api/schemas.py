@@ -13,6 +13,10 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Point = Annotated[tuple[Lon, Lat], Field(description="[longitude, latitude] in degrees")]
 
 
+Box = Annotated[list[float], Field(min_length=4, max_length=4)]
+Place = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class Strict(BaseModel):
     """A request body: unknown members are refused, so a typo is never silently ignored."""
 
@@ -28,8 +32,8 @@ class DatasetInfo(BaseModel):
     dims: int = Field(description="embedding dimensions")
     depths: list[int] = Field(description="prefix lengths that can be asked for with dims=")
     windows: list[str]
-    bounds: tuple[float, float, float, float] | None = Field(description="[w,s,e,n] of what is embedded; null: nothing")
-    center: tuple[float, float] | None = Field(description="[lon,lat] of a valid pixel")
+    bounds: Box | None = Field(description="[w,s,e,n] of what is embedded; null: nothing")
+    center: Place | None = Field(description="[lon,lat] of a valid pixel")
     minzoom: int
     maxzoom: int
     revision: str = Field(description="snapshot id; changes with every commit")
