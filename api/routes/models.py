@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
-from service.registry import RegisteredModel
 
 from api.problems import documented
 from api.schemas import ModelInfo, ModelList
 from api.security import require
 from api.state import State, get_state
 from service.errors import SmaltiError
+from service.registry import RegisteredModel
 
 router = APIRouter(tags=["models"], dependencies=[Depends(require("read"))])
 
