@@ -23,7 +23,6 @@ DOORS = {
     "faiss": ("indexing/ann.py",),
     "torch": ("service/training/",),
     "onnx": ("service/training/",),
-    "onnxscript": ("service/training/",),
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "titiler": ("api/",),
