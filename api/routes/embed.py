@@ -128,13 +128,25 @@ def _embed_json(state: State, upload: Any) -> Response:
             origin = f"{encoder.identity}|{encoder.digest}|{content_id(body.model_dump(mode='json'))}"
             blocks = store_result(cells, result, store, window, origin)
             stored = _stored(state, body.dataset, store, result, blocks)
+    return _json_answer(result, encoder, window, stored, reordered=reordered, quantize=body.quantize)
+
+
+def _json_answer(
+    result: EncodeResult,
+    encoder: Encoder,
+    window: Window | None,
+    stored: Stored | None,
+    *,
+    reordered: bool = False,
+    quantize: bool = True,
+) -> Response:
     answer = EmbedAnswer.model_construct(
         model=str(encoder.identity),
-        window=str(window),
-        outside_training=not window.is_year,
+        window=str(window or ""),
+        outside_training=bool(window and not window.is_year),
         device=encoder.device,
         reordered=reordered,
-        results=_pixels(result, quantize=body.quantize),
+        results=_pixels(result, quantize=quantize),
         stored=stored,
     )
     return Response(orjson.dumps(answer.model_dump(exclude_none=True)), media_type=JSON)
@@ -178,16 +190,7 @@ def _embed_npz(state: State, upload: Any, params: NpzParams) -> Response:
             blocks = store_raster(placement, result, store, window, origin)
             stored = _stored(state, params.dataset, store, result, blocks)
     if params.answer == "json":
-        answer = EmbedAnswer.model_construct(
-            model=str(encoder.identity),
-            window=str(window or ""),
-            outside_training=bool(window and not window.is_year),
-            device=encoder.device,
-            reordered=False,
-            results=_pixels(result, quantize=True),
-            stored=stored,
-        )
-        return Response(orjson.dumps(answer.model_dump(exclude_none=True)), media_type=JSON)
+        return _json_answer(result, encoder, window, stored)
     return _npz_answer(result, (height, width), encoder, window, stored)
 
 
