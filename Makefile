@@ -67,7 +67,9 @@ bench-%: setup
 
 lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
-	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra train --extra dev -c requirements/cpu.txt pyproject.toml -o requirements/dev.txt
+	uv pip compile $(UVFLAGS) --extra gpu --extra build --extra otel -c requirements/cpu.txt pyproject.toml -o requirements/gpu.txt
+	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra train --extra dev -c requirements/cpu.txt pyproject.toml -o requirements/dev.txt
+	echo 'moto[s3,server]>=5.1' | uv pip compile $(UVFLAGS) - -o requirements/moto.txt
 
 clean: ## forget the environment and what was built; datasets under smalti-data stay
 	rm -rf $(VENV) .geotessera api/web/vendor api/web/node_modules .bench
