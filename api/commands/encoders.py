@@ -15,7 +15,9 @@ from api.terminal import bar, console
 from service.dpixels import UploadLimits, from_arrays, load_npz
 from service.encoder import Encoder
 from service.errors import NotFound
+from service.registry import register
 from service.training.evaluate import evaluate
+from service.values import ModelIdentity
 
 models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
 Precision = Literal["fp32", "fp16"]
@@ -36,6 +38,18 @@ def models_list(ctx: typer.Context, as_json: AsJson = False) -> None:
         for m in ctx.obj.registry.list()
     ]
     show(rows, as_json, "No models.")
+
+
+@models_app.command("import")
+def models_import(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with manifest.json and the ONNX file it names.", exists=True, file_okay=False)
+    ],
+) -> None:
+    """Take an encoder into this home, as `smalti train` leaves it in RUN/model. The same one twice is one."""
+    model = register(ctx.obj.settings.home / "models", folder)
+    console.print(f"{model.manifest.identity} is at {model.path.parent}")
 
 
 @models_app.command("evaluate")
@@ -99,12 +113,16 @@ def train(
     preset: Annotated[str, typer.Option(help="Which model and recipe; `mini` is the shipped one.")] = "mini",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps, instead of the preset's.", min=1)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call it, name@version/variant; smalti-PRESET@0.1.0 where absent.")
+    ] = None,
 ) -> None:
     """Train an encoder on simulated series and export it to ONNX. Needs torch."""
     try:
         from service.training.train import run  # torch is an extra
     except ModuleNotFoundError as error:
         raise NotFound(f"{error.name} is not installed.", remedy="Run `make setup`, which installs torch.") from None
+    identity = ModelIdentity.parse(name) if name else None
     with bar("Training, steps") as tick:
-        run(preset, out, seed=seed, steps=steps, on_progress=tick)
-    console.print(f"wrote {out}")
+        run(preset, out, seed=seed, steps=steps, identity=identity, on_progress=tick)
+    console.print(f"wrote {out}; `smalti models import {out}/model` makes it one of the encoders")

@@ -1,0 +1,122 @@
+"""README and docs are true: each command in them is run, in order, against a server of the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from api.catalogue import written
+from api.settings import Limits, Settings
+from tests.conftest import ROOT, free_port, running
+from tests.test_cli import commands
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LIVE = "http://127.0.0.1:8000"
+
+ELSEWHERE = ("make ", "docker ", "kubectl ")
+"""Held by other tests and by CI itself: what sets up, containers, clusters."""
+
+SERVE = """
+smalti() {
+  if [ "$1" != serve ]; then command smalti "$@"; return; fi
+  command smalti "$@" --port PORT & server=$!
+  for _ in $(seq 100); do curl -sf http://127.0.0.1:PORT/livez >/dev/null && break; sleep 0.3; done
+  curl -sf http://127.0.0.1:PORT/readyz; answered=$?
+  kill $server; wait $server; return $answered
+}
+"""
+"""`smalti serve` goes on for ever: here it must become ready, and then ends."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def shell(page: Path) -> str:
+    return "\n".join(text for kind, text in blocks(page) if kind == "sh").replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_file_it_names_exists(page: Path) -> None:
+    text, known = page.read_text(), {" ".join(path) for path in commands()}
+    named = re.findall(r"(?:^|&& )smalti (.*?)(?=&&|#|$)", shell(page), re.MULTILINE)
+    for words in named + re.findall(r"`smalti ([a-z][^`]*)`", text):
+        assert any(f"{words.strip()} ".startswith(f"{name} ") for name in known), words
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)", shell(page), re.MULTILINE)) <= targets
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for target in re.findall(r"(?:-f|-k) ((?:docker|k8s)/\S+)", shell(page)):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_of_a_kind_that_is_checked(page: Path) -> None:
+    kinds = set(re.findall(r"^```(\w+)$", page.read_text(), re.MULTILINE))
+    assert kinds <= {"sh", "python", "toml", "html"}, kinds
+
+
+def test_the_limits_are_the_settings() -> None:
+    told = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| (.*?) \|$", (ROOT / "docs" / "limits.md").read_text(), re.MULTILINE)
+    held = [(name, f"{field.default:,}", field.description) for name, field in Limits.model_fields.items()]
+    assert told == held
+
+
+def test_every_setting_is_told_and_every_setting_told_exists() -> None:
+    text = (ROOT / "docs" / "running.md").read_text()
+    told = {name.lower() for name in re.findall(r"^\| `SMALTI_([A-Z0-9_]+)`", text, re.MULTILINE)}
+    assert told == set(Settings.model_fields) - {"limits"}
+
+
+def test_the_catalogue_example_is_read(tmp_path: Path) -> None:
+    for page in PAGES:
+        for kind, text in blocks(page):
+            if kind == "toml":
+                assert tomllib.loads(text)
+                (tmp_path / "smalti.toml").write_text(text)
+                (entry,) = written(tmp_path / "smalti.toml")
+                assert entry.id == "cambridge"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_commands_work(page: Path, demo_home: Settings, tmp_path: Path) -> None:
+    steps = [(kind, text) for kind, text in blocks(page) if kind in ("sh", "python")]
+    if not steps:
+        pytest.skip("no commands on this page")
+    home = tmp_path / "smalti-data"
+    shutil.copytree(demo_home.home, home)
+    with running(demo_home.model_copy(update={"home": home, "catalogue": tmp_path / "smalti.toml"})) as server:
+        for kind, text in steps:
+            step(kind, text.replace(LIVE, server), tmp_path)
+    for name, begins in {"*.png": b"\x89PNG", "*.npy": b"\x93NUMPY", "*.tif": b"II*"}.items():
+        assert all(made.read_bytes().startswith(begins) for made in tmp_path.glob(name))
+    if page.name == "README.md":
+        assert (tmp_path / "tile.png").exists()
+        assert len(json.loads((tmp_path / "embedded.json").read_text())["results"]) == 48 * 48
+
+
+def step(kind: str, text: str, folder: Path) -> None:
+    if kind == "sh":
+        lines = "\n".join(line for line in text.replace("\\\n", " ").splitlines() if not line.startswith(ELSEWHERE))
+        lines = lines.replace(
+            "../shared/data", os.environ.get("SMALTI_TEST_DATA", str(ROOT.parent / "shared" / "data"))
+        )
+        command = ["bash", "-euo", "pipefail", "-c", SERVE.replace("PORT", str(free_port())) + lines]
+    else:
+        command = [sys.executable, "-c", text]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+    assert '"kind":' not in done.stdout, f"{text}\n{done.stdout}"
