@@ -98,7 +98,7 @@ def _serve(settings: Settings, host: str | None = None, port: int | None = None)
         proxy_headers=False,
         server_header=False,
         log_level="warning",
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 
 

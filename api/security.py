@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.problems import problem
-from api.settings import ApiKey, Scope, Settings
+from api.settings import ApiKey, Network, Scope, Settings
 from api.state import get_state
 from service.errors import Forbidden, Unauthorized
 
@@ -35,7 +35,7 @@ def require(scope: Scope) -> Callable[[Request], None]:
             return
         if settings.api_keys:
             _check_key(request.headers.get(KEY_HEADER), scope, settings.api_keys)
-        elif scope != "read" and not (_is_loopback(request) and _is_same_origin(request)):
+        elif scope != "read" and not (_is_local(request, settings.local_networks) and _is_same_origin(request)):
             raise Forbidden(
                 f"{request.method} {request.url.path} answers only to this machine while no API keys are configured.",
                 remedy="Set SMALTI_API_KEYS and send one in X-API-Key.",
@@ -54,13 +54,14 @@ def _check_key(key: str | None, scope: Scope, keys: tuple[ApiKey, ...]) -> None:
         raise Forbidden(f"this API key does not hold the scope {scope!r}.")
 
 
-def _is_loopback(request: Request) -> bool:
+def _is_local(request: Request, networks: tuple[Network, ...]) -> bool:
     if any(name in request.headers for name in _PROXY_HEADERS) or request.client is None:
         return False
     try:
-        return ipaddress.ip_address(request.client.host).is_loopback
+        caller = ipaddress.ip_address(request.client.host)
     except ValueError:
         return False
+    return caller.is_loopback or any(caller in network for network in networks)
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -13,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Scope = Literal["read", "write", "embed", "admin"]
 """What a key may do. `write` saves queries and bases, `embed` runs encoders and stores what they make."""
+
+Network = IPv4Network | IPv6Network
 
 
 class ApiKey(BaseModel, frozen=True):
@@ -61,9 +64,13 @@ class Settings(BaseSettings):
     catalogue: Path = Field(Path("smalti.toml"), description="datasets that lie elsewhere; written by people")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    shutdown_seconds: int = Field(3, ge=0, description="how long requests under way may take once told to stop")
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         (),
         description="<sha256>:<scope>+<scope>, comma separated; none: what writes or is expensive answers on loopback",
+    )
+    local_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses that count as this machine besides loopback, comma separated: a container's gateway"
     )
     public_read: bool = Field(True, description="whether reading needs no key even where keys are configured")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -96,7 +103,7 @@ class Settings(BaseSettings):
             tuple(ApiKey.parse(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
         )
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "local_networks", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -53,6 +53,19 @@ def test_a_page_of_another_origin_cannot_write_from_this_machines_browser(client
     assert client.post("/embed", json=EMBED, headers={"Origin": "http://127.0.0.1:8000"}).status_code == 422
 
 
+def test_a_named_network_counts_as_this_machine_and_its_neighbours_do_not(world: Settings) -> None:
+    bridged = world.model_copy(
+        update={"local_networks": Settings(local_networks="10.9.8.1/32, fd00::/64").local_networks}
+    )
+    for caller, status in (("10.9.8.1", 422), ("10.9.8.2", 403), ("fd00::7", 422), ("fd01::7", 403), ("nonsense", 403)):
+        answer = client_of(bridged, client=(caller, 50000)).post("/embed", json=EMBED)
+        assert answer.status_code == status, (caller, answer.text)
+    through = client_of(bridged, client=("10.9.8.1", 50000)).post(
+        "/embed", json=EMBED, headers={"X-Forwarded-For": "203.0.113.9"}
+    )
+    assert through.status_code == 403
+
+
 def test_any_host_name_does_not_mean_any_origin(world: Settings) -> None:
     anywhere = client_of(world.model_copy(update={"allowed_hosts": ("*",)}))
     assert anywhere.post("/embed", json=EMBED, headers={"Origin": "http://evil.example"}).status_code == 403
