@@ -89,7 +89,7 @@ def main() -> None:
     encoder.encode(dpixels)
     speed = len(dpixels) / (time.perf_counter() - start)
     row = {"case": "mini-shipped", "metric": "throughput", "unit": "pixels/s", "ours": speed, "other": 4000.0}
-    rows.append({**row, "other_name": "the bar, 2 cores", "ratio": speed / 4000, "target": None})
+    rows.append({**row, "other_name": "the bar, 2 cores", "ratio": speed / 4000, "target": 1.0})
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps({"rows": rows}, indent=1))
     for row in rows:
