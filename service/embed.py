@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -47,7 +47,6 @@ def embed_source(
     source: Source,
     encoder: Encoder,
     store: WritableStore,
-    window: Window,
     *,
     min_s2: int = 0,
     leave_out: Collection[Block] = (),
@@ -56,14 +55,13 @@ def embed_source(
     """Embed every pixel of a source and store it, one commit a block; then renew the overviews above.
 
     A block that was made from the same source, model, window and parameters alone is skipped, so a run that was
-    stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, nothing is
-    committed.
+    stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, at most
+    its fingerprint is committed.
 
     Args:
         source: Where the series come from.
         encoder: Runs the model; must be the model of the store.
         store: Where to.
-        window: The window the series cover.
         min_s2: Least number of valid Sentinel-2 dates; pixels below it get the status `rejected`.
         leave_out: Blocks not to embed.
         on_progress: Told of pixels done.
@@ -72,26 +70,59 @@ def embed_source(
         IdentityMismatch: The encoder is another model than the store's.
         Conflict: Another writer kept changing a block.
     """
-    store.identity.require_same(encoder.identity, "the encoder's output")
     placement = source.placement
     blocks = tuple(block for block in placement.blocks() if block not in leave_out)
+    missing = missing_blocks(source, encoder, store, blocks, min_s2=min_s2)
     total, done = sum(map(placement.pixels_in, blocks)), 0
-    stored = store.fingerprints(window, blocks)
-    written: list[Block] = []
-    encoded = 0
     for block in blocks:
-        piece = piece_fingerprint(source, encoder, window, block, min_s2)
-        if stored.get(block) != fingerprint(piece, ""):
+        if block in missing:
             within = partial(_shifted, on_progress, done, total) if on_progress else None
-            result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2, on_progress=within)
-            write_piece(store, window, block, *_scattered(result, *cells_of_raster(placement, block)), piece)
-            written.append(block)
-            encoded += placement.pixels_in(block)
+            embed_block(source, encoder, store, block, min_s2=min_s2, on_progress=within)
         done += placement.pixels_in(block)
         if on_progress:
             on_progress(done, total)
-    store.write_overviews(window, blocks)  # all: a run that was stopped may have left some unmade
-    return EmbedReport(tuple(written), tuple(b for b in blocks if b not in written), encoded, store.revision()[0])
+    store.write_overviews(source.window, blocks)  # all: a run that was stopped may have left some unmade
+    skipped = tuple(block for block in blocks if block not in missing)
+    return EmbedReport(missing, skipped, sum(map(placement.pixels_in, missing)), store.revision()[0])
+
+
+def missing_blocks(
+    source: Source, encoder: Encoder, store: WritableStore, blocks: Iterable[Block], *, min_s2: int = 0
+) -> tuple[Block, ...]:
+    """Those of some blocks that do not hold what the source, the model and the parameters would make of them.
+
+    Raises:
+        IdentityMismatch: The encoder is another model than the store's.
+    """
+    store.identity.require_same(encoder.identity, "the encoder's output")
+    blocks = tuple(blocks)
+    stored = store.fingerprints(source.window, blocks)
+    return tuple(
+        block
+        for block in blocks
+        if stored.get(block) != fingerprint(piece_fingerprint(source, encoder, block, min_s2), "")
+    )
+
+
+def embed_block(
+    source: Source,
+    encoder: Encoder,
+    store: WritableStore,
+    block: Block,
+    *,
+    min_s2: int = 0,
+    on_progress: Progress | None = None,
+) -> None:
+    """Embed what a source has of one block, whatever is stored, and commit it. Overviews are left to the caller.
+
+    Raises:
+        Conflict: Another writer kept changing the block.
+    """
+    placement = source.placement
+    result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2, on_progress=on_progress)
+    vectors, counts = _scattered(result, *cells_of_raster(placement, block))
+    piece = piece_fingerprint(source, encoder, block, min_s2)
+    write_piece(store, source.window, block, vectors, counts, piece)
 
 
 def _shifted(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
@@ -182,7 +213,8 @@ def write_piece(
 ) -> None:
     """Merge freshly embedded pixels into one block and commit it, if that changes anything.
 
-    A pixel that got no vector keeps the one it has: neither a gap nor a rejection takes a vector away.
+    A pixel that got no vector keeps the one it has: neither a gap nor a rejection takes a vector away. The same
+    vectors made with other parameters are committed too where they fill the block alone: so that it is known.
 
     Args:
         store: Where to.
@@ -198,7 +230,8 @@ def write_piece(
     for attempt in range(ATTEMPTS):
         old = store.read_block(block, window)
         merged = _merged(old, vectors, counts, piece)
-        if not _differs(old, merged):
+        told = merged.fingerprint in (old.fingerprint, fingerprint(piece, old.fingerprint))
+        if told and not _differs(old, merged):
             return
         try:
             store.write([merged], f"embed {block.name} {window}")
@@ -230,11 +263,11 @@ def _differs(old: BlockData, new: BlockData) -> bool:
     return not all(np.array_equal(before, after) for before, after in zip(*held, strict=True))
 
 
-def piece_fingerprint(source: Source, encoder: Encoder, window: Window, block: Block, min_s2: int) -> str:
+def piece_fingerprint(source: Source, encoder: Encoder, block: Block, min_s2: int) -> str:
     """What a source contributes to one block, as 64 hex digits: model, window, content, place and parameters."""
     placement = source.placement
     made_by = f"{encoder.identity}|{encoder.digest}|{encoder.precision}"
-    text = f"{made_by}|{window}|{source.digest}|{placement}|{block.name}|{min_s2}"
+    text = f"{made_by}|{source.window}|{source.digest}|{placement}|{block.name}|{min_s2}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
 from service.dpixels import DPixels, from_arrays
-from service.errors import InvalidInput
+from service.errors import Corrupt, InvalidInput
 from service.grid import PIXEL, Block, Zone, archive_grid, blocks_of
 from service.simulate import Landscape
-from service.values import BLOCK
+from service.values import BLOCK, Window
 
 SNAP: Final = 1e-3
 """How far, in metres, an origin may lie off the grid and still be meant to lie on it."""
@@ -110,6 +111,10 @@ class Source(Protocol):
         """Which pixels."""
 
     @property
+    def window(self) -> Window:
+        """The days the series cover."""
+
+    @property
     def digest(self) -> str:
         """Hex digits that change when the content does: part of a block's fingerprint."""
 
@@ -134,18 +139,69 @@ def upload_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Simulated:
-    """A year of a simulated landscape."""
+    """A window of a simulated landscape."""
 
     placement: Placement
     landscape: Landscape
-    year: int
+    window: Window
 
     @property
     def digest(self) -> str:
-        """Seed, size and year say everything."""
-        text = f"simulated/{self.landscape.seed}/{self.placement.height}x{self.placement.width}/{self.year}"
+        """Seed, size and window say everything."""
+        text = f"simulated/{self.landscape.seed}/{self.placement.height}x{self.placement.width}/{self.window}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def read(self, rows: slice, cols: slice) -> DPixels:
         """See Source."""
-        return from_arrays(self.landscape.dpixels(self.year, rows, cols))
+        years = range(self.window.start.year, self.window.end.year + 1)
+        parts = [self._within(year, self.landscape.dpixels(year, rows, cols)) for year in years]
+        return from_arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def _within(self, year: int, arrays: dict[str, Any]) -> dict[str, Any]:
+        """The frames of one year that fall into the window."""
+        if self.window == Window.year(year):
+            return arrays
+        out = {}
+        for days, frames in (
+            ("doys", ("bands", "masks")),
+            ("sar_ascending_doy", ("sar_ascending",)),
+            ("sar_descending_doy", ("sar_descending",)),
+        ):
+            start = dt.date(year, 1, 1)
+            kept = [start + dt.timedelta(int(day) - 1) in self.window for day in arrays[days]]
+            out |= {name: arrays[name][kept] for name in (days, *frames)}
+        return out
+
+    def to_document(self) -> dict[str, Any]:
+        """What `source_of` reads: everything but the window."""
+        place = self.placement
+        return {"type": SIMULATED, "seed": self.landscape.seed, "zone": place.zone.name} | {
+            name: getattr(place, name) for name in ("row", "col", "height", "width")
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], window: Window) -> Self:
+        """The source that a document describes, for one window."""
+        row, col, height, width = (int(document[name]) for name in ("row", "col", "height", "width"))
+        placement = Placement(Zone.parse(document["zone"]), row, col, height, width)
+        return cls(placement, Landscape(int(document["seed"]), height, width), window)
+
+
+SIMULATED: Final = "simulated"
+_TYPES: Final[dict[str, Callable[[Mapping[str, Any], Window], Source]]] = {SIMULATED: Simulated.of}
+
+
+def source_of(document: Mapping[str, Any], window: Window) -> Source:
+    """The source a dataset's document describes, for one window. `type` says which kind it is.
+
+    Raises:
+        Corrupt: A kind this version does not know, or the document lacks something.
+    """
+    kind = document.get("type")
+    try:
+        return _TYPES[str(kind)](document, window)
+    except (KeyError, TypeError, ValueError) as error:
+        known = ", ".join(_TYPES)
+        raise Corrupt(
+            f"a source of type {kind!r} cannot be made from its document: {error}.", remedy=f"Known types: {known}."
+        ) from None

@@ -35,14 +35,14 @@ def store(tmp_path: Path, encoder: Encoder) -> WritableStore:
 def source() -> Simulated:
     """A few pixels where four blocks meet."""
     placement = Placement(Zone.parse("31N"), 1280 * BLOCK - SIDE // 2, 114 * BLOCK - SIDE // 2, SIDE, SIDE)
-    return Simulated(placement, Landscape(3, SIDE, SIDE), 2024)
+    return Simulated(placement, Landscape(3, SIDE, SIDE), YEAR)
 
 
 def test_every_pixel_of_a_source_lands_where_it_belongs(
     source: Simulated, encoder: Encoder, store: WritableStore
 ) -> None:
     told: list[tuple[int, int]] = []
-    report = embed_source(source, encoder, store, YEAR, on_progress=lambda *at: told.append(at))
+    report = embed_source(source, encoder, store, on_progress=lambda *at: told.append(at))
     assert len(report.written) == 4
     assert told[-1] == (SIDE * SIDE, SIDE * SIDE)
     place = source.placement
@@ -55,8 +55,8 @@ def test_every_pixel_of_a_source_lands_where_it_belongs(
 
 
 def test_a_second_run_does_nothing(source: Simulated, encoder: Encoder, store: WritableStore) -> None:
-    first = embed_source(source, encoder, store, YEAR)
-    again = embed_source(source, encoder, store, YEAR)
+    first = embed_source(source, encoder, store)
+    again = embed_source(source, encoder, store)
     assert again.written == ()
     assert len(again.skipped) == 4
     assert again.revision == first.revision
@@ -71,9 +71,9 @@ def test_a_run_stopped_before_its_overviews_makes_them_when_it_is_repeated(
     with monkeypatch.context() as patched:
         patched.setattr(type(store), "write_overviews", killed)
         with pytest.raises(KeyboardInterrupt):
-            embed_source(source, encoder, store, YEAR)
+            embed_source(source, encoder, store)
     assert not store.blocks(YEAR, level=2)
-    assert embed_source(source, encoder, store, YEAR).written == ()
+    assert embed_source(source, encoder, store).written == ()
     for level in (2, 32):
         assert store.blocks(YEAR, level=level)
 
@@ -81,7 +81,7 @@ def test_a_run_stopped_before_its_overviews_makes_them_when_it_is_repeated(
 def test_a_store_of_another_model_is_refused(source: Simulated, encoder: Encoder, tmp_path: Path) -> None:
     other = create_store(tmp_path / "other.icechunk", ModelIdentity.parse("tessera@1.1"))
     with pytest.raises(IdentityMismatch, match=r"smalti-mini.*tessera|tessera.*smalti-mini"):
-        embed_source(source, encoder, other, YEAR)
+        embed_source(source, encoder, other)
 
 
 def test_uploads_lie_on_the_grid_or_are_refused() -> None:
