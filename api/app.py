@@ -52,7 +52,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_methods=["GET"],
         expose_headers=[
             "ETag",
-            *(f"X-Smalti-{name}" for name in ("Dataset", "Model", "Window", "Revision", "Overview")),
+            *(
+                f"X-Smalti-{name}"
+                for name in ("Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview")
+            ),
         ],
     )
     app.add_middleware(Gate, settings=settings)

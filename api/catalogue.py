@@ -78,6 +78,15 @@ class Dataset:
         raise NotFound(f"dataset {self.id!r} holds no window {window}.", field="window", remedy=f"It holds {names}.")
 
 
+@dataclass(frozen=True)
+class DatasetWindow:
+    """A dataset, and one of the windows it holds."""
+
+    dataset: Dataset
+    """Its `store` is the one that holds `window`."""
+    window: Window
+
+
 class Catalogue(Mapping[str, Dataset]):
     """Datasets by id: `smalti.toml`, and every `*.icechunk` under `<home>/datasets`.
 

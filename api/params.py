@@ -13,12 +13,25 @@ from titiler.core.dependencies import DefaultDependency
 from titiler.core.resources.enums import MediaType
 from titiler.core.utils import accept_media_type
 
-from api.catalogue import Dataset
+from api.catalogue import DatasetWindow
+from api.examples import query_at
 from api.state import State, get_state
-from service.colour import BandsView, Basis, PcaView, SimilarityView, VectorView, View, ViewSpec, parse_view
-from service.errors import InvalidInput, LimitExceeded
+from service.colour import (
+    BandsView,
+    Basis,
+    ChangeView,
+    PcaView,
+    Scale,
+    SimilarityView,
+    VectorView,
+    View,
+    ViewSpec,
+    parse_view,
+)
+from service.colour.scored import MOST
+from service.errors import InvalidInput, LimitExceeded, NotFound
 from service.frame import parse_crs
-from service.plan import Source
+from service.plan import Side, Source
 from service.queries import Query as Likeness
 from service.values import Window
 
@@ -28,21 +41,18 @@ ViewText = Annotated[
     str | None,
     Query(
         max_length=120,
-        description="`pca`, `pca:{basis}`, `bands:0,1,2`, `similarity:{query}` or `vector`. "
+        description="`pca`, `pca:{basis}`, `bands:0,1,2`, `similarity:{query}`, `similarity:{lon},{lat}` (likeness "
+        "with the pixel there, in this window), `change:{window}` (1 - cosine with the same pixel in another window) "
+        "or `vector`. "
         "Without it pictures show `pca`; point, statistics, .npy and .tif give the dequantised vector.",
     ),
 ]
 Dims = Annotated[int | None, Query(ge=1, le=4096, description="prefix length to read, one of the dataset's `depths`")]
-Threshold = Annotated[float, Query(ge=-1, lt=1, description="`similarity` only: the score that is shown darkest")]
-
-
-@dataclass(frozen=True)
-class DatasetWindow:
-    """A dataset, and one of the windows it holds."""
-
-    dataset: Dataset
-    """Its `store` is the one that holds `window`."""
-    window: Window
+Threshold = Annotated[float, Query(ge=-1, lt=1, description="`similarity` and `change` only: what is shown darkest")]
+Top = Annotated[float, Query(gt=-1, le=MOST, description="`similarity` and `change` only: what is shown brightest")]
+Clip = Annotated[
+    bool, Query(description="`similarity` and `change` only: leave out, in pictures, what lies below `threshold`")
+]
 
 
 def dataset_window(request: Request, dataset: DatasetId, window: WindowName) -> DatasetWindow:
@@ -69,33 +79,52 @@ def layer(
     view: ViewText = None,
     dims: Dims = None,
     threshold: Threshold = 0.0,
+    clip: Clip = False,
+    top: Top = 1.0,
 ) -> Layer:
     """The dataset, window and view that a request asks for.
 
     Raises:
-        NotFound: No such dataset, window, basis or query.
+        NotFound: No such dataset, window, basis or query, or no vector at the place to compare with.
         InvalidInput: No such view, or one that does not fit.
-        IdentityMismatch: The basis or query was made from another model's vectors.
+        IdentityMismatch: The basis, query or other window was made from another model's vectors.
     """
-    store = at.dataset.store
+    state, store = get_state(request), at.dataset.store
     numbers = wants_numbers(request)
     spec = parse_view(view or ("vector" if numbers else "pca"))
-    shown = resolve_view(get_state(request), at.dataset, spec, dims or store.dims, threshold)
-    return Layer(store, at.window, shown, dims or store.dims, not numbers, dataset=at.dataset.id)
+    asked = dims or store.dims
+    other = _other_side(state, at, spec)
+    shown = resolve_view(state, at, spec, asked, Scale(threshold, clip, top))
+    return Layer(store, at.window, shown, asked, not numbers, other=other, dataset=at.dataset.id)
 
 
-def resolve_view(state: State, dataset: Dataset, spec: ViewSpec, dims: int, threshold: float = 0.0) -> View:
-    """The view that a spec names, with what it needs taken from the shelves.
+def resolve_view(state: State, at: DatasetWindow, spec: ViewSpec, dims: int, scale: Scale) -> View:
+    """The view that a spec names, with what it needs taken from the shelves and the dataset.
 
     Raises:
-        NotFound: No such basis or query.
+        NotFound: No such basis or query, or no vector at the place to compare with.
     """
     if spec.kind == "similarity":
-        return SimilarityView(Likeness.from_document(state.queries.get(spec.argument)[1]), threshold)
+        if spec.place is not None:
+            return SimilarityView(query_at(at, *spec.place, dims), scale)
+        return SimilarityView(Likeness.from_document(state.queries.get(spec.argument)[1]), scale)
+    if spec.kind == "change":
+        return ChangeView(at.window, Window.parse(spec.argument), scale)
     if spec.kind == "vector":
         return VectorView(dims)
-    basis = Basis.from_document(state.bases(dataset.id).get(spec.argument if spec.kind == "pca" else "default")[1])
+    basis = Basis.from_document(state.bases(at.dataset.id).get(spec.argument if spec.kind == "pca" else "default")[1])
     return PcaView(basis) if spec.kind == "pca" else BandsView(spec.bands, basis)
+
+
+def _other_side(state: State, at: DatasetWindow, spec: ViewSpec) -> Side | None:
+    """The window that a view of change compares with, in whichever repository of the dataset holds it."""
+    if spec.kind != "change":
+        return None
+    window = Window.parse(spec.argument)
+    try:
+        return Side(state.datasets[at.dataset.id].at(window).store, window)
+    except NotFound as error:
+        raise NotFound(error.message, field="view", remedy=error.remedy) from None
 
 
 _NUMBERS: Final = {"npy", "tif", "tiff"}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from service.queries import MAX_EXAMPLES
+
+MAX_DIMS: Final = 4096
+MAX_POLYGONS: Final = 100
 
 Lon = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 Lat = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
@@ -21,6 +26,29 @@ class Strict(BaseModel):
     """A request body: unknown members are refused, so a typo is never silently ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Ring = Annotated[
+    list[Annotated[list[Finite], Field(min_length=2, max_length=3)]],
+    Field(min_length=4, description="[longitude, latitude] in degrees; the last position is the first"),
+]
+
+
+class Polygon(Strict):
+    """A GeoJSON polygon: its outline, then its holes."""
+
+    type: Literal["Polygon"]
+    coordinates: list[Ring] = Field(min_length=1)
+
+
+class MultiPolygon(Strict):
+    """Several GeoJSON polygons."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[Annotated[list[Ring], Field(min_length=1)]] = Field(min_length=1)
+
+
+Geometry = Annotated[Polygon | MultiPolygon, Field(discriminator="type")]
 
 
 class DatasetInfo(BaseModel):
@@ -57,6 +85,53 @@ class VectorsRequest(Strict):
 
     points: list[Point] = Field(min_length=1, max_length=100_000, description="places, [longitude, latitude]")
     dims: int | None = Field(None, description="a prefix length among the dataset's depths")
+
+
+class Examples(Strict):
+    """What to look for: at least one point, vector or polygon."""
+
+    points: list[Point] = Field([], max_length=MAX_EXAMPLES, description="places that are like what is wanted")
+    against: list[Point] = Field([], max_length=MAX_EXAMPLES, description="places that are not")
+    vectors: list[Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIMS)]] = Field(
+        [], max_length=MAX_EXAMPLES, description="vectors that are like what is wanted; `model` tells what made them"
+    )
+    model: str | None = Field(None, max_length=200, description="name@version/variant that made `vectors`")
+    polygons: list[Geometry] = Field(
+        [],
+        max_length=MAX_POLYGONS,
+        description="areas that are like what is wanted: each is one example, the mean of the unit vectors of the "
+        "valid pixels whose centre lies in it. At most 1,000 vertices each, and 4 million pixels together",
+    )
+
+
+class Channel(BaseModel):
+    """What one colour shows."""
+
+    colour: Literal["red", "green", "blue", "grey"]
+    name: str = Field(description="the band", examples=["pc1"])
+    range: tuple[float, float] = Field(description="the values that are darkest and brightest")
+    explained: float | None = Field(None, description="`pca`: share of the variance")
+
+
+class Legend(BaseModel):
+    """What the colours of a view mean. What a view has no use for is left out."""
+
+    view: Literal["pca", "bands", "similarity", "change", "vector"]
+    title: str
+    text: str = Field(description="what is shown, in a sentence or two")
+    channels: list[Channel] | None = Field(None, description="`pca` and `bands`: what red, green and blue show")
+    range: tuple[float, float] | None = Field(None, description="`similarity`, `change`: first colour, last colour")
+    colours: list[str] | None = Field(None, description="eleven, evenly along `range`", examples=[["#190c46"]])
+    labels: tuple[str, str] | None = Field(None, description="what the ends of `range` mean, in words")
+    unit: str | None = Field(None, description="what `range` counts", examples=["cosine", "1 - cosine"])
+    clip: bool | None = Field(None, description="whether pixels below `range` are transparent")
+    windows: tuple[str, str] | None = Field(None, description="`change`: the windows compared, earlier first")
+    query: str | None = Field(None, description="`similarity`: id of the query")
+    basis: str | None = Field(None, description="`pca`: id of the basis")
+    explained: list[float] | None = Field(None, description="`pca`: share of the variance that each colour shows")
+    stretch: list[tuple[float, float]] | None = Field(None, description="`range` of each channel")
+    bands: list[int] | None = Field(None, description="`bands`: the dimensions shown")
+    dims: int | None = Field(None, description="`vector`: how many numbers")
 
 
 class CountsInfo(BaseModel):

@@ -64,19 +64,22 @@ def stamp(request: Request, shown: Annotated[Layer, Depends(layer)]) -> None:
         NotModified: The client's copy is still right.
         TileOutsideBounds: There is no such tile.
     """
-    revision, strong = shown.store.revision()
+    revisions = [side.store.revision() for side in shown.sides]
+    revision, strong = revisions[0][0], all(strong for _, strong in revisions)
     headers = {
         "X-Smalti-Dataset": shown.dataset,
         "X-Smalti-Model": str(shown.store.identity),
         "X-Smalti-Window": str(shown.window),
         "X-Smalti-Revision": revision,
     }
+    if shown.other is not None:
+        headers |= {"X-Smalti-Other-Window": str(shown.other.window), "X-Smalti-Other-Revision": revisions[1][0]}
     request.state.stamp, request.state.notes = headers, shown.notes
     if request.method != "GET":
         headers["Cache-Control"] = "no-store"
         return
     digest = hashlib.sha256()
-    for part in _parts(request, shown, revision):
+    for part in _parts(request, shown, [revision for revision, _ in revisions]):
         digest.update(part.encode() + b"\0")
     tag = f'"{digest.hexdigest()[:32]}"' if strong else f'W/"{digest.hexdigest()[:32]}"'
     headers["ETag"] = tag
@@ -98,13 +101,13 @@ def holds(header: str | None, tag: str) -> bool:
     return "*" in names or tag.removeprefix("W/") in names
 
 
-def _parts(request: Request, shown: Layer, revision: str) -> Iterator[str]:
+def _parts(request: Request, shown: Layer, revisions: list[str]) -> Iterator[str]:
     """Everything the answer depends on, as texts."""
     yield from (VERSION, RENDERING, shown.dataset, str(shown.window), shown.view.key, str(shown.dims), request.url.path)
     yield from sorted(f"{name}={value}" for name, value in request.query_params.multi_items() if name != "view")
     versions = _tile_versions(request, shown)
     if versions is None:  # documents hold whole addresses, maps heed Accept, and both show anything of the dataset
-        yield from (revision, str(request.base_url), request.headers.get("accept", ""))
+        yield from (*revisions, str(request.base_url), request.headers.get("accept", ""))
     else:
         yield from versions
 
@@ -122,5 +125,9 @@ def _tile_versions(request: Request, shown: Layer) -> list[str] | None:
         shown.notes.add(STALE)  # a copy that is still right is still stale
     if found.blocks is None:
         return None
-    versions = shown.store.versions(shown.window, found.blocks)
-    return [*(f"{block.name}={version}" for block, version in versions.items()), STALE if found.stale else ""]
+    versions = [
+        f"{block.name}={version}"
+        for side in shown.sides
+        for block, version in side.store.versions(side.window, found.blocks).items()
+    ]
+    return [*versions, STALE if found.stale else ""]

@@ -93,11 +93,11 @@ def footprint(store: Store, window: Window) -> Footprint:
     Raises:
         NotFound: No such window.
     """
-    return _footprint(_ByIdentity(store), store.location, store.revision()[0], window)
+    return _footprint(ByIdentity(store), store.location, store.revision()[0], window)
 
 
 @dataclass(frozen=True)
-class _ByIdentity:
+class ByIdentity:
     """Lets a store be the key of a cache whatever its own equality."""
 
     store: Store
@@ -106,11 +106,11 @@ class _ByIdentity:
         return hash(self.store.location)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.store is self.store
+        return isinstance(other, ByIdentity) and other.store is self.store
 
 
 @lru_cache(maxsize=64)
-def _footprint(held: _ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
+def _footprint(held: ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
     blocks = held.store.blocks(window)
     names = sorted({block.zone for block in blocks})
     rows = {name: np.array([b.row for b in blocks if b.zone == name], np.int64) for name in names}

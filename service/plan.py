@@ -1,4 +1,4 @@
-"""From a picture to the rectangles of stored pixels it needs, and back: plan first, as values, then read bytes."""
+"""From a picture to the rectangles of stored pixels it needs, as values: `service.paint` then reads them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import numpy.ma as ma
 
-from service.colour import View
-from service.errors import InvalidInput, LimitExceeded
+from service.colour import ChangeView, View, side_by_side
+from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
 from service.footprint import Box, Footprint, footprint
-from service.grid import Block
+from service.grid import Block, Zone
 from service.store.contract import Store
-from service.values import BLOCK, BoolArray, Int64Array, Vectors, Window
-from service.warp import Int32Array, Target, ZoneMap, zone_maps
+from service.values import BLOCK, OUTSIDE, Vectors, Window
+from service.warp import Target, ZoneMap, zone_at, zone_maps
 
 MAX_SOURCE_BYTES: Final = 320_000_000
 """Codes one picture may read: 2.5 million pixels of 128 dimensions."""
@@ -22,6 +21,19 @@ MAX_VALUES: Final = 36_000_000
 """Pixels times bands of one picture: 512 x 512 of 128 dimensions."""
 MAX_TOUCHED: Final = 1024
 """Blocks whose versions one picture's validator may look at."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A window of a store."""
+
+    store: Store
+    window: Window
+
+    @property
+    def footprint(self) -> Footprint:
+        """Where there is data."""
+        return footprint(self.store, self.window)
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,36 @@ class Source:
     """Colours (uint8), or the view's numbers (float32)."""
     notes: set[str] = field(default_factory=set, compare=False)
     """What whoever asked for pictures should know of those made so far: `stale`."""
+    other: Side | None = None
+    """What a view of change compares with."""
 
     def __post_init__(self) -> None:
-        if self.dims not in self.store.depths:
-            depths = ", ".join(map(str, self.store.depths))
-            raise InvalidInput(f"{self.dims} is not a depth of this dataset.", field="dims", remedy=f"It has {depths}.")
+        for side in self.sides:
+            if self.dims not in side.store.depths:
+                depths = ", ".join(map(str, side.store.depths))
+                raise InvalidInput(
+                    f"{self.dims} is not a depth of this dataset.", field="dims", remedy=f"It has {depths}."
+                )
         self.view.check(self.store.identity, self.dims)
+        if isinstance(self.view, ChangeView) is not (self.other is not None):
+            raise InvalidInput("change, and nothing else, is seen between two windows.", field="view")
+        if self.other is not None:
+            self._check_other(self.other)
+
+    def _check_other(self, other: Side) -> None:
+        self.store.identity.require_same(other.store.identity, f"window {other.window}")
+        theirs = {grid.zone: grid for grid in other.store.zones()}
+        for grid in self.store.zones():
+            if theirs.get(grid.zone, grid) != grid:
+                raise Conflict(
+                    f"the pixels of {self.window} and {other.window} lie on different grids in zone {grid.zone.name}."
+                )
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The windows that pictures are made of: one, or two that are compared."""
+        own = Side(self.store, self.window)
+        return (own,) if self.other is None else (own, self.other)
 
     @property
     def bands(self) -> int:
@@ -51,8 +87,46 @@ class Source:
 
     @property
     def footprint(self) -> Footprint:
-        """Where there is data."""
+        """Where the window shown holds data."""
         return footprint(self.store, self.window)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels that every side can be read at, ascending from 1."""
+        return tuple(sorted(set.intersection(*(set(side.store.levels()) for side in self.sides))))
+
+    def read(self, zone: Zone, rows: slice, cols: slice, level: int) -> Vectors:
+        """(rows, cols) pixels as the view takes them. Raises as `Store.read` does."""
+        return self._joined([
+            side.store.read(zone, side.window, rows, cols, level=level, dims=self.dims) for side in self.sides
+        ])  # fmt: skip
+
+    def at(self, lon: float, lat: float) -> Vectors:
+        """(1,) the pixel that holds a place, as the view takes it; OUTSIDE where a side has no grid there.
+
+        Raises:
+            InvalidInput: The coordinates are none.
+            Corrupt, Unavailable: As `Store.sample` does.
+        """
+        if not (np.isfinite([lon, lat]).all() and abs(lat) <= 90 and abs(lon) <= 360):
+            raise InvalidInput(f"{lon}, {lat} is no place.", field="lon,lat")
+        zone, found = zone_at(lon, lat), []
+        for side in self.sides:
+            grid = next((grid for grid in side.store.zones() if grid.zone == zone), None)
+            try:
+                cell = grid.cell(lon, lat) if grid else None
+            except OutsideBounds:
+                cell = None
+            if cell is None:
+                found.append(Vectors.empty((1,), self.dims, OUTSIDE))
+            else:
+                rows, cols = np.array([cell[0]]), np.array([cell[1]])
+                found.append(side.store.sample(zone, side.window, rows, cols, dims=self.dims))
+        return self._joined(found)
+
+    @staticmethod
+    def _joined(found: list[Vectors]) -> Vectors:
+        return found[0] if len(found) == 1 else side_by_side(*found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +167,12 @@ class _Choice:
 
 def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
     """A level for each zone. What the finer levels may cost beyond the fitting one is shared out evenly."""
-    store, held = source.store, source.footprint
-    maps = zone_maps(target, store.zones())
-    levels = store.levels()
+    maps = zone_maps(target, source.store.zones())
+    levels = source.levels
     level = level_for(levels, maps)
     finer = tuple(known for known in reversed(levels) if known <= level)
-    boxes = [held.clip(part.grid.zone.name, part.box) for part in maps]
-    costs = [_count(box, level) * source.dims for box in boxes if box]
+    boxes = [_held(source, part) for part in maps]
+    costs = [_count(box, level) * source.dims * len(source.sides) for box in boxes if box]
     spare = (MAX_SOURCE_BYTES - sum(costs)) / max(1, len(costs))
     return tuple(
         _chosen(source, part, box, finer, spare) if box and level > 1 and spare >= 0 else _Choice(part, box, level)
@@ -107,15 +180,23 @@ def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
     )
 
 
+def _held(source: Source, part: ZoneMap) -> Box | None:
+    """What a part of a picture shows, cut to where every side holds data."""
+    box: Box | None = part.box
+    for side in source.sides:
+        box = side.footprint.clip(part.grid.zone.name, box) if box else None
+    return box
+
+
 def _chosen(source: Source, part: ZoneMap, box: Box, levels: tuple[int, ...], spare: float) -> _Choice:
     """The coarsest level, from the fitting one on, that is up to date and may be read; else one that is not."""
-    store, window, budget = source.store, source.window, _count(box, levels[0]) + spare / source.dims
+    zone, budget = part.grid.zone.name, _count(box, levels[0]) + spare / source.dims / len(source.sides)
     kept: _Choice | None = None
     for level in (known for known in levels if _count(box, known) <= budget):
-        blocks = source.footprint.parents(part.grid.zone.name, box, level)
-        if level == 1 or not store.stale(window, blocks):
+        blocks = [(side, side.footprint.parents(zone, box, level)) for side in source.sides]
+        if level == 1 or not any(side.store.stale(side.window, own) for side, own in blocks):
             return _Choice(part, box, level)
-        if kept is None and any(store.versions(window, blocks).values()):
+        if kept is None and all(any(side.store.versions(side.window, own).values()) for side, own in blocks):
             kept = _Choice(part, box, level, stale=True)
     return kept or _Choice(part, box, 1)  # no overviews at all: `plan` refuses it, unless other zones left room
 
@@ -148,7 +229,7 @@ def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
             top, bottom, left, right = (edge // choice.level for edge in choice.box)
             rows, cols = slice(top, bottom + 1), slice(left, right + 1)
             rectangles.append(Rectangle(choice.shown, choice.level, rows, cols, choice.stale))
-    size = sum(rectangle.count for rectangle in rectangles) * source.dims
+    size = sum(rectangle.count for rectangle in rectangles) * source.dims * len(source.sides)
     if size > MAX_SOURCE_BYTES:
         raise LimitExceeded(
             f"this would read {size / 1e6:,.0f} MB of vectors; at most {MAX_SOURCE_BYTES / 1e6:,.0f} MB are allowed.",
@@ -162,7 +243,7 @@ class Touched:
     """What a picture looks like depends on this and on nothing else in the store."""
 
     blocks: tuple[Block, ...] | None
-    """The blocks it shows pixels of, with data or without, at the levels it reads; None if over 1024."""
+    """The blocks it shows pixels of, with data or without, at the levels it reads on each side; None if over 1024."""
     stale: bool
     """Whether it shows an overview that is older than what lies below it."""
 
@@ -190,66 +271,3 @@ def _shown_blocks(choices: tuple[_Choice, ...]) -> tuple[Block, ...] | None:
         name = part.grid.zone.name
         blocks += [Block(name, top + int(i), left + int(j), level) for i, j in np.argwhere(hit)]
     return tuple(blocks) if len(blocks) <= MAX_TOUCHED else None
-
-
-def paint(source: Source, target: Target) -> ma.MaskedArray:
-    """Make a picture: read each rectangle, turn it into bands in its own grid, and lay the bands out.
-
-    Returns:
-        (bands, height, width) uint8 colours or float32 numbers, masked exactly where status is not VALID.
-
-    Raises:
-        LimitExceeded: It needs too much; see `plan`.
-        Corrupt: Stored bytes cannot be read.
-        Unavailable: The transport failed.
-    """
-    size = target.width * target.height
-    out = np.zeros((size, source.bands), np.uint8 if source.picture else np.float32)
-    valid = np.zeros(size, bool)
-    for rectangle in plan(source, target):
-        if rectangle.stale:
-            source.notes.add("stale")
-        pixels, bands, held = _painted(source, rectangle, size)
-        out[pixels] = bands
-        valid[pixels] = held
-    shape = (source.bands, target.height, target.width)
-    data = np.ascontiguousarray(out.T).reshape(shape)
-    return ma.MaskedArray(data, np.repeat(~valid.reshape(1, *shape[1:]), source.bands, axis=0))
-
-
-def _painted(source: Source, rectangle: Rectangle, size: int) -> tuple[Int32Array, np.ndarray, BoolArray]:
-    """(n,) flat indices, (n, bands) values and (n,) validity of one zone's part of the picture."""
-    vectors = source.store.read(
-        rectangle.shown.grid.zone, source.window, rectangle.rows, rectangle.cols,
-        level=rectangle.level, dims=source.dims,
-    )  # fmt: skip
-    pixels, cells = _inside(rectangle)
-    show = source.view.picture if source.picture else source.view.values
-    if rectangle.count > 2 * size or source.bands > 4:  # fewer pixels shown than read: look only at those
-        vectors = _gathered(vectors, cells)
-        return pixels, show(vectors), vectors.valid
-    bands = show(vectors).reshape(rectangle.count, -1)
-    return pixels, bands[cells], vectors.valid.reshape(-1)[cells]
-
-
-def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:
-    """Which of the picture's pixels this rectangle fills, and with which of its cells, both as flat indices."""
-    shown, level = rectangle.shown, rectangle.level
-    rows, cols = shown.rows // level - rectangle.rows.start, shown.cols // level - rectangle.cols.start
-    width = rectangle.cols.stop - rectangle.cols.start
-    cells = np.asarray(rows.astype(np.int64) * width + cols, np.int64)
-    top, bottom, left, right = (edge // level for edge in shown.box)
-    if (top, bottom + 1, left, right + 1) == (
-        rectangle.rows.start, rectangle.rows.stop, rectangle.cols.start, rectangle.cols.stop,
-    ):  # fmt: skip
-        return shown.pixels, cells
-    held = (rows >= 0) & (rows < rectangle.rows.stop - rectangle.rows.start) & (cols >= 0) & (cols < width)
-    return shown.pixels[held], cells[held]
-
-
-def _gathered(vectors: Vectors, cells: Int64Array) -> Vectors:
-    return Vectors(
-        vectors.codes.reshape(-1, vectors.dims)[cells],
-        vectors.scales.reshape(-1)[cells],
-        vectors.status.reshape(-1)[cells],
-    )

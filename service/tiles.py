@@ -19,12 +19,13 @@ from rio_tiler.io import BaseReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from rio_tiler.utils import CRS_to_uri
 
-from service.errors import InvalidInput, LimitExceeded, OutsideBounds
+from service.errors import InvalidInput, LimitExceeded
 from service.frame import crs_text, geometry_bounds, native_pixel, part_target
 from service.grid import PIXEL, transformer
-from service.plan import MAX_SOURCE_BYTES, Source, paint
-from service.values import OUTSIDE, STATUS_NAMES, BoolArray, Vectors
-from service.warp import LONLAT, Target, zone_at
+from service.paint import paint
+from service.plan import MAX_SOURCE_BYTES, Source
+from service.values import STATUS_NAMES, BoolArray
+from service.warp import LONLAT, Target
 
 TILE_SIZES: Final = (256, 512)
 MAX_READS: Final = 100
@@ -85,13 +86,17 @@ class TileReader(BaseReader):
         metres_per_degree = 111_320.0
         width = (east - west) * metres_per_degree * np.cos(np.radians((south + north) / 2))
         sides = (min(size, 256 * ground) / (level * PIXEL) for size in (width, (north - south) * metres_per_degree))
-        return float(np.prod(list(sides))) * self.input.dims
+        return float(np.prod(list(sides))) * self.input.dims * len(self.input.sides)
 
     @cached_property
     def _levels(self) -> list[int]:
-        """Levels that hold anything of this window: others may have overviews where this one has none."""
-        store, window = self.input.store, self.input.window
-        return [level for level in store.levels() if level == 1 or store.blocks(window, level=level)]
+        """Levels that hold anything of what is shown: another window may have overviews where this one has none."""
+        source = self.input
+        return [
+            level
+            for level in source.levels
+            if level == 1 or all(side.store.blocks(side.window, level=level) for side in source.sides)
+        ]
 
     @property
     def _tms_crs(self) -> str:
@@ -193,7 +198,7 @@ class TileReader(BaseReader):
         """
         if coord_crs and coord_crs != WGS84_CRS:
             lon, lat = (float(c) for c in transformer(crs_text(coord_crs), LONLAT).transform(lon, lat))
-        vectors = self._pixel(lon, lat)
+        vectors = self.input.at(lon, lat)
         values = self.input.view.values(vectors)[0]
         return PointData(
             ma.MaskedArray(values, np.full(values.shape, not vectors.valid[0])),
@@ -223,20 +228,6 @@ class TileReader(BaseReader):
             band_descriptions=self.band_names,
             nodata=None if self.input.picture else np.nan,
         )
-
-    def _pixel(self, lon: float, lat: float) -> Vectors:
-        if not (np.isfinite([lon, lat]).all() and abs(lat) <= 90 and abs(lon) <= 360):
-            raise InvalidInput(f"{lon}, {lat} is no place.", field="lon,lat")
-        source = self.input
-        zone = zone_at(lon, lat)
-        grid = next((grid for grid in source.store.zones() if grid.zone == zone), None)
-        if grid is None:
-            return Vectors.empty((1,), source.dims, OUTSIDE)
-        try:
-            row, col = grid.cell(lon, lat)
-        except OutsideBounds:
-            return Vectors.empty((1,), source.dims, OUTSIDE)
-        return source.store.sample(zone, source.window, np.array([row]), np.array([col]), dims=source.dims)
 
     @property
     def _default_side(self) -> int:

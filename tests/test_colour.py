@@ -13,6 +13,7 @@ from service.colour import (
     BandsView,
     Basis,
     PcaView,
+    Scale,
     SimilarityView,
     VectorView,
     View,
@@ -165,7 +166,7 @@ def test_every_view_gives_nan_exactly_where_not_valid_and_one_value_a_name(store
 def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store: MemoryStore) -> None:
     vectors = store.parts[0].vectors
     query = Query.of(IDENTITY, vectors.dequantised()[50, 50])
-    view = SimilarityView(query, 0.5)
+    view = SimilarityView(query, Scale(0.5))
     values = view.values(vectors)[..., 0]
     assert values[50, 50] == pytest.approx(1)
     exact = query.exact_scores(vectors.codes.reshape(-1, 64)).reshape(97, 97)
@@ -174,7 +175,7 @@ def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store
     assert (picture[50, 50] == ramp()[-1]).all()
     assert (picture[exact < 0.499] == ramp()[0]).all()
     with pytest.raises(InvalidInput):
-        SimilarityView(query, 1.0)
+        Scale(1.0)
 
 
 def test_the_ramp_grows_lighter_with_every_step() -> None:

@@ -19,6 +19,7 @@ from service import plan as planning
 from service.colour import Basis, PcaView, SimilarityView, VectorView, fit_basis
 from service.errors import IdentityMismatch, InvalidInput, LimitExceeded, NotFound
 from service.grid import Zone, archive_grid
+from service.paint import paint
 from service.picture import encode
 from service.plan import Source, level_for, plan, touched
 from service.queries import Query
@@ -160,7 +161,7 @@ def test_at_a_zone_border_each_pixel_comes_from_its_own_zone() -> None:
 def test_the_equator_takes_each_pixel_from_its_own_hemisphere() -> None:
     store = around(9.0, 0.0, (Zone(32), 1), (Zone(32, True), 2))
     target = Target("EPSG:3857", (1_000_000.0, -500.0, 1_001_000.0, 500.0), 100, 100)
-    image = ImageData(planning.paint(Source(store, YEAR, VectorView(4), 4, picture=False), target))
+    image = ImageData(paint(Source(store, YEAR, VectorView(4), 4, picture=False), target))
     rows = image.array.filled(0)[0].max(axis=1)
     assert rows[:50].tolist() == [1] * 50
     assert rows[50:].tolist() == [2] * 50
@@ -185,11 +186,11 @@ def test_alpha_is_exact_where_the_status_is_not_valid() -> None:
     left, top = grid.x0 + 250_000, grid.y0 - 3_500_000
     target = Target(grid.crs, (left - 100, top - 700, left + 900, top + 100), 100, 80)
     source = Source(store, YEAR, PcaView(fit_basis(store, [YEAR])), 4)
-    seen = ~planning.paint(source, target).mask
+    seen = ~paint(source, target).mask
     expected = np.zeros((80, 100), bool)
     expected[10:70, 10:90] = status == VALID
     assert (seen == expected).all()
-    image = ImageData(planning.paint(source, target))
+    image = ImageData(paint(source, target))
     for driver, bands in (("PNG", 4), ("WEBP", 4), ("JPEG", 3)):
         with MemoryFile(encode(image, driver)) as memory, memory.open() as file:
             assert file.count == bands

@@ -15,6 +15,7 @@ from service import plan as planning
 from service.colour import VectorView
 from service.errors import LimitExceeded
 from service.grid import Zone, archive_grid
+from service.paint import paint
 from service.plan import Source, level_for, plan, touched
 from service.tiles import TileReader, tile_target
 from service.values import VALID, Counts, Vectors, Window
@@ -97,7 +98,7 @@ def test_a_stale_overview_is_marked_where_nothing_finer_may_be_read(
     assert [(r.level, r.stale) for r in plan(source, target)] == [(16, True)]
     assert touched(source, target).stale
     assert shown(tiny) == {1}
-    planning.paint(source, target)
+    paint(source, target)
     assert source.notes == {"stale"}
     tiny.store.write_overviews(YEAR)
     assert [(r.level, r.stale) for r in plan(source, target)] == [(16, False)]
@@ -126,7 +127,7 @@ def test_a_zone_without_overviews_beside_one_that_has_them_is_shown(tiny: Tiny) 
     found = {rectangle.shown.grid.zone.name: rectangle.level for rectangle in plan(source, target)}
     assert found == {"31N": level_for(tiny.store.levels(), zone_maps(target, tiny.store.zones())), "32N": 1}
     assert found["31N"] > 1
-    values = set(np.rint(planning.paint(source, target)[0].compressed()).tolist())
+    values = set(np.rint(paint(source, target)[0].compressed()).tolist())
     assert values == {1, 7}
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Depends, Path, Response
 
-from api.catalogue import Dataset
-from api.params import DatasetWindow, Layer, dataset_window, layer
+from api.catalogue import Dataset, DatasetWindow
+from api.params import Layer, dataset_window, layer
 from api.problems import documented
-from api.schemas import CountsInfo, DatasetInfo, DatasetList, VectorInfo, VectorsAnswer, VectorsRequest
+from api.schemas import CountsInfo, DatasetInfo, DatasetList, Legend, VectorInfo, VectorsAnswer, VectorsRequest
 from api.security import require
 from api.state import State, get_state
 from service.colour import VectorView
@@ -24,7 +25,7 @@ from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
-VIEWS = ["pca", "bands", "similarity"]
+VIEWS = ["pca", "bands", "similarity", "change"]
 
 
 @router.get("/datasets")
@@ -59,7 +60,7 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         revision=revision,
         revision_strong=strong,
         writable=dataset.store.writable,
-        views=VIEWS,
+        views=VIEWS if len(dataset.windows()) > 1 else VIEWS[:-1],
         bases=sorted(state.bases(dataset.id).names()),
         licence=dataset.licence,
         attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
@@ -102,10 +103,15 @@ def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dic
     }
 
 
-@router.get("/datasets/{dataset}/{window}/legend", responses=documented(404, 409, 422))
-def legend(shown: Annotated[Layer, Depends(layer)]) -> dict[str, Any]:
-    """What the colours of a view mean: for `similarity` the scores from end to end and eleven colours along them."""
-    return dict(shown.view.legend)
+@router.get(
+    "/datasets/{dataset}/{window}/legend",
+    responses=documented(404, 409, 422),
+    response_model=Legend,
+    response_model_exclude_unset=True,
+)
+def legend(shown: Annotated[Layer, Depends(layer)]) -> Mapping[str, Any]:
+    """What the colours of a view mean: what each shows, or the numbers from end to end and colours along them."""
+    return shown.view.legend
 
 
 @router.post(

@@ -11,10 +11,11 @@ from fastapi import Query as Param
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from api.params import DatasetWindow, dataset_window
+from api.catalogue import DatasetWindow
+from api.examples import query_of
+from api.params import dataset_window
 from api.problems import documented
-from api.routes.queries import Examples, query_of
-from api.schemas import Finite, Lat, Lon
+from api.schemas import Examples, Finite, Lat, Lon
 from api.security import require
 from api.state import State, get_state
 from indexing.search import SearchResult

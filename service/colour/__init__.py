@@ -2,12 +2,15 @@
 
 from service.colour.basis import Basis, fit_basis
 from service.colour.project import project
-from service.colour.views import BandsView, PcaView, SimilarityView, VectorView, View, ViewSpec, parse_view
+from service.colour.scored import ChangeView, Scale, SimilarityView, side_by_side
+from service.colour.views import BandsView, PcaView, VectorView, View, ViewSpec, parse_view
 
 __all__ = [
     "BandsView",
     "Basis",
+    "ChangeView",
     "PcaView",
+    "Scale",
     "SimilarityView",
     "VectorView",
     "View",
@@ -15,4 +18,5 @@ __all__ = [
     "fit_basis",
     "parse_view",
     "project",
+    "side_by_side",
 ]

@@ -1,4 +1,8 @@
-"""The colours of a score: one ramp, the same in every picture and legend."""
+"""The colours of numbers: one ramp a meaning, the same in every picture and legend.
+
+Each is a line in OKLab (Ottosson 2020, "A perceptual color space for image processing") along which lightness rises
+evenly, so that equal steps look equal, in grey, in print, and to eyes that tell no red from green or blue from yellow.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,26 @@ from typing import cast
 
 import numpy as np
 
-from service.values import UInt8Array
+from service.values import Float64Array, UInt8Array
 
 
 @lru_cache(maxsize=1)
 def ramp() -> UInt8Array:
-    """(256, 3) uint8 colours whose lightness rises evenly from dark blue to pale yellow, also in grey and in print.
-
-    A straight line in the lightness of OKLab (Ottosson 2020, "A perceptual color space for image processing")
-    with the hue turning from blue over green to yellow.
-    """
+    """(256, 3) uint8 colours of likeness: from dark blue over green to pale yellow."""
     t = np.linspace(0, 1, 256)
-    lightness, chroma = 0.22 + 0.75 * t, 0.10 + 0.05 * np.sin(np.pi * t)
-    hue = np.radians(285 - 180 * t)
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    return _srgb(0.22 + 0.75 * t, 0.10 + 0.05 * np.sin(np.pi * t), 285 - 180 * t)
+
+
+@lru_cache(maxsize=1)
+def change_ramp() -> UInt8Array:
+    """(256, 3) uint8 colours of change: from a grey dusk, where all is as it was, over crimson to pale apricot."""
+    t = np.linspace(0, 1, 256)
+    return _srgb(0.27 + 0.68 * t, 0.04 + 0.13 * np.sin(np.pi * t), 310 + 110 * t)
+
+
+def _srgb(lightness: Float64Array, chroma: Float64Array, hue: Float64Array) -> UInt8Array:
+    """(n, 3) uint8 sRGB of (n,) OKLab lightness, chroma and hue in degrees; what sRGB cannot show is clipped."""
+    a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
     cones = np.stack([
         lightness + 0.3963377774 * a + 0.2158037573 * b,
         lightness - 0.1055613458 * a - 0.0638541728 * b,

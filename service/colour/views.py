@@ -12,14 +12,13 @@ import numpy as np
 
 from service.colour.basis import Basis
 from service.colour.project import project
-from service.colour.ramp import ramp
 from service.errors import InvalidInput
-from service.queries import Query
-from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array, Vectors, checked_id
+from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array, Vectors, Window, checked_id
 
-Kind = Literal["pca", "bands", "similarity", "vector"]
+Kind = Literal["pca", "bands", "similarity", "change", "vector"]
 DEFAULT_BANDS: Final = "0,1,2"
-_FORMS: Final = "pca, pca:{basis}, bands:0,1,2, similarity:{query} or vector"
+_FORMS: Final = "pca, pca:{basis}, bands:0,1,2, similarity:{query}, similarity:{lon},{lat}, change:{window} or vector"
+_PLACE: Final = re.compile(r"(-?\d{1,3}(?:\.\d{0,20})?),(-?\d{1,2}(?:\.\d{0,20})?)")
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,18 @@ class ViewSpec:
 
     kind: Kind
     argument: str
-    """pca: a basis; bands: indices as `0,1,2`; similarity: a query; vector: empty."""
+    """pca: a basis; bands: indices as `0,1,2`; similarity: a query or `lon,lat`; change: a window; vector: empty."""
 
     @property
     def bands(self) -> tuple[int, ...]:
         """The dimensions that a `bands` view shows."""
         return tuple(int(part) for part in self.argument.split(","))
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """(lon, lat) of the place whose vector a `similarity` view compares with; None where it names a query."""
+        place = _PLACE.fullmatch(self.argument)
+        return (float(place[1]), float(place[2])) if place else None
 
 
 def parse_view(text: str) -> ViewSpec:
@@ -48,10 +53,28 @@ def parse_view(text: str) -> ViewSpec:
     if kind == "bands" and re.fullmatch(r"\d{1,4}(,\d{1,4}){0,2}", argument if colon else DEFAULT_BANDS):
         return ViewSpec("bands", argument if colon else DEFAULT_BANDS)
     if kind == "similarity" and argument:
-        return ViewSpec("similarity", checked_id(argument, "view"))
+        return _similarity(argument)
+    if kind == "change" and argument:
+        return ViewSpec("change", str(_window(argument)))
     if text == "vector":
         return ViewSpec("vector", "")
     raise InvalidInput(f"{text[:80]!r} is not a view.", field="view", remedy=f"Ask for {_FORMS}.")
+
+
+def _similarity(argument: str) -> ViewSpec:
+    spec = ViewSpec("similarity", argument)
+    if "," not in argument:
+        return ViewSpec("similarity", checked_id(argument, "view"))
+    if spec.place is None or abs(spec.place[0]) > 180 or abs(spec.place[1]) > 90:
+        raise InvalidInput(f"{argument[:80]!r} is no place.", field="view", remedy="Write similarity:2.25,54.69.")
+    return spec
+
+
+def _window(argument: str) -> Window:
+    try:
+        return Window.parse(argument)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, field="view", remedy=error.remedy) from None
 
 
 class View(Protocol):
@@ -81,7 +104,10 @@ class View(Protocol):
         """(..., n) float32 bands of (...,) pixels; NaN where status is not VALID."""
 
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3) uint8 red, green, blue; anything where status is not VALID, alpha is the status' business."""
+        """(..., 3) uint8 red, green, blue; anything where status is not VALID, alpha is the status' business.
+
+        A view that hides some valid pixels gives (..., 4), with their alpha 0.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +128,21 @@ class PcaView:
 
     @property
     def legend(self) -> Mapping[str, Any]:
-        """The basis and its stretch."""
+        """The basis, the share of the variance that each colour shows, and its stretch."""
+        basis = self.basis
+        spans = np.stack([basis.low, basis.high], axis=1)
+        channels = _channels(self.band_names, spans)
+        for channel, share in zip(channels, basis.explained, strict=True):
+            channel["explained"] = share
         return {
             "view": "pca",
-            "basis": self.basis.id,
-            "explained": list(self.basis.explained),
-            "stretch": np.stack([self.basis.low, self.basis.high], axis=1).tolist(),
+            "title": "Principal components",
+            "text": "Red, green and blue are the three directions along which vectors differ most, with "
+            f"{sum(basis.explained):.0%} of their variance. Like colours mean like pixels; a colour has no name.",
+            "basis": basis.id,
+            "explained": list(basis.explained),
+            "stretch": spans.tolist(),
+            "channels": channels,
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -145,8 +180,17 @@ class BandsView:
     @property
     def legend(self) -> Mapping[str, Any]:
         """The bands and their stretch."""
-        low, high = self._stretch
-        return {"view": "bands", "bands": list(self.bands), "stretch": np.stack([low, high], axis=1).tolist()}
+        spans = np.stack(self._stretch, axis=1)
+        one = len(self.bands) == 1
+        return {
+            "view": "bands",
+            "title": f"Dimension {self.bands[0]}" if one else f"Dimensions {', '.join(map(str, self.bands))}",
+            "text": f"{'One number' if one else 'Numbers'} of the vector as they are, from the 2nd percentile of a "
+            "sample to the 98th.",
+            "bands": list(self.bands),
+            "stretch": spans.tolist(),
+            "channels": _channels(self.band_names, spans),
+        }
 
     @cached_property
     def _stretch(self) -> tuple[Float64Array, Float64Array]:
@@ -175,55 +219,6 @@ class BandsView:
         return shown
 
 
-@dataclass(frozen=True, eq=False)
-class SimilarityView:
-    """The cosine of each pixel with a query: the score that the search ranks by."""
-
-    query: Query
-    threshold: float = 0.0
-    """The score that is shown darkest; 1 is shown brightest."""
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.threshold < 1:
-            raise InvalidInput(f"{self.threshold} is not a cosine below 1.", field="threshold")
-
-    @property
-    def key(self) -> str:
-        """The query's id and the threshold."""
-        return f"similarity:{self.query.id}:{self.threshold:g}"
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Score."""
-        return ("score",)
-
-    @property
-    def legend(self) -> Mapping[str, Any]:
-        """The query, the range of scores and eleven colours along it."""
-        steps = [int(i) for i in np.linspace(0, 255, 11)]
-        return {
-            "view": "similarity",
-            "query": self.query.id,
-            "range": [self.threshold, 1.0],
-            "colours": ["#" + ramp()[i].tobytes().hex() for i in steps],
-        }
-
-    def check(self, identity: ModelIdentity, dims: int) -> None:
-        """Only vectors of the query's model."""
-        self.query.require_same_space(identity, dims, "the dataset")
-
-    def values(self, vectors: Vectors) -> Float32Array:
-        """(..., 1) cosines, -1 to 1."""
-        scores = self.query.scores(vectors.codes)
-        scores[~vectors.valid] = np.nan
-        return scores[..., None]
-
-    def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3): the ramp from the threshold to 1."""
-        span = np.array([self.threshold]), np.array([1.0])
-        return ramp()[stretched(self.values(vectors), *span)[..., 0]]
-
-
 @dataclass(frozen=True)
 class VectorView:
     """The dequantised vector itself. Numbers only: it has no picture."""
@@ -242,8 +237,13 @@ class VectorView:
 
     @property
     def legend(self) -> Mapping[str, Any]:
-        """Nothing to explain."""
-        return {"view": "vector", "dims": self.dims}
+        """What the numbers are; there are no colours."""
+        return {
+            "view": "vector",
+            "title": "Vectors",
+            "text": f"The {self.dims} dequantised numbers of each pixel. They have no colours.",
+            "dims": self.dims,
+        }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:  # noqa: ARG002
         """Any model's vectors."""
@@ -271,6 +271,15 @@ def stretched(values: Float32Array, low: Float64Array, high: Float64Array) -> UI
     gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
     shown = np.nan_to_num(values * gain - shift, nan=0.0)
     return cast(UInt8Array, np.rint(np.clip(shown, 0, 255)).astype(np.uint8))
+
+
+def _channels(names: tuple[str, ...], spans: Float64Array) -> list[dict[str, Any]]:
+    """What each colour shows: the name of a band, and the values that are darkest and brightest."""
+    colours = ("red", "green", "blue") if len(names) > 1 else ("grey",)
+    return [
+        {"colour": colour, "name": name, "range": span}
+        for colour, name, span in zip(colours, names, spans.tolist(), strict=False)
+    ]
 
 
 def _check_basis(basis: Basis, identity: ModelIdentity) -> None:

@@ -1,0 +1,105 @@
+"""What requests give as examples, made into queries: vectors, and places looked up in a dataset."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from api.catalogue import DatasetWindow
+from api.schemas import Examples
+from api.state import State
+from service.colour import VectorView
+from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
+from service.footprint import ByIdentity
+from service.plan import Source
+from service.queries import MAX_EXAMPLES, Query
+from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Array, ModelIdentity, Window
+
+
+def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tuple[Query, Int64Array]:
+    """The query that some examples make, and the ids of the pixels it was made from.
+
+    Raises:
+        InvalidInput: No example for, vectors of different lengths, or a part is missing.
+        LimitExceeded: Too many examples.
+        NotFound: A point holds no vector; tells its status.
+        IdentityMismatch: Vectors of another model than the dataset's.
+    """
+    count = len(examples.points) + len(examples.against) + len(examples.vectors)
+    if count > MAX_EXAMPLES:
+        raise LimitExceeded(f"{count:,} examples; a query takes at most {MAX_EXAMPLES:,}.", field="points")
+    if not examples.points and not examples.vectors:
+        raise InvalidInput("give at least one point or vector to look for.", field="points")
+    given, identity = _vectors(examples)
+    if at is None:
+        if examples.points or examples.against:
+            raise InvalidInput("is needed to look points up.", field="dataset")
+        assert identity is not None  # noqa: S101  # vectors come with one
+        return Query.of(identity, given), np.empty(0, np.int64)
+    store = at.dataset.store
+    if identity is not None:
+        store.identity.require_same(identity, "the query")
+        if len(given) and given.shape[1] != store.dims:
+            raise InvalidInput(f"have {given.shape[1]} dimensions, the dataset {store.dims}.", field="vectors")
+    wanted, own = _looked_up(state, at, examples.points, "points")
+    unwanted, _ = _looked_up(state, at, examples.against, "against")
+    return Query.of(store.identity, np.concatenate([wanted, given]) if len(given) else wanted, unwanted), own
+
+
+def query_at(at: DatasetWindow, lon: float, lat: float, dims: int) -> Query:
+    """The query whose one example is the vector at a place. Kept until the store's revision changes: tiles share it.
+
+    Args:
+        at: Where to look it up.
+        lon: Degrees.
+        lat: Degrees.
+        dims: Prefix length to read.
+
+    Raises:
+        NotFound: There is no vector; tells the status.
+    """
+    store = at.dataset.store
+    return _query_at(ByIdentity(store), store.revision()[0], at.window, (lon, lat), dims)
+
+
+@lru_cache(maxsize=256)
+def _query_at(held: ByIdentity, revision: str, window: Window, place: tuple[float, float], dims: int) -> Query:  # noqa: ARG001  # part of the key
+    vectors = Source(held.store, window, VectorView(dims), dims, picture=False).at(*place)
+    _require_vector(int(vectors.status[0]), *place, window, "view")
+    return Query.of(held.store.identity, vectors.dequantised())
+
+
+def _vectors(examples: Examples) -> tuple[Float32Array, ModelIdentity | None]:
+    """(n, d) float32 vectors as they were sent, and what made them."""
+    identity = ModelIdentity.parse(examples.model) if examples.model else None
+    if not examples.vectors:
+        return np.empty((0, 0), np.float32), identity
+    if identity is None:
+        raise InvalidInput("is needed with vectors.", field="model", remedy="Write name@version/variant.")
+    if len({len(vector) for vector in examples.vectors}) > 1:
+        raise InvalidInput("have different numbers of dimensions.", field="vectors")
+    with np.errstate(over="ignore"):  # Query refuses what float32 cannot hold
+        return np.array(examples.vectors, np.float64).astype(np.float32), identity
+
+
+def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -> tuple[Float32Array, Int64Array]:
+    """The vectors of some points and the ids of their pixels."""
+    lonlat = np.array(points, float).reshape(-1, 2)
+    places = state.searcher(at.dataset).places(at.window, lonlat)
+    for index in np.flatnonzero(places.vectors.status != VALID)[:1]:
+        lon, lat = points[index]
+        _require_vector(int(places.vectors.status[index]), lon, lat, at.window, f"{field}[{index}]")
+    return places.vectors.dequantised(), places.ids
+
+
+def _require_vector(status: int, lon: float, lat: float, window: Window, field: str) -> None:
+    if status == VALID:
+        return
+    error = OutsideBounds if status == OUTSIDE else NotFound
+    raise error(
+        f"{lon}, {lat} holds no vector in {window}: {STATUS_NAMES[status]}.",
+        field=field,
+        remedy="GET /datasets/{dataset} tells a place that does.",
+    )

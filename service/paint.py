@@ -1,0 +1,78 @@
+"""From the rectangles of a plan to a picture: stored pixels are read, seen through a view, and laid out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.ma as ma
+
+from service.plan import Rectangle, Source, plan
+from service.values import BoolArray, Int64Array, Vectors
+from service.warp import Int32Array, Target
+
+
+def paint(source: Source, target: Target) -> ma.MaskedArray:
+    """Make a picture: read each rectangle, turn it into bands in its own grid, and lay the bands out.
+
+    Returns:
+        (bands, height, width) uint8 colours or float32 numbers, masked exactly where status is not VALID, or the
+        view hides a pixel.
+
+    Raises:
+        LimitExceeded: It needs too much; see `plan`.
+        Corrupt: Stored bytes cannot be read.
+        Unavailable: The transport failed.
+    """
+    size = target.width * target.height
+    out = np.zeros((size, source.bands), np.uint8 if source.picture else np.float32)
+    valid = np.zeros(size, bool)
+    for rectangle in plan(source, target):
+        if rectangle.stale:
+            source.notes.add("stale")
+        pixels, bands, held = _painted(source, rectangle, size)
+        out[pixels] = bands
+        valid[pixels] = held
+    shape = (source.bands, target.height, target.width)
+    data = np.ascontiguousarray(out.T).reshape(shape)
+    return ma.MaskedArray(data, np.repeat(~valid.reshape(1, *shape[1:]), source.bands, axis=0))
+
+
+def _painted(source: Source, rectangle: Rectangle, size: int) -> tuple[Int32Array, np.ndarray, BoolArray]:
+    """(n,) flat indices, (n, bands) values and (n,) validity of one zone's part of the picture."""
+    vectors = source.read(rectangle.shown.grid.zone, rectangle.rows, rectangle.cols, rectangle.level)
+    pixels, cells = _inside(rectangle)
+    show = source.view.picture if source.picture else source.view.values
+    if rectangle.count > 2 * size or source.bands > 4:  # fewer pixels shown than read: look only at those
+        vectors = _gathered(vectors, cells)
+        return pixels, *_opaque(show(vectors), vectors.valid, source.picture)
+    bands = show(vectors).reshape(rectangle.count, -1)
+    return pixels, *_opaque(bands[cells], vectors.valid.reshape(-1)[cells], source.picture)
+
+
+def _opaque(bands: np.ndarray, valid: BoolArray, picture: bool) -> tuple[np.ndarray, BoolArray]:
+    """(n, bands) without the alpha that a view may add to its colours, and (n,) which of them are seen."""
+    if picture and bands.shape[1] == 4:
+        return bands[:, :3], valid & (bands[:, 3] > 0)
+    return bands, valid
+
+
+def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:
+    """Which of the picture's pixels this rectangle fills, and with which of its cells, both as flat indices."""
+    shown, level = rectangle.shown, rectangle.level
+    rows, cols = shown.rows // level - rectangle.rows.start, shown.cols // level - rectangle.cols.start
+    width = rectangle.cols.stop - rectangle.cols.start
+    cells = np.asarray(rows.astype(np.int64) * width + cols, np.int64)
+    top, bottom, left, right = (edge // level for edge in shown.box)
+    if (top, bottom + 1, left, right + 1) == (
+        rectangle.rows.start, rectangle.rows.stop, rectangle.cols.start, rectangle.cols.stop,
+    ):  # fmt: skip
+        return shown.pixels, cells
+    held = (rows >= 0) & (rows < rectangle.rows.stop - rectangle.rows.start) & (cols >= 0) & (cols < width)
+    return shown.pixels[held], cells[held]
+
+
+def _gathered(vectors: Vectors, cells: Int64Array) -> Vectors:
+    return Vectors(
+        vectors.codes.reshape(-1, vectors.dims)[cells],
+        vectors.scales.reshape(-1)[cells],
+        vectors.status.reshape(-1)[cells],
+    )
