@@ -1,26 +1,72 @@
-// Talks to the server. Every refusal becomes an Error whose message is what the server said.
+// Talks to the server. Every refusal becomes a Refusal that says what the server said.
 
-async function answer(response) {
-  if (response.ok) return response.json();
-  const problem = await response.json().catch(() => ({}));
-  throw new Error([problem.detail ?? `The server answered ${response.status}.`, problem.remedy].filter(Boolean).join(" "));
+export class Refusal extends Error {
+  constructor(status, problem) {
+    super([problem.field, problem.detail ?? `The server answered ${status}.`].filter(Boolean).join(": "));
+    Object.assign(this, { status, remedy: problem.remedy ?? "", kind: problem.kind ?? "" });
+  }
 }
 
-const post = (path, body) =>
-  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }).then(answer);
+// How many answers are waited for: the thin bar at the top shows it.
+export const busy = Object.assign(new EventTarget(), { waiting: 0 });
+function wait(step) {
+  busy.waiting += step;
+  busy.dispatchEvent(new Event("change"));
+}
 
-export const datasets = () => fetch("/datasets").then(answer);
+const KEY = "smalti-key";
+export const keep = (key) => sessionStorage.setItem(KEY, key);
+export const headers = () => (sessionStorage.getItem(KEY) ? { "X-API-Key": sessionStorage.getItem(KEY) } : {});
 
-export const search = (dataset, window, [lon, lat], k) =>
-  fetch(`/datasets/${dataset}/${window}/search?lon=${lon}&lat=${lat}&k=${k}`).then(answer);
+async function ask(path, { quiet = false, ...request } = {}) {
+  if (!quiet) wait(1);
+  try {
+    const response = await fetch(path, { ...request, headers: { ...headers(), ...request.headers } });
+    if (response.ok) return response.status === 204 ? null : await response.json();
+    throw new Refusal(response.status, await response.json().catch(() => ({})));
+  } catch (error) {
+    if (error instanceof TypeError) throw new Refusal(0, { detail: "The server cannot be reached.", remedy: "Is it still running?" });
+    throw error;
+  } finally {
+    if (!quiet) wait(-1);
+  }
+}
 
-export const saveQuery = (dataset, window, point) => post("/queries", { dataset, window, points: [point] });
+const post = (path, body, more = {}) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), ...more });
+const at = (dataset, window) => `/datasets/${encodeURIComponent(dataset)}/${encodeURIComponent(window)}`;
 
-export const vector = (dataset, window, point) =>
-  post(`/datasets/${dataset}/${window}/vectors`, { points: [point] });
+export const settings = () => ask("/page.json", { quiet: true });
+export const datasets = () => ask("/datasets", { quiet: true });
+export const bases = (dataset) => ask(`/bases?dataset=${encodeURIComponent(dataset)}`, { quiet: true });
+export const fitBasis = (dataset) => post("/bases", { dataset });
+export const legend = (dataset, window, view) => ask(`${at(dataset, window)}/legend?${view}`, { quiet: true });
+export const vectors = (dataset, window, points) => post(`${at(dataset, window)}/vectors`, { points });
+export const search = (dataset, window, body, signal) => post(`${at(dataset, window)}/search`, body, { signal });
+export const saveQuery = (body, signal) => post("/queries", body, { signal });
+export const query = (id) => ask(`/queries/${encodeURIComponent(id)}`);
+export const askArea = (body) => post("/areas", body);
+export const jobs = () => ask("/jobs", { quiet: true });
+export const job = (id) => ask(`/jobs/${encodeURIComponent(id)}`, { quiet: true });
+export const cancelJob = (id) => ask(`/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
+export const jobEvents = (id) => new EventSource(`/jobs/${encodeURIComponent(id)}/events`);
 
-export const legend = (dataset, window, view) => fetch(`/datasets/${dataset}/${window}/legend?${view}`).then(answer);
+export const tiles = (dataset, window, view) =>
+  `${location.origin}${at(dataset, window)}/tiles/WebMercatorQuad/{z}/{x}/{y}.png?tilesize=256&${view}`;
 
-export const tiles = (dataset, window, view, revision) =>
-  `${location.origin}/datasets/${dataset}/${window}/tiles/WebMercatorQuad/{z}/{x}/{y}.png` +
-  `?tilesize=256&${view}&revision=${encodeURIComponent(revision)}`;
+// XMLHttpRequest, because fetch does not tell how much of a body has been sent.
+export function upload(path, type, body, onSent) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    request.responseType = "json";
+    for (const [name, value] of Object.entries({ ...headers(), "Content-Type": type })) request.setRequestHeader(name, value);
+    request.upload.addEventListener("progress", (e) => e.lengthComputable && onSent(e.loaded / e.total));
+    request.addEventListener("load", () =>
+      request.status < 300 ? resolve(request.response) : reject(new Refusal(request.status, request.response ?? {})));
+    request.addEventListener("error", () => reject(new Refusal(0, { detail: "The upload broke off.", remedy: "Try again." })));
+    request.addEventListener("loadend", () => wait(-1));
+    wait(1);
+    request.send(body);
+  });
+}

@@ -1,21 +1,41 @@
-// The ground under the tiles: plain colour and a graticule, so that an offline map is not a void.
+// The ground under the tiles: land and sea of our own, so that an offline map is not a void; or a base map of the operator's choice.
 
-const dark = () => matchMedia("(prefers-color-scheme: dark)").matches;
-
-function graticule() {
-  const lines = [];
-  const along = (n, at) => Array.from({ length: n + 1 }, (_, i) => at(i / n));
-  for (let lon = -180; lon <= 180; lon += 6) lines.push(along(40, (t) => [lon, -80 + 164 * t]));
-  for (let lat = -80; lat <= 84; lat += 4) lines.push(along(60, (t) => [-180 + 360 * t, lat]));
-  return { type: "Feature", properties: {}, geometry: { type: "MultiLineString", coordinates: lines } };
-}
+const night = matchMedia("(prefers-color-scheme: dark)");
+const DAY = { sea: "#dfe7e5", land: "#f3f0e7", coast: "#b9c4bf", grid: "#c9d3d0" };
+const NIGHT = { sea: "#0e1716", land: "#1b2725", coast: "#3b4c49", grid: "#263533" };
+const palette = () => (night.matches ? NIGHT : DAY);
+const nothing = { type: "FeatureCollection", features: [] };
 
 export const style = () => ({
   version: 8,
-  sources: { graticule: { type: "geojson", data: graticule() } },
+  sources: { grid: { type: "geojson", data: nothing } },
   layers: [
-    { id: "ground", type: "background", paint: { "background-color": dark() ? "#0f1817" : "#e9efee" } },
-    { id: "graticule", type: "line", source: "graticule",
-      paint: { "line-color": dark() ? "#2b3b39" : "#cbd6d4", "line-width": 1 } },
+    { id: "sea", type: "background", paint: { "background-color": palette().sea } },
+    { id: "grid", type: "line", source: "grid", paint: { "line-color": palette().grid, "line-width": 1 } },
   ],
 });
+
+// A megabyte that nobody waits for: called once the data are on the map.
+export function addLand(map) {
+  if (map.getSource("land")) return;
+  map.addSource("land", { type: "geojson", data: "/web/vendor/land.geojson", maxzoom: 9, attribution: "Land: Natural Earth" });
+  map.addLayer({ id: "land", type: "fill", source: "land", paint: { "fill-color": palette().land } }, "grid");
+  map.addLayer({ id: "coast", type: "line", source: "land", paint: { "line-color": palette().coast, "line-width": 1 } }, "grid");
+}
+
+export function addBasemap(map, { url, attribution }) {
+  // The library writes an attribution as HTML; an operator's words are words.
+  const plain = attribution.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
+  map.addSource("basemap", { type: "raster", tiles: [url], tileSize: 256, attribution: plain });
+  map.addLayer({ id: "basemap", type: "raster", source: "basemap" }, "grid");
+}
+
+export function followTheme(map) {
+  const put = (layer, property, value) => map.getLayer(layer) && map.setPaintProperty(layer, property, value);
+  night.addEventListener("change", () => {
+    put("sea", "background-color", palette().sea);
+    put("grid", "line-color", palette().grid);
+    put("land", "fill-color", palette().land);
+    put("coast", "line-color", palette().coast);
+  });
+}

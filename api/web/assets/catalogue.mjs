@@ -1,0 +1,76 @@
+// The datasets there are. Asked for again now and then, so that new blocks and new datasets show by themselves.
+
+import * as api from "./api.mjs";
+import { $, count, show } from "./dom.mjs";
+import { set, state } from "./state.mjs";
+import { trouble } from "./status.mjs";
+
+const LOOK_AGAIN_MS = 5000;
+let datasets = [];
+const listeners = [];
+
+export const all = () => datasets;
+export const current = () => datasets.find((dataset) => dataset.id === state.dataset);
+// Called with (dataset, changed): `changed` tells that this dataset has new blocks since it was last seen.
+export const onCatalogue = (listener) => listeners.push(listener);
+
+export async function look() {
+  let answer;
+  try {
+    answer = await api.datasets();
+  } catch (error) {
+    trouble("server", error);
+    return;
+  }
+  trouble("server", null);
+  const broken = Object.entries(answer.broken ?? {});
+  trouble("broken", broken.length ? { message: `${count(broken.length, "dataset")} cannot be opened: ${broken.map(([id, why]) => `${id} (${why})`).join("; ")}` } : null);
+  const before = current();
+  datasets = answer.datasets.filter((dataset) => dataset.windows.length);
+  for (const id of ["choices", "find", "upload"]) show($(id), datasets.length > 0);
+  show($("empty"), datasets.length === 0);
+  if (!datasets.length) return;
+  settle();
+  const now = current();
+  const key = (dataset) => JSON.stringify(dataset);
+  if (key(before ?? null) !== key(now)) {
+    for (const listener of listeners) listener(now, before?.id === now.id && before.revision !== now.revision);
+  }
+}
+
+// What is chosen must exist; a link to what is gone says so and shows what there is.
+function settle() {
+  const asked = state.dataset;
+  const dataset = current() ?? datasets[0];
+  const changes = { dataset: dataset.id };
+  if (asked && asked !== dataset.id) trouble("choice", { message: `There is no dataset ${asked} here; this is ${dataset.id}.` });
+  if (!dataset.windows.includes(state.window)) {
+    if (state.window && asked === dataset.id) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
+    changes.window = dataset.windows.at(-1);
+  }
+  const window = changes.window ?? state.window;
+  if (!dataset.windows.includes(state.other) || state.other === window) {
+    const at = dataset.windows.indexOf(window);
+    changes.other = dataset.windows[at - 1] ?? dataset.windows[at + 1] ?? "";
+  }
+  if (!changes.other && !dataset.windows.includes(state.other)) {
+    changes.swipe = 0;
+    if (state.view === "change") changes.view = "pca";
+  }
+  if (dataset.bases.length && !dataset.bases.includes(state.basis)) changes.basis = dataset.bases.includes("default") ? "default" : dataset.bases[0];
+  set(changes);
+}
+
+export function choose(dataset) {
+  // Places and vectors of one dataset mean nothing in another.
+  set({ dataset, like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });
+  settle();
+}
+
+export function chooseWindow(window) {
+  set({ window, other: window === state.other ? state.window : state.other });
+}
+
+export function watch() {
+  setInterval(() => document.visibilityState === "visible" && look(), LOOK_AGAIN_MS);
+}

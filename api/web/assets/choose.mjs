@@ -1,0 +1,86 @@
+// The form: which dataset, window and view, and how opaque. Shows what is chosen, and changes it.
+
+import * as api from "./api.mjs";
+import { chooseWindow, choose as chooseDataset, all, current } from "./catalogue.mjs";
+import { $, debounce, options, show } from "./dom.mjs";
+import { asks } from "./likeness.mjs";
+import { set, state } from "./state.mjs";
+
+const RAMP_WAIT_MS = 120; // while a slider moves
+const lowKey = () => (state.view === "change" ? "least" : "threshold");
+const percent = (share) => `${Math.round(share * 100)} %`;
+
+export function fill() {
+  const dataset = current();
+  if (!dataset) return;
+  options($("dataset"), all().map((d) => [d.id, d.title]), dataset.id);
+  options($("window"), dataset.windows.map((w) => [w, w]), state.window);
+  const others = dataset.windows.filter((window) => window !== state.window);
+  options($("other"), others.map((w) => [w, w]), state.other);
+  show($("compare-row"), others.length > 0);
+  const views = $("views");
+  for (const radio of views.querySelectorAll("input")) {
+    radio.checked = radio.value === state.view;
+    radio.disabled = radio.value === "change" && !others.length;
+  }
+  for (const row of document.querySelectorAll("[data-view]")) show(row, row.dataset.view.split(" ").includes(state.view));
+  if (state.view === "similarity" && !asks()) show($("threshold").closest(".row"), false);
+  $("swipe").setAttribute("aria-pressed", String(state.swipe > 0 && state.view !== "change"));
+  $("swipe").disabled = state.view === "change";
+  const low = state[lowKey()];
+  $("threshold").value = low;
+  $("threshold-value").textContent = low.toFixed(2);
+  $("opacity").value = state.opacity;
+  $("opacity-value").textContent = `${state.opacity} %`;
+  const inputs = [...$("bands").querySelectorAll("input")];
+  state.bands.split(",").forEach((band, i) => { if (document.activeElement !== inputs[i]) inputs[i].value = band; });
+  for (const input of inputs) input.max = dataset.dims - 1;
+  $("provenance").textContent = `${dataset.model} · revision ${dataset.revision.slice(0, 8)} · ${dataset.licence}`;
+}
+
+// How much of the variance a basis shows is worth knowing before one trusts its colours.
+export async function fillBases() {
+  const dataset = current();
+  if (!dataset?.bases.length) { options($("basis"), [["default", "none yet"]], "default"); return; }
+  const { bases } = await api.bases(dataset.id).catch(() => ({ bases: dataset.bases.map((name) => ({ name })) }));
+  const told = ({ name, explained }) =>
+    [name, explained ? `${name} (${percent(explained.reduce((a, b) => a + b))} of the variance)` : name];
+  options($("basis"), bases.map(told), state.basis);
+}
+
+function step(by) {
+  const windows = current()?.windows ?? [];
+  const next = windows[windows.indexOf(state.window) + by];
+  if (next) chooseWindow(next);
+}
+export const earlier = () => step(-1);
+export const later = () => step(1);
+
+export function view(name) {
+  if (name === "change" && !state.other) return;
+  set({ view: name });
+}
+
+export const swipe = () => { if (state.other && state.view !== "change") set({ swipe: state.swipe ? 0 : 50 }); };
+
+export function wire() {
+  const changed = (id, run) => $(id).addEventListener("change", (event) => run(event.target.value));
+  changed("dataset", chooseDataset);
+  changed("window", chooseWindow);
+  changed("basis", (basis) => set({ basis }));
+  changed("other", (other) => set({ other }));
+  $("views").addEventListener("change", (event) => view(event.target.value));
+  $("bands").addEventListener("change", () => {
+    const inputs = [...$("bands").querySelectorAll("input")];
+    const most = current().dims - 1;
+    set({ bands: inputs.map((input) => Math.min(most, Math.max(0, Math.round(Number(input.value) || 0)))).join(",") });
+    fill();
+  });
+  $("swipe").addEventListener("click", swipe);
+  $("threshold").addEventListener("input", ({ target }) => {
+    $("threshold-value").textContent = Number(target.value).toFixed(2);
+    debounce("threshold", RAMP_WAIT_MS, () => set({ [lowKey()]: Number(target.value) }));
+  });
+  $("opacity").addEventListener("input", ({ target }) => set({ opacity: Number(target.value) }));
+  $("choices").addEventListener("submit", (event) => event.preventDefault());
+}

@@ -1,0 +1,78 @@
+// Swipe: the other window lies under the map, and the map is cut off at a divider. Pointers only ever meet the upper map.
+
+import { addBasemap, addLand, followTheme } from "./base.mjs";
+import { addGraticule } from "./graticule.mjs";
+import { $, show } from "./dom.mjs";
+import { paint } from "./layers.mjs";
+import { makeMap, map } from "./map.mjs";
+import { set, state } from "./state.mjs";
+
+const [LEAST, MOST, STEP] = [2, 98, 2];
+let below = null;
+let basemap = null;
+
+export const beside = () => below;
+export const useBasemap = (given) => { basemap = given; };
+const active = () => state.swipe > 0 && state.view !== "change" && Boolean(state.other);
+
+function open() {
+  below = makeMap("beside", { interactive: false, attributionControl: false });
+  const follow = () => below?.jumpTo({ center: map.getCenter(), zoom: map.getZoom() });
+  map.on("move", follow);
+  map.on("resize", () => below?.resize());
+  below.once("style.load", () => {
+    addGraticule(below, false);
+    followTheme(below);
+    if (basemap) addBasemap(below, basemap);
+    follow();
+    paint(below, state.other);
+    below.once("idle", () => addLand(below));
+  });
+}
+
+// Left of the divider the chosen window, right of it the other one: cut at a share of the stage's width.
+function cut() {
+  const share = active() ? Math.min(MOST, Math.max(LEAST, state.swipe)) : 100;
+  const divider = $("divider");
+  map.getCanvas().style.clipPath = active() ? `inset(0 ${100 - share}% 0 0)` : "";
+  show(divider, active());
+  divider.style.left = `${share}%`;
+  divider.setAttribute("aria-valuenow", String(Math.round(share)));
+  divider.setAttribute("aria-valuetext", `${state.window} left, ${state.other} right, divider at ${Math.round(share)} percent`);
+  $("left-window").textContent = state.window;
+  $("right-window").textContent = state.other;
+}
+
+export function render() {
+  show($("beside"), active());
+  if (active() && !below) open();
+  else if (active() && below.isStyleLoaded()) { below.resize(); paint(below, state.other); }
+  cut();
+}
+
+function drag(event) {
+  const { left, width } = $("stage").getBoundingClientRect();
+  state.swipe = Math.min(MOST, Math.max(LEAST, (100 * (event.clientX - left)) / width));
+  cut();
+}
+
+export function wire() {
+  const divider = $("divider");
+  divider.addEventListener("pointerdown", (event) => {
+    divider.setPointerCapture(event.pointerId);
+    divider.addEventListener("pointermove", drag);
+  });
+  divider.addEventListener("lostpointercapture", () => {
+    divider.removeEventListener("pointermove", drag);
+    const settled = Math.round(state.swipe);
+    state.swipe = 0; // so that `set` sees a change, and the URL follows
+    set({ swipe: settled });
+  });
+  divider.addEventListener("keydown", (event) => {
+    const to = { ArrowLeft: state.swipe - STEP, ArrowRight: state.swipe + STEP, Home: LEAST, End: MOST }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    set({ swipe: Math.min(MOST, Math.max(LEAST, to)) });
+  });
+}

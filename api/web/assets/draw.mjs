@@ -1,0 +1,84 @@
+// Draws one polygon by hand: a click or Space sets a corner, a double click, Enter or the first corner closes it.
+
+import { $ } from "./dom.mjs";
+import { guide } from "./guide.mjs";
+import { area } from "./layers.mjs";
+import { map, middle } from "./map.mjs";
+import { polygon } from "./likeness.mjs";
+import { set, state } from "./state.mjs";
+
+const CLOSE = 14; // pixels from the first corner that count as on it
+const MOST = 1000; // corners the server takes
+let corners = null;
+
+export const drawing = () => corners !== null;
+const feature = (geometry) => ({ type: "Feature", properties: {}, geometry });
+const distance = (a, b) => { const [p, q] = [map.project(a), map.project(b)]; return Math.hypot(p.x - q.x, p.y - q.y); };
+
+// What is chosen, or what is being drawn with a line to the pointer.
+export function render(pointer = null) {
+  if (!drawing()) { area(map, state.area.length > 2 ? [feature(polygon(state.area))] : []); return; }
+  const path = pointer ? [...corners, pointer] : corners;
+  const shapes = corners.map((at) => feature({ type: "Point", coordinates: at }));
+  if (path.length > 1) shapes.push(feature({ type: "LineString", coordinates: path }));
+  if (path.length > 2) shapes.push(feature(polygon(path)));
+  area(map, shapes);
+}
+
+function tell() {
+  const words = corners.length < 3 ? "Set the corners of an area." : "Double-click, or press Enter, to close it.";
+  const finish = corners.length > 2 ? [["Finish", close]] : [];
+  const undo = corners.length ? [["Undo", undoCorner]] : [];
+  guide("draw", words, [...finish, ...undo, ["Cancel", cancel]]);
+}
+
+export function start() {
+  corners = [];
+  map.doubleClickZoom.disable();
+  map.getCanvas().classList.add("drawing");
+  $("draw").setAttribute("aria-pressed", "true");
+  tell();
+  render();
+}
+
+function stop() {
+  corners = null;
+  map.getCanvas().classList.remove("drawing");
+  $("draw").setAttribute("aria-pressed", "false");
+  guide("draw", null);
+  setTimeout(() => map.doubleClickZoom.enable(), 300); // the double click that closed it is not a zoom
+}
+
+export function cancel() {
+  stop();
+  render();
+}
+
+export function close() {
+  if (corners.length < 3) return;
+  const ring = corners.map((corner) => corner.map((n) => Number(n.toFixed(6))));
+  stop();
+  set({ area: ring });
+  render();
+}
+
+export function undoCorner() {
+  corners.pop();
+  tell();
+  render();
+}
+
+export function corner(at = map.unproject(middle()).toArray()) {
+  const last = corners.at(-1);
+  if (corners.length > 2 && distance(corners[0], at) < CLOSE) { close(); return; }
+  if (last && distance(last, at) < 3) return; // the second click of a double click
+  if (corners.length < MOST) corners.push(at);
+  tell();
+  render();
+}
+
+export function wire() {
+  $("draw").addEventListener("click", () => (drawing() ? cancel() : start()));
+  map.on("mousemove", ({ lngLat }) => { if (drawing() && corners.length) render(lngLat.toArray()); });
+  map.on("dblclick", () => { if (drawing()) close(); });
+}

@@ -1,0 +1,98 @@
+// Making embeddings that are missing: an estimate first, then a job whose progress is shown, then only new tiles.
+
+import * as api from "./api.mjs";
+import { look } from "./catalogue.mjs";
+import { $, count, duration, el, show } from "./dom.mjs";
+import { again } from "./inspect.mjs";
+import { state } from "./state.mjs";
+import { notice, toast } from "./status.mjs";
+
+const NEAR = 0.0002; // degrees: the block that holds the point, and no neighbour unless it lies on the edge
+const REMEMBERED = "smalti-job"; // a reload finds the job again
+let source = null;
+let shown = 0;
+
+// What can be done about an empty pixel: embed it here where the dataset knows where scenes come from.
+export async function offer(card, dataset, [lon, lat], status) {
+  if (status === "water" || status === "rejected") return;
+  if (!dataset.source || !dataset.writable) {
+    card.append(el("p", { class: "remedy", text: dataset.writable
+      ? "This dataset has no source of scenes. Upload a time series with its place, and it is stored."
+      : "This dataset can only be read." }));
+    return;
+  }
+  const body = { dataset: dataset.id, window: state.window, bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] };
+  try {
+    const plan = await api.askArea({ ...body, dry_run: true });
+    const left = plan.blocks_left ?? plan.blocks;
+    if (!left) return;
+    const words = `${count(left, "block")}, ${count(plan.pixels, "pixel")}${plan.seconds ? `, about ${duration(plan.seconds)}` : ""}`;
+    const begin = el("button", { type: "button", class: "primary", text: "Embed here", onclick: () => start(body, begin) });
+    card.append(el("div", { class: "offer" }, begin, el("span", { class: "hint", text: words })));
+  } catch (error) {
+    card.append(notice(error));
+  }
+}
+
+async function start(body, button) {
+  button.disabled = true;
+  try {
+    follow((await api.askArea(body)).id);
+  } catch (error) {
+    button.disabled = false;
+    button.parentElement.after(notice(error));
+  }
+}
+
+export function follow(id) {
+  sessionStorage.setItem(REMEMBERED, id);
+  source?.close();
+  shown = 0;
+  source = api.jobEvents(id);
+  const told = ({ data }) => data && update(JSON.parse(data));
+  source.addEventListener("progress", told);
+  source.addEventListener("end", (event) => { source.close(); told(event); });
+  source.addEventListener("error", () => { // a proxy that cuts streams, or a server that went away
+    if (source.readyState === EventSource.CLOSED) api.job(id).then(update, forget);
+  });
+}
+
+const forget = () => { sessionStorage.removeItem(REMEMBERED); show($("job"), false); };
+
+function update(job) {
+  render(job);
+  if (job.done > shown || job.state === "done") {
+    shown = job.done;
+    look(); // the revision has moved: new blocks show at once
+  }
+  if (job.state === "done") {
+    toast("Embedded: it is on the map and in the search.");
+    again();
+  }
+  if (["done", "failed", "cancelled"].includes(job.state)) {
+    sessionStorage.removeItem(REMEMBERED);
+    source?.close();
+  }
+}
+
+const WORDS = { queued: "Waiting for a worker", running: "Embedding", done: "Embedded", failed: "It failed", cancelled: "Cancelled" };
+
+function render(job) {
+  const share = job.pixels ? job.pixels_done / job.pixels : job.total ? job.done / job.total : 0;
+  const over = ["done", "failed", "cancelled"].includes(job.state);
+  const left = !over && job.eta_s ? `, ${duration(job.eta_s)} left` : "";
+  const button = over
+    ? el("button", { type: "button", text: "Close", onclick: forget })
+    : el("button", { type: "button", text: "Cancel", onclick: () => api.cancelJob(job.id).catch((error) => $("job").append(notice(error))) });
+  $("job").replaceChildren(
+    el("header", {}, el("h2", { text: `${WORDS[job.state] ?? job.state}: ${job.window}` }), button),
+    el("progress", { max: 1, value: job.state === "done" ? 1 : share, "aria-label": "Embedding" }),
+    el("p", { class: "hint", text: `${job.done} of ${count(job.total, "block")}${left}` }),
+    job.error ? notice({ message: job.error }) : "");
+  show($("job"), true);
+}
+
+export function resume() {
+  const id = sessionStorage.getItem(REMEMBERED);
+  if (id) api.job(id).then((job) => (["queued", "running"].includes(job.state) ? follow(id) : forget()), forget);
+}

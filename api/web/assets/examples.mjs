@@ -1,0 +1,89 @@
+// The examples: chips that can be taken away, marks on the map, and what the next click does.
+
+import { $, el, icon, options, place, show } from "./dom.mjs";
+import { asks, clear, uploaded } from "./likeness.mjs";
+import { Marker, goTo, map } from "./map.mjs";
+import { set, state } from "./state.mjs";
+import { guide } from "./guide.mjs";
+
+const HITS = [5, 10, 25, 50, 100];
+const APART = [[0, "any"], [50, "50 m"], [100, "100 m"], [250, "250 m"], [1000, "1 km"]];
+let marks = [];
+
+export const mode = () => document.querySelector("#modes input:checked").value;
+
+export function arm(name) {
+  document.querySelector(`#modes input[value=${name}]`).checked = true;
+  const words = { like: "Click a place that is also like it.", unlike: "Click a place that is not like it." }[name];
+  if (words) guide("mode", words, [["Done", () => arm("new")]]);
+  else guide("mode", null);
+}
+
+function chip(kind, text, take, go) {
+  const label = { like: "Like", unlike: "Not like", area: "Area", upload: "Upload" }[kind];
+  return el("li", { class: `chip ${kind}` },
+    el("button", { type: "button", class: "chip-text", title: `${label}: ${text}`, onclick: go }, el("span", { class: "sign", "aria-hidden": "true" }), el("span", { text: text })),
+    el("button", { type: "button", class: "chip-close", "aria-label": `Remove: ${label} ${text}`, onclick: take }, icon("close")));
+}
+
+const without = (list, index) => list.filter((_, i) => i !== index);
+
+function chips() {
+  const placed = (kind) => state[kind].map((point, i) =>
+    chip(kind, place(point, 4), () => set({ [kind]: without(state[kind], i) }), () => goTo(point)));
+  const out = [...placed("like"), ...placed("unlike")];
+  if (state.query) {
+    const count = uploaded.vectors.length;
+    out.unshift(chip("upload", count > 1 ? `your ${count} series` : "your series", () => set({ query: "" }), () => {}));
+  }
+  if (state.area.length > 2) out.push(chip("area", hectares(state.area), () => set({ area: [], use: "within" }), () => goTo(state.area[0])), purpose());
+  return out;
+}
+
+// Hectares by the shoelace formula on a plane that touches the sphere in the middle: fine for what one draws by hand.
+export function hectares(ring) {
+  const lat = ring.reduce((sum, corner) => sum + corner[1], 0) / ring.length;
+  const metre = 6371008.8 * (Math.PI / 180);
+  const flat = ring.map(([lon, y]) => [lon * metre * Math.cos((lat * Math.PI) / 180), y * metre]);
+  const twice = flat.reduce((sum, [x, y], i) => {
+    const [x2, y2] = flat[(i + 1) % flat.length];
+    return sum + x * y2 - x2 * y;
+  }, 0);
+  const area = Math.abs(twice) / 2e4;
+  return area < 100 ? `${area.toFixed(1)} ha` : `${(area / 100).toFixed(1)} km²`;
+}
+
+function purpose() {
+  const radio = (value, text) => el("label", {}, el("input", { type: "radio", name: "use", value, ...(state.use === value ? { checked: true } : {}),
+    onchange: () => set({ use: value, ...(value === "example" ? { view: "similarity" } : {}) }) }), el("span", { text }));
+  return el("li", { class: "purpose" }, el("fieldset", { class: "segments" }, el("legend", { class: "unseen", text: "What the area is for" }),
+    radio("within", "search in it"), radio("example", "its average is the example")));
+}
+
+function mark(point, kind, label) {
+  const element = el("div", { class: `example ${kind}`, title: label }, kind === "asked" ? "" : icon(kind === "like" ? "plus" : "minus"));
+  return new Marker({ element }).setLngLat(point).addTo(map);
+}
+
+export function render() {
+  $("examples").replaceChildren(...chips());
+  show($("examples"), $("examples").children.length > 0);
+  marks.forEach((made) => made.remove());
+  marks = [
+    ...state.like.map((point) => mark(point, "like", "an example")),
+    ...state.unlike.map((point) => mark(point, "unlike", "a counterexample")),
+    ...state.at.filter((point) => ![...state.like, ...state.unlike].some((other) => other.join() === point.join())).map((point) => mark(point, "asked", "the pixel looked at")),
+  ];
+  const missing = !asks() && (state.unlike.length || state.area.length);
+  $("find-hint").textContent = missing ? "Now click a place that is what you look for." : "Click the map: smalti finds the places that behaved like that pixel all year.";
+  show($("find-hint"), !asks());
+  options($("k"), HITS.map((n) => [String(n), String(n)]), String(state.k));
+  options($("apart"), APART.map(([m, text]) => [String(m), text]), String(state.apart));
+}
+
+export function wire() {
+  $("modes").addEventListener("change", (event) => arm(event.target.value));
+  $("k").addEventListener("change", ({ target }) => set({ k: Number(target.value) }));
+  $("apart").addEventListener("change", ({ target }) => set({ apart: Number(target.value) }));
+  $("clear").addEventListener("click", () => { clear(); arm("new"); });
+}

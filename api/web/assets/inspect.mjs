@@ -1,0 +1,66 @@
+// One pixel: what it is, what it was made from, and, where it is empty, what can be done about it.
+
+import * as api from "./api.mjs";
+import { current } from "./catalogue.mjs";
+import { $, el, place, show } from "./dom.mjs";
+import { offer } from "./embed.mjs";
+import { on, set, state } from "./state.mjs";
+import { notice } from "./status.mjs";
+
+const STATUS = {
+  valid: ["embedded", "Observed often enough: it has its vector."],
+  water: ["water", "The archive keeps no vectors over water."],
+  "not-embedded": ["not embedded yet", "Nobody has made this pixel's vector in this window."],
+  rejected: ["too few observations", "It was seen too rarely, mostly for clouds, to be embedded."],
+  outside: ["outside this dataset", "This dataset does not reach here."],
+};
+let turn = 0;
+
+const row = (term, ...details) => [el("dt", { text: term }), el("dd", {}, ...details)];
+
+function observations({ s2, s1_asc, s1_desc }) {
+  return el("span", {}, el("b", { text: s2 }), " optical, ", el("b", { text: s1_asc }), " radar ascending, ", el("b", { text: s1_desc }), " descending");
+}
+
+function card(point, answer) {
+  const { status, counts } = answer.results[0];
+  const [words, meaning] = STATUS[status] ?? [status, ""];
+  const seen = counts.s2 + counts.s1_asc + counts.s1_desc > 0;
+  return [
+    el("header", {}, el("h2", { text: place(point) }), el("span", { class: `badge ${status}`, text: words }),
+      el("button", { type: "button", class: "chip-close", "aria-label": "Close", text: "×", onclick: () => set({ at: [] }) })),
+    status === "valid" ? null : el("p", { text: meaning }),
+    el("dl", {},
+      ...(seen ? row("Seen", observations(counts)) : []),
+      ...row("Window", answer.window),
+      ...row("Model", answer.model),
+      ...row("Revision", el("code", { text: answer.revision.slice(0, 12), title: answer.revision }))),
+  ];
+}
+
+// The point's status, shown as soon as it is known; tells whether the pixel can be an example.
+export async function inspect(point) {
+  const mine = ++turn;
+  const dataset = current();
+  set({ at: [point] });
+  show($("pixel"), true);
+  if (!$("pixel").children.length) $("pixel").replaceChildren(el("p", { class: "hint", text: "Looking …" }));
+  try {
+    const answer = await api.vectors(dataset.id, state.window, [point]);
+    if (mine !== turn) return "";
+    const { status } = answer.results[0];
+    $("pixel").replaceChildren(...card(point, answer).filter(Boolean));
+    if (status !== "valid") await offer($("pixel"), dataset, point, status);
+    return status;
+  } catch (error) {
+    if (mine === turn) $("pixel").replaceChildren(notice(error, () => set({ at: [] })));
+    return "";
+  }
+}
+
+export const again = () => { if (state.at.length) inspect(state.at[0]); };
+
+export function wire() {
+  on(["at"], () => { if (!state.at.length) { turn++; show($("pixel"), false); $("pixel").replaceChildren(); } });
+  on(["window"], again);
+}

@@ -1,0 +1,129 @@
+// Likeness: examples for and against, the search they make, and the layer that shows it. No document here.
+
+import * as api from "./api.mjs";
+import { current } from "./catalogue.mjs";
+import { on, set, state } from "./state.mjs";
+
+const EARTH_KM = 6371.0088;
+const SPARE = 40; // hits asked for each one wanted, where they must lie apart
+const radians = (degrees) => (degrees * Math.PI) / 180;
+
+export const limits = { hits: 1000 }; // the server's own, once it has told
+export const found = { state: "none", hits: [], asked: 0, error: null, answer: null };
+const listeners = [];
+export const onFound = (listener) => listeners.push(listener);
+const tell = (changes) => { Object.assign(found, changes); listeners.forEach((listener) => listener(found)); };
+
+// Uploaded examples live under an id on the server, or, where saving is refused, only here.
+export const uploaded = { id: "", vectors: [], model: "" };
+export async function giveVectors(vectors, model) {
+  Object.assign(uploaded, { vectors, model, id: "unsaved" });
+  const id = await api.saveQuery({ vectors, model }).then((saved) => saved.id, () => "unsaved");
+  uploaded.id = id;
+  set({ query: id, like: [], unlike: [], area: [], at: [], view: "similarity" });
+}
+
+async function recall() {
+  if (!state.query || uploaded.id === state.query) return;
+  const saved = await api.query(state.query);
+  Object.assign(uploaded, { id: state.query, vectors: saved.wanted, model: saved.model });
+}
+
+export const polygon = (ring) => ({ type: "Polygon", coordinates: [[...ring, ring[0]]] });
+const averaged = () => state.area.length > 2 && state.use === "example";
+export const asks = () => state.like.length > 0 || averaged() || Boolean(state.query);
+
+// Only what is said: an older server refuses members it does not know.
+function examples() {
+  const body = { points: state.like };
+  if (state.unlike.length) body.against = state.unlike;
+  if (averaged()) body.polygons = [polygon(state.area)];
+  if (state.query) Object.assign(body, { vectors: uploaded.vectors, model: uploaded.model });
+  return body;
+}
+
+const views = new Map();
+// What `view=` of a window's tiles takes. One example is its own name; more are saved first.
+export async function similarityView(window) {
+  if (!asks()) return null;
+  if (state.like.length === 1 && !state.unlike.length && !averaged() && !state.query) {
+    return `similarity:${state.like[0].map((n) => Number(n.toFixed(6))).join(",")}`;
+  }
+  await recall();
+  const body = { ...examples(), dataset: state.dataset, window };
+  const key = JSON.stringify(body);
+  if (!views.has(key)) {
+    views.set(key, named(body));
+    views.get(key).catch(() => views.delete(key));
+  }
+  return views.get(key);
+}
+
+async function named({ dataset, window, ...body }) {
+  try {
+    return (await api.saveQuery({ ...body, dataset, window })).view;
+  } catch (error) {
+    if (error.status !== 401 && error.status !== 403) throw error;
+    // Who shared this link may have saved it: the same examples always have the same id.
+    const answer = await api.search(dataset, window, { ...body, k: 1 });
+    if (answer.saved) return `similarity:${answer.query}`;
+    throw error;
+  }
+}
+
+export function kilometres([lon1, lat1], [lon2, lat2]) {
+  const half = (a, b) => Math.sin(radians(b - a) / 2) ** 2;
+  const h = half(lat1, lat2) + Math.cos(radians(lat1)) * Math.cos(radians(lat2)) * half(lon1, lon2);
+  return 2 * EARTH_KM * Math.asin(Math.sqrt(h));
+}
+
+// Where distances are measured from: the first example, or the middle of the averaged area; an upload lies nowhere.
+export function origin() {
+  if (state.like.length) return state.like[0];
+  if (!averaged()) return null;
+  return [0, 1].map((axis) => state.area.reduce((sum, corner) => sum + corner[axis], 0) / state.area.length);
+}
+
+// The best hits that lie apart, so that ten hits are ten places and not ten pixels of one field.
+function spread(features) {
+  const kept = [];
+  for (const { geometry, properties } of features) {
+    const at = geometry.coordinates;
+    if (kept.length >= state.k) break;
+    if (state.apart && kept.some((hit) => kilometres(hit.at, at) * 1000 < state.apart)) continue;
+    const from = origin();
+    kept.push({ at, score: properties.score, km: from && kilometres(from, at), rank: kept.length + 1 });
+  }
+  return kept;
+}
+
+let running = null;
+export async function search() {
+  running?.abort();
+  if (!current() || !asks()) { tell({ state: "none", hits: [], error: null, answer: null }); return; }
+  const mine = (running = new AbortController());
+  tell({ state: "searching", error: null });
+  try {
+    await recall();
+    const k = state.apart ? Math.min(limits.hits, state.k * SPARE) : state.k;
+    const body = { ...examples(), k, exclude_examples: true };
+    if (state.area.length > 2 && state.use === "within") body.within = polygon(state.area);
+    const answer = await api.search(state.dataset, state.window, body, mine.signal);
+    if (mine.signal.aborted) return;
+    tell({ state: "found", answer, asked: k, hits: spread(answer.features) });
+  } catch (error) {
+    if (!mine.signal.aborted) tell({ state: "refused", hits: [], error, answer: null });
+  }
+}
+
+export const watchLikeness = () => on(["dataset", "window", "like", "unlike", "area", "use", "query", "k", "apart"], search);
+
+// A click: a new question, or one more example.
+export function ask(point, mode) {
+  const at = point.map((n) => Number(n.toFixed(6)));
+  if (mode === "like") set({ like: [...state.like, at], view: "similarity" });
+  else if (mode === "unlike") set({ unlike: [...state.unlike, at], view: "similarity" });
+  else set({ like: [at], unlike: [], query: "", use: "within", view: "similarity" });
+}
+
+export const clear = () => set({ like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });

@@ -1,0 +1,95 @@
+// The map itself: where it looks, its controls, and what a pointer over it reads.
+
+import * as maplibre from "/web/vendor/maplibre-gl.mjs";
+import { headers } from "./api.mjs";
+import { followTheme, style } from "./base.mjs";
+import { $, el, icon, place } from "./dom.mjs";
+import { addGraticule } from "./graticule.mjs";
+
+export const { Marker } = maplibre;
+maplibre.setWorkerUrl("/web/vendor/maplibre-gl-worker.mjs");
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const narrow = matchMedia("(max-width: 720px)");
+export const placed = location.hash.includes("map="); // before the map writes its own
+
+export function makeMap(container, more = {}) {
+  return new maplibre.Map({
+    container, style: style(), center: [0, 30], zoom: 1.2, maxZoom: 19, attributionControl: false, dragRotate: false,
+    pitchWithRotate: false, touchPitch: false, fadeDuration: calm.matches ? 0 : 200,
+    // Where reading needs a key, tiles need it as well.
+    transformRequest: (url) => (url.startsWith(`${location.origin}/datasets/`) ? { url, headers: headers() } : { url }),
+    ...more,
+  });
+}
+
+export const map = makeMap("map", { hash: "map", boxZoom: false }); // Shift + click adds an example
+map.touchZoomRotate.disableRotation();
+map.keyboard.disableRotation();
+export const ready = new Promise((resolve) => map.once("style.load", resolve)).then(() => {
+  addGraticule(map, true);
+  followTheme(map);
+});
+
+// What covers the map: fitting and easing keep clear of it.
+export function padding() {
+  const panel = $("panel").getBoundingClientRect();
+  if (narrow.matches) return { top: 60, left: 24, right: 24, bottom: Math.min(innerHeight - panel.top, innerHeight * 0.6) + 24 };
+  return { top: 48, left: panel.right + 40, right: 64, bottom: 56 };
+}
+
+export function frame([west, south, east, north], animate = false) {
+  map.fitBounds([[west, south], [east, north]], { animate: animate && !calm.matches, padding: padding(), maxZoom: 16 });
+}
+
+export function goTo(point) {
+  const { x, y } = middle();
+  const { width, height } = map.getCanvas().getBoundingClientRect();
+  const offset = [x - width / 2, y - height / 2]; // to the middle of what the panel leaves free
+  map.easeTo({ center: point, zoom: Math.max(map.getZoom(), 14), offset, duration: calm.matches ? 0 : 600 });
+}
+
+// The place that the keyboard means: the middle of what the panel leaves free.
+export function middle() {
+  const { top, left, right, bottom } = padding();
+  const { width, height } = map.getCanvas().getBoundingClientRect();
+  return { x: (left + width - right) / 2, y: (top + height - bottom) / 2 };
+}
+
+class Home {
+  constructor(whole) { this.whole = whole; }
+  onAdd() {
+    const button = el("button", { type: "button", title: "See the whole dataset (F)", "aria-label": "See the whole dataset", onclick: this.whole }, icon("home"));
+    this.element = el("div", { class: "maplibregl-ctrl maplibregl-ctrl-group" }, button);
+    return this.element;
+  }
+  onRemove() { this.element.remove(); }
+}
+
+function readout() {
+  const canvas = map.getCanvas();
+  const tell = (point) => { $("coordinates").textContent = place([point.lng, point.lat]); };
+  const zoom = () => { $("zoom").textContent = `zoom ${map.getZoom().toFixed(1)}`; };
+  map.on("mousemove", ({ lngLat }) => tell(lngLat.wrap()));
+  map.on("move", () => {
+    zoom();
+    if (document.activeElement === canvas || matchMedia("(hover: none)").matches) tell(map.unproject(middle()).wrap());
+  });
+  tell(map.getCenter());
+  zoom();
+}
+
+export function addControls(whole) {
+  map.addControl(new maplibre.NavigationControl({ showCompass: false }), "top-right");
+  map.addControl(new Home(whole), "top-right");
+  map.addControl(new maplibre.AttributionControl({ compact: narrow.matches }), "bottom-right");
+  map.addControl(new maplibre.ScaleControl({ maxWidth: 120 }), "bottom-right");
+  readout();
+  const cross = () => {
+    const { x, y } = middle();
+    $("middle").style.translate = `${x}px ${y}px`;
+    $("middle").classList.toggle("shown", map.getCanvas().matches(":focus-visible"));
+  };
+  for (const event of ["focus", "blur"]) map.getCanvas().addEventListener(event, cross);
+  map.on("resize", cross);
+}
