@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
-from api import problems
-from api.routes import bases, datasets, embed, health, models, page, queries, search, tiles
+from api import problems, telemetry
+from api.access import ID_HEADER, Access
+from api.routes import bases, datasets, embed, health, metrics, models, page, queries, search, tiles
 from api.schemas import EmbedBody
 from api.security import Gate
 from api.settings import Settings
 from api.state import State
+from api.watch import Watch
 from service import VERSION
 
-ROUTES: Final = (page, health, datasets, tiles, search, queries, bases, embed, models)
+ROUTES: Final = (page, health, metrics, datasets, tiles, search, queries, bases, embed, models)
 DESCRIPTION: Final = (
     "TESSERA satellite embeddings as map tiles, as a search for pixels like these ones, and made on demand. "
     "Errors are problem+json with a stable `kind`."
@@ -29,6 +32,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Nothing is opened until the first request needs it, so a broken dataset shows in `/readyz`, not in a crash.
     """
     settings = settings or Settings()
+    spans = telemetry.spans(settings, os.environ)
+    state = State(settings, Watch(spans))
     app = FastAPI(
         title="smalti",
         version=VERSION,
@@ -36,8 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
+        telemetry=spans.config(),
     )
-    app.state.smalti = State(settings)
+    app.state.smalti = state
     problems.install(app)
     for module in ROUTES:
         router: APIRouter = module.router
@@ -52,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_methods=["GET"],
         expose_headers=[
             "ETag",
+            ID_HEADER,
             *(
                 f"X-Smalti-{name}"
                 for name in ("Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview")
@@ -59,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Access, settings=settings, metrics=state.watch.metrics)  # outermost: sees what the Gate refuses
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

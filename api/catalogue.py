@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from api.settings import Settings
+from api.watch import Watch
 from service.embed import require_writable
 from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
@@ -94,8 +95,9 @@ class Catalogue(Mapping[str, Dataset]):
     error, so that one broken store, or a mistake in `smalti.toml`, does not take the others down.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watch: Watch) -> None:
         self._settings = settings
+        self._watch = watch
         self._lock = threading.Lock()
         self._open: dict[str, Dataset] = {}
         self._broken: dict[str, SmaltiError] = {}
@@ -166,7 +168,8 @@ class Catalogue(Mapping[str, Dataset]):
         if window.is_year:
             return main
         with self._lock:
-            return open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
+            store = open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
+        return cast(WritableStore, self._watch.store(store, dataset))
 
     def _visit(self) -> None:
         broken: dict[str, SmaltiError] = {}
@@ -195,7 +198,8 @@ class Catalogue(Mapping[str, Dataset]):
     def _store(self, entry: Entry) -> Store:
         store = self._stores.get(entry.location)
         if store is None:
-            store = self._stores[entry.location] = open_store(entry.location, identity=entry.identity)
+            opened = open_store(entry.location, identity=entry.identity)
+            store = self._stores[entry.location] = self._watch.store(opened, entry.id)
         else:
             store.refresh()
         return store

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 from starlette.exceptions import HTTPException
 
+from api import logs
 from service.errors import SmaltiError
 
 log = logging.getLogger("smalti")
@@ -48,6 +49,7 @@ class Problem(BaseModel):
     detail: str = Field(description="what is wrong and, where known, what to do about it")
     field: str | None = Field(None, description="the input at fault")
     remedy: str | None = None
+    request_id: str | None = Field(None, description="X-Request-Id of this answer: what the server's log knows it by")
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -58,7 +60,10 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def problem(status: int, kind: str, detail: str, field: str | None = None, remedy: str | None = None) -> JSONResponse:
     """The one error answer."""
-    body = Problem(title=HTTPStatus(status).phrase, status=status, kind=kind, detail=detail, field=field, remedy=remedy)
+    body = Problem(
+        title=HTTPStatus(status).phrase, status=status, kind=kind, detail=detail, field=field, remedy=remedy,
+        request_id=logs.request_id(),
+    )  # fmt: skip
     headers = {"Cache-Control": "no-store"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
@@ -84,7 +89,7 @@ def where(location: Sequence[object]) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Give every error that can leave `app` the one shape."""
+    """Give every error that can leave `app` the one shape; what nobody foresaw is answered by `api/access.py`."""
 
     @app.exception_handler(SmaltiError)
     def _ours(_: Request, error: SmaltiError) -> JSONResponse:
@@ -112,8 +117,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RioTilerError)
     def _tiler(_: Request, error: RioTilerError) -> JSONResponse:
         return problem(422, "invalid-input", str(error))
-
-    @app.exception_handler(Exception)
-    def _bug(request: Request, error: Exception) -> JSONResponse:
-        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
-        return problem(500, "internal", "The server made a mistake; its log tells which.")

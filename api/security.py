@@ -79,6 +79,26 @@ def is_allowed_host(netloc: str, settings: Settings) -> bool:
     return name in _LOOPBACK_NAMES or name in settings.allowed_hosts or "*" in settings.allowed_hosts
 
 
+def _answers_any_name(scope: AsgiScope, settings: Settings) -> bool:
+    """Whether this request may name the server as it likes: kubelets and Prometheus ask by a pod's address.
+
+    The name is checked against DNS rebinding, where a page makes a browser near the server its messenger. These
+    answers give such a page nothing: /livez is constant, /readyz is a bare yes or no under another name, and /metrics
+    needs a key that no page holds, or was declared public. Where only being on this machine opens /metrics, its
+    name is checked too.
+    """
+    if scope["method"] not in ("GET", "HEAD"):
+        return False
+    guarded = settings.public_metrics or bool(settings.api_keys)
+    return scope["path"] in ("/livez", "/readyz") or (scope["path"] == "/metrics" and guarded)
+
+
+async def require_metrics(request: Request) -> None:
+    """A route dependency: `admin`, unless metrics are declared public. Needs no thread."""
+    if not get_state(request).settings.public_metrics:
+        require("admin")(request)
+
+
 class Gate:
     """What is refused before anything looks at it: another server's name, or a body that says it is too large.
 
@@ -98,7 +118,7 @@ class Gate:
     def _refusal(self, scope: AsgiScope) -> JSONResponse | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         host, length = headers.get(b"host", ""), headers.get(b"content-length", "0")
-        if not is_allowed_host(host, self.settings):
+        if not (is_allowed_host(host, self.settings) or _answers_any_name(scope, self.settings)):
             remedy = "Add the name to SMALTI_ALLOWED_HOSTS."
             return problem(403, "forbidden", f"this server does not answer to {host[:80]!r}.", "Host", remedy)
         limits = self.settings.limits

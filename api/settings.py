@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Scope = Literal["read", "write", "embed", "admin"]
@@ -51,6 +51,9 @@ class Limits(BaseModel, frozen=True):
     json_pixels: int = Field(1_000, gt=0, description="pixels in one JSON upload")
     points: int = Field(10_000, gt=0, description="points in one request for vectors")
     hits: int = Field(1_000, gt=0, description="k of a search")
+    job_blocks: int = Field(1024, gt=0, description="blocks of 2.56 km in one job")
+    jobs_waiting: int = Field(32, gt=0, description="jobs that wait or run at once; more get 503")
+    job_listeners: int = Field(64, gt=0, description="open streams of /jobs/{id}/events; more get 503")
     encoders_at_once: int = Field(1, gt=0, description="uploads encoded at the same time")
     uploads_waiting: int = Field(8, ge=0, description="uploads that may wait; more get 503")
 
@@ -80,6 +83,16 @@ class Settings(BaseSettings):
         ("*",), description="origins whose pages may read (GET) from here, comma separated"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run; fails if it is not there")
+    public_metrics: bool = Field(False, description="whether GET /metrics needs neither this machine nor an admin key")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="form of the log on stderr; auto: text on a terminal, JSON lines elsewhere"
+    )
+    log_level: Literal["auto", "debug", "info", "warning", "error"] = Field(
+        "auto", description="least that is logged; auto: warning as text, info (each request) as JSON"
+    )
+    otel: bool | None = Field(
+        None, description="whether to send traces to OpenTelemetry; if not set: where OTEL_EXPORTER_OTLP_ENDPOINT is"
+    )
     encoder_threads: int = Field(0, ge=0, description="threads of an encoder; 0: one a core")
     basemap: str = Field(
         "",
@@ -87,6 +100,14 @@ class Settings(BaseSettings):
         description="map the page shows under the data: https://.../{z}/{x}/{y}.png; none: coastlines of our own",
     )
     basemap_attribution: str = Field("", max_length=300, description="whose map it is; the page shows it")
+    jobs_database: SecretStr | None = Field(
+        None,
+        description="where jobs are kept: postgresql://user:password@host/name, or sqlite:///path; "
+        "absent: a SQLite file in SMALTI_HOME",
+    )
+    worker_lapse: float = Field(
+        30.0, ge=1.0, description="seconds without a sign of life after which a worker counts as dead"
+    )
     limits: Limits = Limits()
 
     @field_validator("basemap")

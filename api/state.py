@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
 from api.settings import Settings
+from api.watch import Watch
 from indexing.search import Searcher
 from service.encoder import Encoder
-from service.errors import Unavailable
+from service.errors import NotFound, Unavailable
 from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
@@ -23,10 +25,12 @@ from service.shelf import Shelf
 class State:
     """Everything routes share. Values it hands out are safe to use from many threads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, watch: Watch | None = None) -> None:
         self.settings = settings
-        self.datasets = Catalogue(settings)
+        self.watch = watch or Watch()
+        self.datasets = Catalogue(settings, self.watch)
         self.queries = Shelf(settings.home / "shelf" / "queries", "query")
+        self.sources = Shelf(settings.home / "shelf" / "sources", "source")
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
         self._lock = threading.Lock()
@@ -34,6 +38,7 @@ class State:
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
         self._uploads = 0
+        self._encoding = 0
         self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
@@ -80,6 +85,7 @@ class State:
         limits = self.settings.limits
         with self._lock:
             if self._uploads >= limits.encoders_at_once + limits.uploads_waiting:
+                self.watch.metrics.refused.inc()
                 raise Unavailable(f"{self._uploads} uploads are being encoded or wait.", remedy="Try again soon.")
             self._uploads += 1
         try:
@@ -88,13 +94,49 @@ class State:
             with self._lock:
                 self._uploads -= 1
 
-    def encoding(self) -> AbstractContextManager[bool]:
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
         """Wait for, and hold, one of the few places where uploads are unpacked and encoded."""
-        return self._places
+        started = time.perf_counter()
+        with self._places:
+            self.watch.metrics.encode_wait.observe(time.perf_counter() - started)
+            with self._lock:
+                self._encoding += 1
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._encoding -= 1
+
+    def uploads(self) -> tuple[int, int]:
+        """How many uploads are being encoded now, and how many wait or still arrive."""
+        with self._lock:
+            return self._encoding, self._uploads - self._encoding
+
+    def encoders(self) -> list[Encoder]:
+        """The encoders that are open."""
+        return list(self._encoders.values())
+
+    def searchers(self) -> dict[str, list[Searcher]]:
+        """What has searched so far, by dataset."""
+        with self._lock:
+            known = dict(self._searchers)
+        found: dict[str, list[Searcher]] = {}
+        for dataset in self.datasets.all():
+            stores = (dataset.store, *dataset.others)
+            found[dataset.id] = [known[store.location] for store in stores if store.location in known]
+        return found
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""
         return Shelf(self.settings.home / "shelf" / "bases" / dataset_id, "basis")
+
+    def source(self, dataset_id: str) -> dict[str, Any] | None:
+        """The document that says where a dataset's time series come from; None where nothing does."""
+        try:
+            return self.sources.get(dataset_id)[1]
+        except NotFound:
+            return None
 
     def indexes(self, dataset_id: str) -> Path:
         """The folder of one dataset's search indexes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -184,6 +185,7 @@ class _Build:
             tuning=_tune(AnnIndex(files, self.store.dims), truth),
             revision=revision,
             files=tuple(FileRecord.of(path) for path in files),
+            built=time.time(),
         )
 
     def _learn(self, blocks: Sequence[Block]) -> tuple[Float32Array, Parameters, Float32Array]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -101,6 +101,8 @@ class IndexManifest:
     """The store's revision when it was built."""
     files: tuple[FileRecord, ...]
     engine: str = f"{KIND} faiss-{VERSION}"
+    built: float = field(default=0.0, compare=False)
+    """When, in seconds since 1970; 0 where not recorded."""
 
     def require_serves(self, store: Store, dataset: str, window: Window) -> None:
         """Refuse to answer for anything but what was indexed.

@@ -14,7 +14,7 @@ from indexing.ids import cols_of, pixel_ids, rows_of, zone_codes, zones_of
 from service.grid import Block, Zone, ZoneGrid
 from service.queries import norms_of
 from service.store.contract import Store
-from service.values import BLOCK, OUTSIDE, Float32Array, Float64Array, Int8Array, Int64Array, Vectors, Window
+from service.values import BLOCK, OUTSIDE, CacheUse, Float32Array, Float64Array, Int8Array, Int64Array, Vectors, Window
 
 CACHE_BYTES: Final = 256_000_000
 _LOOKS: Final = 3
@@ -56,10 +56,13 @@ class PixelReader:
 
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._room = cache_bytes // (BLOCK * BLOCK * (store.dims + 9))
+        self._block_bytes = BLOCK * BLOCK * (store.dims + 9)
+        self._room = cache_bytes // self._block_bytes
         self._kept: OrderedDict[tuple[Window, Block, str], KeptBlock] = OrderedDict()
         self._snapshots: dict[Window, Snapshot] = {}
         self._lock = threading.Lock()
+        self._hits = 0
+        self._misses = 0
 
     def snapshot(self, window: Window) -> Snapshot:
         """The blocks of a window as the store has them now; listed anew only when its revision has changed."""
@@ -81,7 +84,9 @@ class PixelReader:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
+                self._hits += 1
                 return self._kept[key]
+            self._misses += 1
         for _ in range(_LOOKS):
             revision = self._store.revision()
             version = self._store.versions(at.window, [block])[block]
@@ -91,6 +96,11 @@ class PixelReader:
                 self._keep((at.window, block, version), kept)
                 break
         return kept
+
+    def use(self) -> CacheUse:
+        """How the blocks that are kept were used."""
+        with self._lock:
+            return CacheUse(self._hits, self._misses, len(self._kept) * self._block_bytes)
 
     def _keep(self, key: tuple[Window, Block, str], kept: KeptBlock) -> None:
         with self._lock:

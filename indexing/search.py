@@ -28,6 +28,7 @@ from service.values import (
     VALID,
     Area,
     BoolArray,
+    CacheUse,
     Float64Array,
     Int64Array,
     UInt8Array,
@@ -78,6 +79,20 @@ class SearchResult:
     """Candidates the index proposed."""
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How an index stands to the store it was made from."""
+
+    pixels: int
+    """Pixels it holds."""
+    recall: float
+    """Share of the true 10 best that it was measured to find."""
+    built: float
+    """When, in seconds since 1970; 0 where not recorded."""
+    behind: int
+    """Blocks that changed or came since: scanned exactly at every search, up to `EXACT_BLOCKS` of them."""
+
+
 class Searcher:
     """Searches one dataset's store. Safe to use from many threads; sees new indexes and revisions by itself.
 
@@ -103,6 +118,7 @@ class Searcher:
         self._exact_blocks = exact_blocks
         self._reader = PixelReader(store, cache_bytes)
         self._serving = Serving(store, dataset_id, folder)
+        self._standings: dict[Window, tuple[object, Standing]] = {}
 
     def places(self, window: Window, lonlat: Float64Array) -> Places:
         """What (n, 2) points in degrees lie on: pixel ids and vectors, with the status where there is no vector."""
@@ -175,6 +191,27 @@ class Searcher:
         self._require_few(at, changed, _TOO_OLD)
         manifest = index.manifest
         return f"{manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}, {len(changed)} blocks changed since"
+
+    def standing(self, window: Window) -> Standing | None:
+        """How the index of a window stands to the store now; None where there is no index. Cheap to ask often.
+
+        Raises:
+            Corrupt, Conflict, IdentityMismatch: The index cannot serve.
+        """
+        at, index = self._reader.snapshot(window), self._serving.index(window)
+        if index is None:
+            return None
+        state = at.revision, index.generation
+        known = self._standings.get(window)
+        if known is None or known[0] != state:
+            manifest, behind = index.manifest, len(index.changed(at, index.fresh(at)))
+            standing = Standing(manifest.count, manifest.tuning.recall, manifest.built, behind)
+            known = self._standings[window] = state, standing
+        return known[1]
+
+    def cache_use(self) -> CacheUse:
+        """How the blocks kept in memory were used."""
+        return self._reader.use()
 
     def _exactly(self, query: Query, at: Snapshot, within: Within, k: int) -> _Found:
         blocks = [block for block in at.versions if block in within.blocks]

@@ -250,3 +250,13 @@ class Counts:
     def zeros(cls, lead: tuple[int, ...]) -> Self:
         """Counts of nothing: also the answer of layouts that do not record them."""
         return cls(*(np.zeros(lead, np.uint16) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """How a cache was used since the process began."""
+
+    hits: int
+    misses: int
+    bytes: int
+    """What it holds now."""

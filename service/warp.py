@@ -16,7 +16,7 @@ from numpy.polynomial.chebyshev import chebvander
 from service.errors import InvalidInput
 from service.grid import Zone, ZoneGrid, transformer, zone_numbers
 from service.linear import product
-from service.values import BoolArray, Float64Array, Int64Array
+from service.values import BoolArray, CacheUse, Float64Array, Int64Array
 
 Int32Array = npt.NDArray[np.int32]
 Cells = Callable[[Float64Array, Float64Array], tuple[Float64Array, Float64Array]]
@@ -250,6 +250,8 @@ class _Cache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = 0
+        self._hits = 0
+        self._misses = 0
         self._lock = threading.Lock()
         self._held: OrderedDict[object, tuple[ZoneMap, ...]] = OrderedDict()
 
@@ -257,7 +259,15 @@ class _Cache:
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
+                self._hits += 1
+            else:
+                self._misses += 1
             return self._held.get(key)
+
+    def use(self) -> CacheUse:
+        """How it was used."""
+        with self._lock:
+            return CacheUse(self._hits, self._misses, self._bytes)
 
     def put(self, key: object, maps: tuple[ZoneMap, ...]) -> None:
         with self._lock:
@@ -275,3 +285,8 @@ class _Cache:
 
 
 _cache: Final = _Cache(64_000_000)
+
+
+def cache_use() -> CacheUse:
+    """How the maps that are kept were used by this process."""
+    return _cache.use()

@@ -26,10 +26,14 @@ DOORS = {
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "titiler": ("api/",),
-    "uvicorn": ("api/cli.py",),
+    "uvicorn": ("api/commands/serving.py",),
     "typer": ("api/",),
     "rich": ("api/",),
+    "prometheus_client": ("api/metrics.py",),
+    "structlog": ("api/logs.py",),
+    "opentelemetry": ("api/telemetry.py",),
     "dbos": ("api/jobs.py", "api/worker.py"),
+    "sqlalchemy": ("api/roster.py",),
     "distributed": ("api/batch.py",),
 }
 
@@ -97,8 +101,9 @@ def test_settings_are_built_only_on_the_roof() -> None:
         place = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text())
         calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-        if place not in {"api/app.py", "api/cli.py"}:
-            assert "Settings" not in calls, f"{place} builds settings"
+        if place in {"api/app.py", "api/cli.py"}:
+            continue
+        assert "Settings" not in calls, f"{place} builds settings"
         environment = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & {
             "os.environ",
             "os.getenv",

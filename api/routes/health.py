@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import Dataset
+from api.security import is_allowed_host
 from api.state import State, get_state
 from service.errors import SmaltiError
 from service.values import Window
@@ -24,19 +25,22 @@ class Ready(BaseModel):
 
 
 @router.get("/livez")
-def livez() -> dict[str, bool]:
+async def livez() -> dict[str, bool]:  # async: needs no thread, for a server whose threads are all busy is alive
     """The process answers."""
     return {"alive": True}
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Something cannot serve; `parts` names it"}})
-def readyz(state: Annotated[State, Depends(get_state)], response: Response) -> Ready:
-    """200 once stores, bases, indexes and encoders can serve; 503 otherwise, each named."""
+def readyz(request: Request, state: Annotated[State, Depends(get_state)], response: Response) -> Ready:
+    """200 once stores, bases, indexes and encoders can serve; 503 otherwise, each named.
+
+    Whoever calls the server by a name that is not its own, as a kubelet does, learns only whether it is ready.
+    """
     parts = dict(_parts(state))
     ready = all(text.startswith("ok") for text in parts.values())
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
-    return Ready(ready=ready, parts=parts)
+    return Ready(ready=ready, parts=parts if is_allowed_host(request.headers["host"], state.settings) else {})
 
 
 def _parts(state: State) -> Iterator[tuple[str, str]]:
@@ -51,6 +55,7 @@ def _parts(state: State) -> Iterator[tuple[str, str]]:
     for model in state.registry.list():
         identity = str(model.manifest.identity)
         yield f"model {identity}", _said(_encoder, state, identity)
+    yield "jobs", _said(_jobs, state)
 
 
 def _dataset(dataset: Dataset) -> str:
@@ -67,6 +72,12 @@ def _index(state: State, dataset: Dataset, window: Window) -> str:
 
 def _encoder(state: State, identity: str) -> str:
     return f"on {state.encoder(identity).device}"
+
+
+def _jobs(state: State) -> str:
+    """Without a worker jobs wait, but tiles, search and uploads are none the worse: that is said, and no failure."""
+    workers = state.jobs.workers()
+    return f"workers seen lately: {', '.join(workers)}" if workers else "no worker seen lately: jobs wait for one"
 
 
 def _said(check: Callable[..., str], *args: object) -> str:

@@ -1,0 +1,92 @@
+"""What is not counted as it happens but read when Prometheus asks: how full, how old, how far behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from anyio import CapacityLimiterStatistics
+
+from api.catalogue import Dataset
+from api.metrics import Reading
+from api.state import State
+from indexing.search import EXACT_BLOCKS
+from service import warp
+from service.errors import SmaltiError
+from service.values import CacheUse, Window
+
+
+def readings(state: State, pool: CapacityLimiterStatistics) -> Iterator[Reading]:
+    """Everything that stands in this server now.
+
+    Args:
+        state: What the server holds.
+        pool: The threads that answer requests.
+    """
+    yield from _threads(pool)
+    yield from _uploads(state)
+    yield from _caches(state)
+    datasets = state.datasets.all()
+    helped = "Datasets that can be served, and repositories or catalogue files that cannot be opened"
+    yield Reading("smalti_datasets", helped, len(datasets), {"state": "open"})
+    yield Reading("smalti_datasets", helped, len(state.datasets.broken), {"state": "broken"})
+    for dataset in datasets:
+        for window in dataset.windows():
+            yield from _index(state, dataset, window)
+    yield Reading("smalti_index_blocks_behind_limit", "Most blocks that a search scans without an index", EXACT_BLOCKS)
+
+
+def _threads(pool: CapacityLimiterStatistics) -> Iterator[Reading]:
+    helped = "Threads that answer requests, and requests that wait for one"
+    yield Reading("smalti_http_threads", helped, pool.borrowed_tokens, {"state": "busy"})
+    yield Reading("smalti_http_threads", helped, pool.tasks_waiting, {"state": "waiting"})
+    yield Reading("smalti_http_threads_limit", "Threads there are to answer requests", pool.total_tokens)
+
+
+def _uploads(state: State) -> Iterator[Reading]:
+    encoding, waiting = state.uploads()
+    limits = state.settings.limits
+    helped = "Uploads being encoded, and uploads that wait or still arrive"
+    yield Reading("smalti_encoder_uploads", helped, encoding, {"state": "encoding"})
+    yield Reading("smalti_encoder_uploads", helped, waiting, {"state": "waiting"})
+    helped = "How many there may be before more are refused"
+    yield Reading("smalti_encoder_uploads_limit", helped, limits.encoders_at_once, {"state": "encoding"})
+    yield Reading("smalti_encoder_uploads_limit", helped, limits.uploads_waiting, {"state": "waiting"})
+    for encoder in state.encoders():
+        labels = {"model": str(encoder.identity), "device": encoder.device, "precision": encoder.precision}
+        yield Reading("smalti_encoder_info", "Encoders that are open, and where they run", 1, labels)
+
+
+def _caches(state: State) -> Iterator[Reading]:
+    yield from _cache("maps", "", warp.cache_use())
+    for dataset, searchers in state.searchers().items():
+        uses = [searcher.cache_use() for searcher in searchers]
+        total = CacheUse(*(sum(getattr(use, name) for use in uses) for name in ("hits", "misses", "bytes")))
+        yield from _cache("blocks", dataset, total)
+
+
+def _cache(name: str, dataset: str, use: CacheUse) -> Iterator[Reading]:
+    labels = {"cache": name, "dataset": dataset}
+    helped = "Lookups in memory: maps from picture to stored pixels, decoded blocks of searches"
+    yield Reading("smalti_cache_lookups", helped, use.hits, labels | {"result": "hit"}, "counter")
+    yield Reading("smalti_cache_lookups", helped, use.misses, labels | {"result": "miss"}, "counter")
+    yield Reading("smalti_cache_bytes", "Bytes kept in memory", use.bytes, labels)
+
+
+def _index(state: State, dataset: Dataset, window: Window) -> Iterator[Reading]:
+    labels = {"dataset": dataset.id, "window": str(window)}
+    try:
+        standing = state.searcher(dataset.at(window)).standing(window)
+    except SmaltiError:
+        yield Reading("smalti_index_broken", "1 where an index cannot serve; /readyz says why", 1, labels)
+        return
+    yield Reading("smalti_index_broken", "1 where an index cannot serve; /readyz says why", 0, labels)
+    if standing is None:
+        return
+    if standing.built:
+        yield Reading("smalti_index_age_seconds", "Seconds since it was built", time.time() - standing.built, labels)
+    yield Reading("smalti_index_pixels", "Pixels it holds", standing.pixels, labels)
+    yield Reading("smalti_index_recall", "Share of the true 10 best it was measured to find", standing.recall, labels)
+    yield Reading(
+        "smalti_index_blocks_behind", "Blocks that changed or came since it was built", standing.behind, labels
+    )
