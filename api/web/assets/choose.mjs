@@ -24,7 +24,7 @@ export function fill() {
     radio.disabled = radio.value === "change" && !others.length;
   }
   for (const row of document.querySelectorAll("[data-view]")) show(row, row.dataset.view.split(" ").includes(state.view));
-  if (state.view === "similarity" && !asks()) show($("threshold").closest(".row"), false);
+  if (state.view === "similarity" && !asks()) show($("low-field"), false);
   $("swipe").setAttribute("aria-pressed", String(state.swipe > 0 && state.view !== "change"));
   $("swipe").disabled = state.view === "change";
   const low = state[lowKey()];

@@ -3,15 +3,15 @@
 import { addBasemap, addLand, followTheme } from "./base.mjs";
 import { addGraticule } from "./graticule.mjs";
 import { $, show } from "./dom.mjs";
+import * as draw from "./draw.mjs";
 import { paint } from "./layers.mjs";
-import { makeMap, map } from "./map.mjs";
+import { makeMap, map, maps } from "./map.mjs";
 import { set, state } from "./state.mjs";
 
 const [LEAST, MOST, STEP] = [2, 98, 2];
 let below = null;
 let basemap = null;
 
-export const beside = () => below;
 export const useBasemap = (given) => { basemap = given; };
 const active = () => state.swipe > 0 && state.view !== "change" && Boolean(state.other);
 
@@ -25,7 +25,9 @@ function open() {
     followTheme(below);
     if (basemap) addBasemap(below, basemap);
     follow();
+    maps().push(below);
     paint(below, state.other);
+    draw.render();
     below.once("idle", () => addLand(below));
   });
 }

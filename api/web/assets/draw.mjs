@@ -3,7 +3,7 @@
 import { $ } from "./dom.mjs";
 import { guide } from "./guide.mjs";
 import { area } from "./layers.mjs";
-import { map, middle } from "./map.mjs";
+import { map, maps, middle } from "./map.mjs";
 import { polygon } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
 
@@ -17,12 +17,16 @@ const distance = (a, b) => { const [p, q] = [map.project(a), map.project(b)]; re
 
 // What is chosen, or what is being drawn with a line to the pointer.
 export function render(pointer = null) {
-  if (!drawing()) { area(map, state.area.length > 2 ? [feature(polygon(state.area))] : []); return; }
+  for (const shown of maps()) area(shown, shapes(pointer));
+}
+
+function shapes(pointer) {
+  if (!drawing()) return state.area.length > 2 ? [feature(polygon(state.area))] : [];
   const path = pointer ? [...corners, pointer] : corners;
-  const shapes = corners.map((at) => feature({ type: "Point", coordinates: at }));
-  if (path.length > 1) shapes.push(feature({ type: "LineString", coordinates: path }));
-  if (path.length > 2) shapes.push(feature(polygon(path)));
-  area(map, shapes);
+  const out = corners.map((at) => feature({ type: "Point", coordinates: at }));
+  if (path.length > 1) out.push(feature({ type: "LineString", coordinates: path }));
+  if (path.length > 2) out.push(feature(polygon(path)));
+  return out;
 }
 
 function tell() {

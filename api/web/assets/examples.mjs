@@ -1,6 +1,6 @@
 // The examples: chips that can be taken away, marks on the map, and what the next click does.
 
-import { $, el, icon, options, place, show } from "./dom.mjs";
+import { $, el, icon, options, show } from "./dom.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
 import { set, state } from "./state.mjs";
@@ -26,11 +26,12 @@ function chip(kind, text, take, go) {
     el("button", { type: "button", class: "chip-close", "aria-label": `Remove: ${label} ${text}`, onclick: take }, icon("close")));
 }
 
+const near = ([lon, lat]) => `${lat.toFixed(4)}, ${lon.toFixed(4)}`;
 const without = (list, index) => list.filter((_, i) => i !== index);
 
 function chips() {
   const placed = (kind) => state[kind].map((point, i) =>
-    chip(kind, place(point, 4), () => set({ [kind]: without(state[kind], i) }), () => goTo(point)));
+    chip(kind, near(point), () => set({ [kind]: without(state[kind], i) }), () => goTo(point)));
   const out = [...placed("like"), ...placed("unlike")];
   if (state.query) {
     const count = uploaded.vectors.length;
@@ -57,7 +58,7 @@ function purpose() {
   const radio = (value, text) => el("label", {}, el("input", { type: "radio", name: "use", value, ...(state.use === value ? { checked: true } : {}),
     onchange: () => set({ use: value, ...(value === "example" ? { view: "similarity" } : {}) }) }), el("span", { text }));
   return el("li", { class: "purpose" }, el("fieldset", { class: "segments" }, el("legend", { class: "unseen", text: "What the area is for" }),
-    radio("within", "search in it"), radio("example", "its average is the example")));
+    radio("within", "search in it"), radio("example", "use its average")));
 }
 
 function mark(point, kind, label) {

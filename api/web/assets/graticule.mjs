@@ -38,11 +38,12 @@ function label(map) {
   const digits = Math.max(0, Math.ceil(-Math.log10(by) - 1e-9));
   const { width, height } = map.getCanvas().getBoundingClientRect();
   const middle = map.getCenter();
+  const covered = $("panel").getBoundingClientRect().right + 8;
   const labels = [];
   for (const lon of meridians) {
     const { x } = map.project([lon, middle.lat]);
     const around = ((lon + 540) % 360) - 180;
-    if (x > 20 && x < width - 120) labels.push(el("span", { style: `left:${x}px;top:4px`, text: name(around, "E", "W", digits) }));
+    if (x > covered && x < width - 120) labels.push(el("span", { style: `left:${x}px;top:4px`, text: name(around, "E", "W", digits) }));
   }
   for (const lat of parallels) {
     const { y } = map.project([middle.lng, lat]);

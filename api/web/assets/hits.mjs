@@ -64,9 +64,9 @@ function words() {
   if (found.state === "searching") return "Looking …";
   if (found.state !== "found") return "";
   if (!hits.length) return state.area.length && state.use === "within" ? "Nothing embedded lies in this area." : "No pixel to compare with.";
-  const how = answer.engine === "exact" ? "every pixel compared" : "found by the index, scored exactly";
+  const how = answer.engine === "exact" ? "every pixel compared" : "index, scored exactly";
   const short = state.apart && hits.length < state.k ? ` The best ${asked.toLocaleString("en")} pixels lie in no more places than these.` : "";
-  return `${count(hits.length, "place")} in ${answer.window}, ${how}.${short}`;
+  return `${count(hits.length, "place")} in ${answer.window}: ${how}.${short}`;
 }
 
 function render() {

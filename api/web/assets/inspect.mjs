@@ -2,7 +2,7 @@
 
 import * as api from "./api.mjs";
 import { current } from "./catalogue.mjs";
-import { $, el, place, show } from "./dom.mjs";
+import { $, el, icon, place, show } from "./dom.mjs";
 import { offer } from "./embed.mjs";
 import { on, set, state } from "./state.mjs";
 import { notice } from "./status.mjs";
@@ -16,25 +16,18 @@ const STATUS = {
 };
 let turn = 0;
 
-const row = (term, ...details) => [el("dt", { text: term }), el("dd", {}, ...details)];
-
-function observations({ s2, s1_asc, s1_desc }) {
-  return el("span", {}, el("b", { text: s2 }), " optical, ", el("b", { text: s1_asc }), " radar ascending, ", el("b", { text: s1_desc }), " descending");
-}
+const number = (value, words) => el("span", {}, el("b", { text: value }), ` ${words}`);
 
 function card(point, answer) {
   const { status, counts } = answer.results[0];
   const [words, meaning] = STATUS[status] ?? [status, ""];
   const seen = counts.s2 + counts.s1_asc + counts.s1_desc > 0;
   return [
-    el("header", {}, el("h2", { text: place(point) }), el("span", { class: `badge ${status}`, text: words }),
-      el("button", { type: "button", class: "chip-close", "aria-label": "Close", text: "×", onclick: () => set({ at: [] }) })),
+    el("header", {}, el("h2", { text: place(point, 4) }), el("span", { class: `badge ${status}`, text: words }),
+      el("button", { type: "button", class: "chip-close", "aria-label": "Close", onclick: () => set({ at: [] }) }, icon("close"))),
     status === "valid" ? null : el("p", { text: meaning }),
-    el("dl", {},
-      ...(seen ? row("Seen", observations(counts)) : []),
-      ...row("Window", answer.window),
-      ...row("Model", answer.model),
-      ...row("Revision", el("code", { text: answer.revision.slice(0, 12), title: answer.revision }))),
+    seen ? el("p", { class: "counts" }, number(counts.s2, "optical"), number(counts.s1_asc, "ascending"), number(counts.s1_desc, "descending radar")) : null,
+    el("p", { class: "hint" }, `${answer.window} · ${answer.model} · revision `, el("span", { text: answer.revision.slice(0, 8), title: answer.revision })),
   ];
 }
 

@@ -69,7 +69,7 @@ function ramp({ colours, range, view }) {
 
 function emptiness() {
   const text = state.view === "similarity" || (state.view === "change" && state.least > 0)
-    ? "grey: below the threshold · empty: water or not embedded" : "empty: water, or not embedded";
+    ? "grey: hidden below · blank: nothing embedded" : "blank: water, or not embedded";
   return el("p", { class: "key" }, el("span", { class: "channel none" }), el("span", { text }));
 }
 

@@ -90,7 +90,8 @@ function spread(features) {
   for (const { geometry, properties } of features) {
     const at = geometry.coordinates;
     if (kept.length >= state.k) break;
-    if (state.apart && kept.some((hit) => kilometres(hit.at, at) * 1000 < state.apart)) continue;
+    const near = (other) => kilometres(other, at) * 1000 < state.apart;
+    if (state.apart && (state.like.some(near) || kept.some((hit) => near(hit.at)))) continue;
     const from = origin();
     kept.push({ at, score: properties.score, km: from && kilometres(from, at), rank: kept.length + 1 });
   }

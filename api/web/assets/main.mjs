@@ -14,7 +14,7 @@ import * as inspector from "./inspect.mjs";
 import { paint, refresh } from "./layers.mjs";
 import { explain } from "./legend.mjs";
 import { ask, asks, limits, search, watchLikeness } from "./likeness.mjs";
-import { addControls, frame, map, placed, ready } from "./map.mjs";
+import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
 import * as keys from "./keys.mjs";
@@ -67,7 +67,7 @@ async function begin() {
     choose.fill();
     choose.fillBases();
     redraw();
-    if (changed) [map, compare.beside()].filter(Boolean).forEach(refresh);
+    if (changed) maps().forEach(refresh);
   });
   followChoices();
   map.once("idle", () => addLand(map));

@@ -24,6 +24,8 @@ export function makeMap(container, more = {}) {
 }
 
 export const map = makeMap("map", { hash: "map", boxZoom: false }); // Shift + click adds an example
+const drawn = [map];
+export const maps = () => drawn; // the map, and the one beside it once there is one
 map.touchZoomRotate.disableRotation();
 map.keyboard.disableRotation();
 export const ready = new Promise((resolve) => map.once("style.load", resolve)).then(() => {
@@ -70,10 +72,11 @@ function readout() {
   const canvas = map.getCanvas();
   const tell = (point) => { $("coordinates").textContent = place([point.lng, point.lat]); };
   const zoom = () => { $("zoom").textContent = `zoom ${map.getZoom().toFixed(1)}`; };
-  map.on("mousemove", ({ lngLat }) => tell(lngLat.wrap()));
+  let pointed = false;
+  map.on("mousemove", ({ lngLat }) => { pointed = true; tell(lngLat.wrap()); });
   map.on("move", () => {
     zoom();
-    if (document.activeElement === canvas || matchMedia("(hover: none)").matches) tell(map.unproject(middle()).wrap());
+    if (!pointed || canvas.matches(":focus-visible")) tell(map.unproject(middle()).wrap());
   });
   tell(map.getCenter());
   zoom();

@@ -18,7 +18,7 @@ const KEYS = {
   bands: [text, "0,1,2"],
   opacity: [number, 100],
   threshold: [number, 0.5], // low end of likeness
-  least: [number, 0], // low end of change
+  least: [number, 0.05], // low end of change
   other: [text, ""], // the window compared with
   swipe: [number, 0], // where the divider stands, percent; 0: no swipe
   like: [points, []],

@@ -1,7 +1,7 @@
 // How things go: the thin bar, what went wrong and what to do about it, and short confirmations.
 
 import { busy, keep } from "./api.mjs";
-import { $, el, show } from "./dom.mjs";
+import { $, el, icon, show } from "./dom.mjs";
 
 const TOAST_MS = 2600;
 const troubles = new Map();
@@ -22,7 +22,7 @@ export function notice(error, dismiss) {
   const parts = [el("p", { text: error.message }), error.remedy ? el("p", { class: "remedy", text: error.remedy }) : null];
   if (error.status === 401 || (error.status === 403 && error.remedy?.includes("API_KEYS"))) parts.push(keyForm());
   return el("div", { class: "notice" }, ...parts,
-    dismiss ? el("button", { type: "button", class: "chip-close", "aria-label": "Dismiss", text: "×", onclick: dismiss }) : null);
+    dismiss ? el("button", { type: "button", class: "chip-close", "aria-label": "Dismiss", onclick: dismiss }, icon("close")) : null);
 }
 
 function keyForm() {
