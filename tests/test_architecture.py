@@ -26,7 +26,7 @@ DOORS = {
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "titiler": ("api/",),
-    "uvicorn": ("api/commands/serving.py",),
+    "uvicorn": ("api/cli.py",),
     "typer": ("api/",),
     "rich": ("api/",),
     "prometheus_client": ("api/metrics.py",),
