@@ -1,26 +1,34 @@
-"""Small named documents: queries, bases. Immutable, addressed by their content, on disk.
+"""Small named documents: queries, bases. Immutable, addressed by their content, in a folder or a bucket.
 
 A document is a JSON object. Its id is the first 20 hex digits of the SHA-256 of its canonical form (sorted keys,
 no spaces), so the same document shelved twice is one, and a link keeps meaning what it meant. A name is a
-movable pointer to an id.
+movable pointer to an id. A document that was read once is kept in memory, for it cannot change; a name is believed
+for a second, so others see within that time that it was moved.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from service.bucket import Bucket, open_bucket
 from service.errors import Corrupt, InvalidInput, LimitExceeded, NotFound
 from service.values import checked_id
 
 MAX_BYTES: Final = 8_000_000
 MAX_DOCUMENTS: Final = 100_000
+KEPT_BYTES: Final = 32_000_000
+"""Bytes of documents kept in memory, a shelf."""
+NAME_HOLDS_S: Final = 1.0
+"""Seconds that a name is believed to point where it did."""
+_COUNT_HOLDS_S: Final = 60.0
 _ID = re.compile(r"[0-9a-f]{20}")
 
 
@@ -31,20 +39,26 @@ def canonical(document: Mapping[str, Any]) -> bytes:
 
 def content_id(document: Mapping[str, Any]) -> str:
     """20 hex digits that name a document by its content."""
-    return hashlib.sha256(canonical(document)).hexdigest()[:20]
+    return _digest(canonical(document))
 
 
 class Shelf:
-    """One kind of document in one folder: `<folder>/<id>.json`, and `<folder>/names/<name>` holding an id.
+    """One kind of document in one place: `<id>.json`, and `names/<name>` holding an id. Threads may share it.
 
     Args:
-        folder: Where; made on the first write.
+        place: A bucket, or a folder that is made on the first write.
         noun: What a document is called in errors: `query`, `basis`.
     """
 
-    def __init__(self, folder: Path, noun: str) -> None:
-        self.folder = folder
+    def __init__(self, place: Bucket | Path, noun: str) -> None:
+        self.bucket = open_bucket(place) if isinstance(place, Path) else place
         self.noun = noun
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_bytes = 0
+        self._pointers: dict[str, tuple[float, str]] = {}
+        self._count = 0
+        self._counted_at = float("-inf")
 
     def put(self, document: Mapping[str, Any], name: str | None = None) -> str:
         """Shelve a document and return its id; with `name`, point that name at it.
@@ -52,22 +66,21 @@ class Shelf:
         Raises:
             LimitExceeded: The document is over 8 MB, or the shelf is full.
             InvalidInput: `name` cannot be a name.
+            ReadOnly, Unavailable: The place does not allow it, or cannot be reached.
         """
         body = canonical(document)
         if len(body) > MAX_BYTES:
             raise LimitExceeded(f"a {self.noun} of {len(body):,} bytes is over the {MAX_BYTES:,} allowed.")
         if name is not None and _ID.fullmatch(name):
             raise InvalidInput(f"{name!r} looks like the id of a {self.noun}.", field="name")
-        key = content_id(document)
-        path = self.folder / f"{key}.json"
-        if not path.exists():
-            if self.folder.exists() and sum(1 for _ in self.folder.glob("*.json")) >= MAX_DOCUMENTS:
-                raise LimitExceeded(
-                    f"{MAX_DOCUMENTS:,} documents are shelved already: no room for another {self.noun}."
-                )
-            _write(path, body)
+        pointer = f"names/{checked_id(name, 'name')}" if name is not None else ""
+        key = _digest(body)
+        if key not in self._kept:
+            self._require_room(key)
+            self._count += self.bucket.put_new(f"{key}.json", body)
         if name is not None:
-            _write(self.folder / "names" / checked_id(name, "name"), key.encode())
+            self.bucket.put(pointer, key.encode())
+            self._pointers[name] = (time.monotonic(), key)
         return key
 
     def get(self, key: str) -> tuple[str, dict[str, Any]]:
@@ -75,40 +88,65 @@ class Shelf:
 
         Raises:
             NotFound: Nothing of that id or name.
-            Corrupt: The file does not hold the document its name promises.
+            Corrupt: What is stored is not the document its name promises.
+            Unavailable: The place cannot be reached.
         """
         if not _ID.fullmatch(key):  # hence no name may look like an id
-            pointer = self.folder / "names" / checked_id(key, self.noun)
-            if not pointer.exists():
-                raise NotFound(f"no {self.noun} named {key!r}.", field=self.noun)
-            key = pointer.read_text().strip()
-        path = self.folder / f"{key}.json"
-        try:
-            body = path.read_bytes()
-        except FileNotFoundError:
-            raise NotFound(f"no {self.noun} {key!r}.", field=self.noun) from None
-        if hashlib.sha256(body).hexdigest()[:20] != key:
-            raise Corrupt(f"{self.noun} {key!r} was changed on disk.", remedy=f"Delete {path.name} and save it again.")
-        document: dict[str, Any] = json.loads(body)
+            key = self._pointed(checked_id(key, self.noun))
+        document: dict[str, Any] = json.loads(self._body(key))
         return key, document
 
     def names(self) -> dict[str, str]:
         """Every name with the id it points at."""
-        folder = self.folder / "names"
-        pointers = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-        return {path.name: path.read_text().strip() for path in pointers}
+        return {name: self._pointed(name) for name in self.bucket.names("names")}
+
+    def _pointed(self, name: str) -> str:
+        seen, key = self._pointers.get(name, (float("-inf"), ""))
+        if time.monotonic() - seen > NAME_HOLDS_S:
+            now = time.monotonic()
+            try:
+                key = self.bucket.get(f"names/{name}").decode().strip()
+            except NotFound:
+                self._pointers.pop(name, None)
+                raise NotFound(f"no {self.noun} named {name!r}.", field=self.noun) from None
+            if self._pointers.get(name, (now, key))[0] <= now:  # else it was moved from here meanwhile
+                self._pointers[name] = (now, key)
+        return key
+
+    def _body(self, key: str) -> bytes:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        try:
+            body = self.bucket.get(f"{key}.json")
+        except (NotFound, InvalidInput):
+            raise NotFound(f"no {self.noun} {key!r}.", field=self.noun) from None
+        if _digest(body) != key:
+            raise Corrupt(
+                f"{self.noun} {key!r} was changed where it is stored.", remedy=f"Delete {key}.json and save it again."
+            )
+        self._keep(key, body)
+        return body
+
+    def _keep(self, key: str, body: bytes) -> None:
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = body
+                self._kept_bytes += len(body)
+            while self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+    def _require_room(self, key: str) -> None:
+        """Count anew now and then: others shelve documents too."""
+        if time.monotonic() - self._counted_at > _COUNT_HOLDS_S or self._count >= MAX_DOCUMENTS:
+            held = [name for name in self.bucket.names() if name.endswith(".json")]
+            self._count, self._counted_at = len(held), time.monotonic()
+            if len(held) >= MAX_DOCUMENTS and f"{key}.json" not in held:
+                raise LimitExceeded(
+                    f"{MAX_DOCUMENTS:,} documents are shelved already: no room for another {self.noun}."
+                )
 
 
-def _write(path: Path, body: bytes) -> None:
-    """Write whole or not at all: a reader never sees half a document."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()[:20]

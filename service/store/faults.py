@@ -10,6 +10,7 @@ from typing import Any
 import zarr
 from icechunk import IcechunkError
 
+from service.bucket import is_remote, trouble
 from service.errors import Corrupt, NotFound, ReadOnly, SmaltiError, Unavailable
 
 Array = zarr.Array[Any]
@@ -24,17 +25,10 @@ def reason(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__)[:200].rstrip(".")
 
 
-def is_remote(location: str) -> bool:
-    """Whether a location is reached over a network."""
-    return "://" in location and not location.startswith("file://")
-
-
 def fault(error: BaseException, location: str, thing: str) -> SmaltiError:
     """What a library's error means: the transport failed, or the stored bytes are wrong."""
     if isinstance(error, SmaltiError):
         return error
-    text = str(error).lower()
-    transport = isinstance(error, OSError | IcechunkError) and any(word in text for word in _TRANSPORT)
     if isinstance(error, ImportError):
         return Unavailable(
             f"{location} needs a library that is not installed: {reason(error)}.",
@@ -42,12 +36,19 @@ def fault(error: BaseException, location: str, thing: str) -> SmaltiError:
         )
     if is_remote(location) and isinstance(error, FileNotFoundError):
         return NotFound(f"{location}: {thing} is not there.", field="location")
-    if is_remote(location) and (transport or isinstance(error, OSError)):
-        return Unavailable(f"{location}: {thing} could not be fetched: {reason(error)}.")
+    if is_remote(location) and _is_transport(error):
+        return trouble(f"{location}: {thing}", str(error))
+    if isinstance(error, TimeoutError):
+        return Unavailable(f"{location}: {thing} took too long to read.", remedy="Repeat; check the disk.")
     return Corrupt(
         f"{location}: {thing} cannot be read: {reason(error)}.",
         remedy="Write it again, or restore it from a copy.",
     )
+
+
+def _is_transport(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, OSError) or (isinstance(error, IcechunkError) and any(word in text for word in _TRANSPORT))
 
 
 @contextmanager
@@ -79,6 +80,8 @@ def writing(location: str) -> Iterator[None]:
     except SmaltiError:
         raise
     except Exception as error:
+        if is_remote(location) and _is_transport(error):
+            raise trouble(location, str(error), writing=True) from error
         if isinstance(error, PermissionError) or any(word in str(error).lower() for word in _DENIED):
             raise ReadOnly(f"{location} cannot be written to: {reason(error)}.") from error
         raise Unavailable(f"{location}: writing failed, nothing was changed: {reason(error)}.") from error
@@ -99,8 +102,10 @@ def read_array(location: str, array: Array, *where: int | slice) -> Any:
     try:
         return array[where]
     except Exception as error:
-        chunk = _blame(array, where)
-        raise fault(error, location, f"array {array.path}, {chunk}") from error
+        found = fault(error, location, f"array {array.path}")
+        if isinstance(found, Unavailable):
+            raise found from error
+        raise fault(error, location, f"array {array.path}, {_blame(array, where)}") from error
 
 
 def _blame(array: Array, where: tuple[int | slice, ...]) -> str:

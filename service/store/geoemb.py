@@ -20,10 +20,11 @@ import numpy as np
 import zarr
 from zarr.core.sync import sync
 
+from service.bucket import is_remote
 from service.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from service.grid import Block, Zone, ZoneGrid
 from service.store.archive import declared_identity, scanned_blocks
-from service.store.faults import Array, is_remote, reading
+from service.store.faults import Array, reading
 from service.store.layer import Layer, read_points, read_window
 from service.store.layout import MODEL
 from service.store.snapshot import decoded_years, grid_of

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from service.bucket import is_remote
 from service.errors import InvalidInput, NotFound
 from service.store.archive import ArchiveStore
 from service.store.contract import Store
-from service.store.faults import is_remote
 from service.store.geoemb import GeoembStore, is_geoemb
 from service.store.repository import Repository, is_repository
 from service.store.writable import WritableArchive
 from service.values import ModelIdentity
 
 
-def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -> Store:
+def open_store(location: str | Path, *, identity: ModelIdentity | None = None, anonymous: bool = False) -> Store:
     """Open a store of any readable layout; one that smalti made comes back as a WritableStore.
 
     Args:
         location: Local path; of an Icechunk repository also `s3://bucket/prefix`.
         identity: The model that made the vectors; needed where the store does not say.
+        anonymous: Whether to ask S3 unsigned; nothing can be written then.
 
     Raises:
         NotFound: Nothing is there.
@@ -32,8 +33,8 @@ def open_store(location: str | Path, *, identity: ModelIdentity | None = None) -
     text = str(location)
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
     if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
-        store = ArchiveStore(Repository.open(where), identity)
-        writable = store.is_ours and (is_remote(where) or os.access(where, os.W_OK))
+        store = ArchiveStore(Repository.open(where, anonymous=anonymous), identity)
+        writable = store.is_ours and (not anonymous if is_remote(where) else os.access(where, os.W_OK))
         return WritableArchive(store.repository, identity) if writable else store
     if not is_remote(where) and not Path(where).exists():
         raise NotFound(f"there is no store at {where}.", field="location")

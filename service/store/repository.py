@@ -19,8 +19,10 @@ from urllib.parse import urlparse
 import icechunk
 from filelock import FileLock, Timeout
 
+from service.bucket import Access, is_remote, open_bucket
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
-from service.store.faults import is_remote, reading, writing
+from service.store.faults import reading, writing
+from service.store.patient import COMMIT_PATIENCE, PATIENCE, within
 
 try:
     import fcntl
@@ -31,9 +33,10 @@ SPLIT_BLOCKS: Final = 64
 """Blocks along a side of one manifest: a commit rewrites only the manifests it touches (4 to 15 ms, measured)."""
 COMMIT_WAIT: Final = 300.0
 """Seconds to wait for another committer."""
+CHUNK_CACHE: Final = 128_000_000
+"""Bytes of chunks kept of a repository that lies beyond a network: some 60 whole ones."""
+_TRIES: Final = 3
 _BRANCH: Final = "main"
-_ANONYMOUS: Final = {"tessera-embeddings": "us-west-2"}
-"""Public buckets read without credentials, and their regions."""
 
 
 class Repository:
@@ -49,75 +52,71 @@ class Repository:
         self._repo = repo
 
     @classmethod
-    def open(cls, location: str) -> Repository:
+    def open(cls, location: str, *, anonymous: bool = False) -> Repository:
         """Open what is there.
+
+        Args:
+            location: Absolute path or `s3://bucket/prefix`.
+            anonymous: Whether to ask S3 unsigned.
 
         Raises:
             NotFound: Nothing is there.
             Corrupt: It is no repository, or a damaged one.
             Unavailable: The transport failed.
         """
-        if not is_remote(location) and not Path(location).is_dir():
+        if is_remote(location):
+            there = bool(open_bucket(location, anonymous=anonymous).folders())  # knows sooner what is amiss
+        else:
+            there = Path(location).is_dir()
+        if not there:
             raise NotFound(f"there is no repository at {location}.", field="location")
-        storage = _storage(location)
+        storage = _storage(location, anonymous)
         with reading(location, "the repository"):
-            if not icechunk.Repository.exists(storage):
-                if is_remote(location):
-                    raise NotFound(f"there is no repository at {location}.", field="location")
+            if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
                 raise Corrupt(f"{location} has no branch `main`: it was cut short, or is no Icechunk repository.")
-            return cls(location, icechunk.Repository.open(storage))
+            return cls(location, within(PATIENCE, icechunk.Repository.open_async(storage, _reading_config(location))))
 
     @classmethod
     def create(cls, location: str, fill: Callable[[Repository], None]) -> Repository:
-        """Create a repository whose manifests are split; on a local disk it appears filled or not at all.
+        """Create a repository whose manifests are split.
+
+        On a local disk it appears filled or not at all. In a bucket it appears empty and is then filled by one
+        commit, of which only one can be first; what a killed creator left empty, the next one fills.
 
         Args:
             location: Where.
-            fill: Commits what the new repository shall hold first.
+            fill: Commits what the new repository shall hold first; raises Conflict if it holds that already.
 
         Raises:
             InvalidInput: Something is there already.
             ReadOnly: The location does not allow it.
         """
-        target = location if is_remote(location) else f"{location}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            with writing(location):
-                there = (
-                    icechunk.Repository.exists(_storage(location)) if is_remote(location) else Path(location).exists()
-                )
-                if there:
-                    raise InvalidInput(f"{location} exists already.", remedy="Open it, or choose another name.")
-                repo = icechunk.Repository.create(_storage(target), config=_config())
-                repo.save_config()
-                fill(cls(target, repo))
-                if target != location:
-                    Path(target).rename(location)
-        except BaseException:
-            if target != location:
-                shutil.rmtree(target, ignore_errors=True)
-            raise
+            (_create_remote if is_remote(location) else _create_local)(cls, location, fill)
+        except Conflict:
+            raise _exists(location) from None
         return cls.open(location)
 
     def tip(self) -> str:
         """Id of the newest snapshot."""
         with reading(self.location, "branch main"):
-            return self._repo.lookup_branch(_BRANCH)
+            return within(PATIENCE, self._repo.lookup_branch_async(_BRANCH))
 
     def reader(self, snapshot: str) -> icechunk.Session:
         """A read-only session on one snapshot."""
         with reading(self.location, f"snapshot {snapshot}"):
-            return self._repo.readonly_session(snapshot_id=snapshot)
+            return within(PATIENCE, self._repo.readonly_session_async(snapshot_id=snapshot))
 
     def writer(self) -> icechunk.Session:
         """A session that starts from the newest snapshot."""
         with reading(self.location, "branch main"):
-            return self._repo.writable_session(_BRANCH)
+            return within(PATIENCE, self._repo.writable_session_async(_BRANCH))
 
     def changed_chunks(self, old: str, new: str) -> dict[str, list[list[int]]] | None:
         """Chunk coordinates written between two snapshots, by array path; None where history is gone or rewritten."""
         try:
-            diff = self._repo.diff(from_snapshot_id=old, to_snapshot_id=new)
-        except icechunk.IcechunkError:
+            diff = within(PATIENCE, self._repo.diff_async(from_snapshot_id=old, to_snapshot_id=new))
+        except (icechunk.IcechunkError, TimeoutError):
             return None
         return {path.strip("/"): coordinates for path, coordinates in diff.updated_chunks.items()}
 
@@ -133,7 +132,8 @@ class Repository:
             return str(session.snapshot_id)
         with writing(self.location), self._one_committer():
             try:
-                return session.commit(message, rebase_with=icechunk.ConflictDetector())
+                rebase = icechunk.ConflictDetector()
+                return within(COMMIT_PATIENCE, session.commit_async(message, rebase_with=rebase))
             except (icechunk.RebaseFailedError, icechunk.ConflictError) as error:
                 raise Conflict(
                     f"{self.location}: somebody else changed the same blocks meanwhile.",
@@ -216,7 +216,38 @@ def is_repository(path: Path) -> bool:
     return path.name.endswith(".icechunk") or ((path / "snapshots").is_dir() and (path / "refs").is_dir())
 
 
-def _storage(location: str) -> icechunk.Storage:
+def _create_local(cls: type[Repository], location: str, fill: Callable[[Repository], None]) -> None:
+    target = f"{location}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with writing(location):
+            if Path(location).exists():
+                raise _exists(location)
+            repo = icechunk.Repository.create(_storage(target), config=_config())
+            fill(cls(target, repo))
+            Path(target).rename(location)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _create_remote(cls: type[Repository], location: str, fill: Callable[[Repository], None]) -> None:
+    open_bucket(location).folders()  # knows sooner what is amiss
+    storage, config = _storage(location), _config()
+    with writing(location):
+        try:
+            repo = within(PATIENCE, icechunk.Repository.create_async(storage, config))
+        except icechunk.IcechunkError:
+            if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
+                raise
+            repo = within(PATIENCE, icechunk.Repository.open_async(storage, config))
+        fill(cls(location, repo))
+
+
+def _exists(location: str) -> InvalidInput:
+    return InvalidInput(f"{location} exists already.", remedy="Open it, or choose another name.")
+
+
+def _storage(location: str, anonymous: bool = False) -> icechunk.Storage:
     # Icechunk warns that local files do not serialise commits; the lock above does.
     icechunk.set_logs_filter("error")
     if not is_remote(location):
@@ -224,10 +255,29 @@ def _storage(location: str) -> icechunk.Storage:
     url = urlparse(location)
     if url.scheme != "s3":
         raise InvalidInput(f"{location}: an Icechunk repository is read from a local path or s3://.", field="location")
-    prefix = url.path.strip("/")
-    if url.netloc in _ANONYMOUS:
-        return icechunk.s3_storage(bucket=url.netloc, prefix=prefix, region=_ANONYMOUS[url.netloc], anonymous=True)
-    return icechunk.s3_storage(bucket=url.netloc, prefix=prefix, from_env=True)
+    access = Access.to(url.netloc, anonymous)
+    return icechunk.s3_storage(
+        bucket=url.netloc,
+        prefix=url.path.strip("/"),
+        region=access.region,
+        endpoint_url=access.endpoint,
+        allow_http=True,
+        force_path_style=True,  # as obstore does: what compatible servers understand
+        network_stream_timeout_seconds=int(PATIENCE),
+        anonymous=access.anonymous or None,
+        from_env=not access.anonymous or None,
+    )
+
+
+def _reading_config(location: str) -> icechunk.RepositoryConfig | None:
+    """Over a network: few tries, since requests wait for the outcome, and chunks that were fetched are kept."""
+    if not is_remote(location):
+        return None
+    config = icechunk.RepositoryConfig()
+    retries = icechunk.StorageRetriesSettings(max_tries=_TRIES, initial_backoff_ms=100, max_backoff_ms=1000)
+    config.storage = icechunk.StorageSettings(retries=retries)
+    config.caching = icechunk.CachingConfig(num_bytes_chunks=CHUNK_CACHE)
+    return config
 
 
 def _config() -> icechunk.RepositoryConfig:

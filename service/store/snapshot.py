@@ -21,6 +21,7 @@ from service.grid import Block, Zone, ZoneGrid
 from service.store.faults import Array, read_array, reading
 from service.store.layer import Layer
 from service.store.layout import COUNT_NAMES, LAYOUT, LEVELS, WINDOW, overview_group, years_of
+from service.store.patient import zarr_store
 from service.values import NOT_EMBEDDED, Window
 
 _ZONE = re.compile(r"\d\d[NS]")
@@ -39,7 +40,7 @@ class Snapshot:
         self.session = session
         self.id = str(session.snapshot_id)
         with reading(location, "root metadata"):
-            self.root = zarr.open_group(session.store, mode="r" if session.read_only else "r+")
+            self.root = zarr.open_group(zarr_store(location, session), mode="r" if session.read_only else "r+")
             self.attributes: dict[str, Any] = dict(self.root.attrs)
             names = set(self.root.group_keys())
         self.zones = tuple(sorted(Zone.parse(name) for name in names if _ZONE.fullmatch(name)))

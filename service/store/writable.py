@@ -10,16 +10,19 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
+from zarr.errors import ContainsGroupError
 
+from service.bucket import is_remote
 from service.errors import Conflict, InvalidInput, NotFound
 from service.grid import Block, Zone, archive_grid
 from service.quant import is_data
 from service.store.archive import ArchiveStore
 from service.store.contract import BlockData
-from service.store.faults import is_remote, writing
+from service.store.faults import writing
 from service.store.layer import read_counts_window, read_window
 from service.store.layout import COUNT_NAMES, add_zone, root_attributes, years_of
 from service.store.overviews import build_overviews
+from service.store.patient import zarr_store
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
 from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, Counts, ModelIdentity, Vectors, Window
@@ -191,10 +194,14 @@ def create_store(
 
     def fill(repository: Repository) -> None:
         session = repository.writer()
-        root = zarr.create_group(session.store, attributes=root_attributes(identity, dims, window))
+        try:
+            attributes = root_attributes(identity, dims, window)
+            root = zarr.create_group(zarr_store(repository.location, session), attributes=attributes)
+        except ContainsGroupError:
+            raise Conflict(f"{location} is filled already.") from None
         for zone in sorted(set(zones)):
             add_zone(root, zone, years_of(window), dims)
-        session.commit("create")
+        repository.commit(session, "create")
 
     return WritableArchive(Repository.create(location, fill), identity)
 
