@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import morecantile
@@ -16,6 +16,7 @@ from titiler.core.utils import accept_media_type
 from api.catalogue import DatasetWindow
 from api.examples import query_at
 from api.state import State, get_state
+from api.watch import Watch
 from service.colour import (
     BandsView,
     Basis,
@@ -71,6 +72,8 @@ class Layer(Source):
     """What a tile route shows: a source, and the name its dataset goes by."""
 
     dataset: str = ""
+    watch: Watch | None = field(default=None, compare=False, repr=False)
+    """Who measures its pictures."""
 
 
 def layer(
@@ -95,7 +98,7 @@ def layer(
     asked = dims or store.dims
     other = _other_side(state, at, spec)
     shown = resolve_view(state, at, spec, asked, Scale(threshold, clip, top))
-    return Layer(store, at.window, shown, asked, not numbers, other=other, dataset=at.dataset.id)
+    return Layer(store, at.window, shown, asked, not numbers, other=other, dataset=at.dataset.id, watch=state.watch)
 
 
 def resolve_view(state: State, at: DatasetWindow, spec: ViewSpec, dims: int, scale: Scale) -> View:

@@ -135,7 +135,7 @@ class TileReader(BaseReader):
         target = tile_target(self.tms, tile_x, tile_y, tile_z, tilesize)
         if not self.tile_exists(tile_x, tile_y, tile_z):
             raise TileOutsideBounds(f"Tile {tile_z}/{tile_x}/{tile_y} lies outside the dataset.")
-        return self._picture(target)
+        return self.picture(target)
 
     def part(
         self,
@@ -156,7 +156,7 @@ class TileReader(BaseReader):
             LimitExceeded: The picture would be too large.
         """
         side = max_size or self._default_side
-        return self._picture(part_target(bbox, bounds_crs or WGS84_CRS, dst_crs, side, width, height))
+        return self.picture(part_target(bbox, bounds_crs or WGS84_CRS, dst_crs, side, width, height))
 
     def preview(
         self,
@@ -184,7 +184,7 @@ class TileReader(BaseReader):
         crs = shape_crs or WGS84_CRS
         side = max_size or self._default_side
         target = part_target(geometry_bounds(geometry or {}), crs, dst_crs, side, width, height)
-        image = self._picture(target)
+        image = self.picture(target)
         outside = _outside(transform_geom(crs, image.crs, geometry), target)
         image.cutline_mask = outside
         image.array = ma.MaskedArray(image.array.data, image.array.mask | outside)
@@ -216,7 +216,8 @@ class TileReader(BaseReader):
 
     # How
 
-    def _picture(self, target: Target) -> ImageData:
+    def picture(self, target: Target) -> ImageData:
+        """One picture: what all the verbs but `point` come down to. Raises as `part` does."""
         self._reads += 1
         if self._reads > MAX_READS:
             raise LimitExceeded(f"a collection has at most {MAX_READS} features.", field="features")

@@ -122,7 +122,7 @@ def _embed_json(state: State, upload: Any) -> Response:
     dpixels, reordered = from_json([_series(pixel) for pixel in body.pixels], window)
     stored = None
     with state.encoding():
-        result = encoder.encode(dpixels, min_s2=body.min_s2)
+        result = state.watch.encode(encoder, len(dpixels), lambda: encoder.encode(dpixels, min_s2=body.min_s2))
         if body.dataset:
             store = state.datasets.writable(body.dataset, window)
             origin = f"{encoder.identity}|{encoder.digest}|{content_id(body.model_dump(mode='json'))}"
@@ -183,7 +183,8 @@ def _embed_npz(state: State, upload: Any, params: NpzParams) -> Response:
         arrays = load_npz(upload, UploadLimits(limits.upload_pixels, limits.unpacked_bytes))
         height, width = arrays["bands"].shape[1:3]
         placement = Placement.of(*corner, height, width) if corner else None
-        result = encoder.encode(from_arrays(arrays), min_s2=params.min_s2)
+        dpixels = from_arrays(arrays)
+        result = state.watch.encode(encoder, len(dpixels), lambda: encoder.encode(dpixels, min_s2=params.min_s2))
         if placement and window and params.dataset:
             store = state.datasets.writable(params.dataset, window)
             origin = f"{encoder.identity}|{encoder.digest}|{params.min_s2}|{upload_digest(arrays)}"

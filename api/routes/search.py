@@ -159,8 +159,11 @@ def _answer(
     limit = state.settings.limits.hits
     if k > limit:
         raise LimitExceeded(f"{k:,} hits; at most {limit:,} a request.", field="k")
-    searcher = state.searcher(at.dataset)
-    result = searcher.search(query, at.window, k, area=area, own=own, exclude=own if without_own else None)
+    searcher, exclude = state.searcher(at.dataset), own if without_own else None
+    result = state.watch.search(
+        at.dataset.id, at.window, k,
+        lambda: searcher.search(query, at.window, k, area=area, own=own, exclude=exclude),
+    )  # fmt: skip
     body = {
         "type": "FeatureCollection",
         **at.dataset.provenance(at.window),

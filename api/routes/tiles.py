@@ -23,6 +23,7 @@ from api.state import get_state
 from service.errors import InvalidInput
 from service.picture import encode
 from service.tiles import TileReader
+from service.warp import Target
 
 PREFIX: Final = "/datasets/{dataset}/{window}"
 TmsName = Annotated[
@@ -49,6 +50,19 @@ def rendered(image: ImageData, output_format: ImageType | None = None, **_: Any)
     if chosen is ImageType.jp2:
         raise InvalidInput("jp2 is not made here.", field="format", remedy="Ask for png, webp, jpg, npy or tif.")
     return encode(image, chosen.driver.upper()), chosen.mediatype.replace("image/jpg", "image/jpeg")
+
+
+class WatchedReader(TileReader):
+    """The reader of the tile routes: every picture is measured."""
+
+    def picture(self, target: Target) -> ImageData:
+        """As TileReader does."""
+        layer, draw = cast(Layer, self.input), super().picture
+        if layer.watch is None:
+            return draw(target)
+        kind = layer.view.key.partition(":")[0]
+        size = target.width * target.height
+        return layer.watch.picture(layer.dataset, layer.window, kind, size, lambda: draw(target))
 
 
 def nothing() -> None:
@@ -131,7 +145,7 @@ tiler = Tiler(
         responses=documented(401, 403, 404, 409, 413, 422, 503),
     ),
     router_prefix=PREFIX,
-    reader=TileReader,
+    reader=WatchedReader,
     path_dependency=layer,
     layer_dependency=DefaultDependency,
     dataset_dependency=DefaultDependency,
