@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from api import demo as demo_
+from api import logs
 from api.app import create_app
 from api.commands import data, encoders
 from api.settings import Scope, Settings
@@ -89,7 +90,8 @@ def serve(
 
 
 def _serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
-
+    logs.setup(settings)
+    # One process: its caches, its queue of uploads and its numbers are its own. More of them are replicas.
     # Forwarded addresses are not believed: they decide what "this machine" means.
     uvicorn.run(
         create_app(settings),
@@ -97,7 +99,8 @@ def _serve(settings: Settings, host: str | None = None, port: int | None = None)
         port=port or settings.port,
         proxy_headers=False,
         server_header=False,
-        log_level="warning",
+        log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 
