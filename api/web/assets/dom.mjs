@@ -46,6 +46,8 @@ export function place([lon, lat], digits = 5) {
   return `${half(lat, "N", "S")}, ${half(lon, "E", "W")}`;
 }
 
+export const pair = ([lon, lat]) => `${lat.toFixed(4)}, ${lon.toFixed(4)}`;
+
 export const distance = (km) => (km < 1 ? `${Math.round(km * 1000)} m` : `${km.toFixed(km < 10 ? 2 : 0)} km`);
 
 export function duration(seconds) {

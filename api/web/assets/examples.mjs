@@ -1,6 +1,6 @@
 // The examples: chips that can be taken away, marks on the map, and what the next click does.
 
-import { $, el, icon, options, show } from "./dom.mjs";
+import { $, el, icon, options, pair, show } from "./dom.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
 import { set, state } from "./state.mjs";
@@ -26,12 +26,11 @@ function chip(kind, text, take, go) {
     el("button", { type: "button", class: "chip-close", "aria-label": `Remove: ${label} ${text}`, onclick: take }, icon("close")));
 }
 
-const near = ([lon, lat]) => `${lat.toFixed(4)}, ${lon.toFixed(4)}`;
 const without = (list, index) => list.filter((_, i) => i !== index);
 
 function chips() {
   const placed = (kind) => state[kind].map((point, i) =>
-    chip(kind, near(point), () => set({ [kind]: without(state[kind], i) }), () => goTo(point)));
+    chip(kind, pair(point), () => set({ [kind]: without(state[kind], i) }), () => goTo(point)));
   const out = [...placed("like"), ...placed("unlike")];
   if (state.query) {
     const count = uploaded.vectors.length;

@@ -1,6 +1,6 @@
 // The best hits: as a list, and as numbered markers. Pointing at one lights up the other.
 
-import { $, count, distance, el, icon, place, show } from "./dom.mjs";
+import { $, count, distance, el, icon, pair, show } from "./dom.mjs";
 import { asks, ask, found, onFound } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
 import { state } from "./state.mjs";
@@ -17,7 +17,7 @@ function light(rank, on) {
 const linked = (rank) => ({ onpointerenter: () => light(rank, true), onpointerleave: () => light(rank, false) });
 
 function row(hit) {
-  const far = hit.km === null ? place(hit.at, 4) : distance(hit.km);
+  const far = hit.km === null ? pair(hit.at) : distance(hit.km);
   const go = el("button", { type: "button", class: "go", "aria-label": `Hit ${hit.rank}: score ${hit.score.toFixed(4)}, ${far}${hit.km === null ? "" : " away"}`,
     onclick: () => goTo(hit.at), onfocus: () => light(hit.rank, true), onblur: () => light(hit.rank, false) },
   el("span", { class: "rank", text: hit.rank }), bar(hit.score), el("span", { class: "score", text: hit.score.toFixed(4) }),
@@ -50,7 +50,7 @@ function reveal(rank) {
 
 // Best first: whoever finds no room becomes a dot, so that a crowded place stays readable.
 function declutter() {
-  const kept = [];
+  const kept = [...state.like, ...state.unlike].map((point) => map.project(point));
   markers.forEach((made, i) => {
     const at = map.project(found.hits[i].at);
     const crowded = kept.some((other) => Math.hypot(other.x - at.x, other.y - at.y) < ROOM);

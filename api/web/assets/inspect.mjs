@@ -10,7 +10,7 @@ import { notice } from "./status.mjs";
 const STATUS = {
   valid: ["embedded", "Observed often enough: it has its vector."],
   water: ["water", "The archive keeps no vectors over water."],
-  "not-embedded": ["not embedded yet", "Nobody has made this pixel's vector in this window."],
+  "not-embedded": ["not embedded", "Nobody has made this pixel's vector in this window."],
   rejected: ["too few observations", "It was seen too rarely, mostly for clouds, to be embedded."],
   outside: ["outside this dataset", "This dataset does not reach here."],
 };

@@ -5,7 +5,7 @@ import { current } from "./catalogue.mjs";
 import { on, set, state } from "./state.mjs";
 
 const EARTH_KM = 6371.0088;
-const SPARE = 40; // hits asked for each one wanted, where they must lie apart
+const SPARE = 100; // hits asked for each one wanted, where they must lie apart
 const radians = (degrees) => (degrees * Math.PI) / 180;
 
 export const limits = { hits: 1000 }; // the server's own, once it has told

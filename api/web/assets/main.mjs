@@ -38,7 +38,7 @@ async function pick(point, mode) {
   const meant = mode ?? examples.mode();
   const status = await inspector.inspect(point);
   if (status === "valid") ask(point, meant);
-  sheet.unfold();
+  sheet.reveal($("pixel"));
 }
 
 function followChoices() {

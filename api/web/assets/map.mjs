@@ -10,7 +10,7 @@ export const { Marker } = maplibre;
 maplibre.setWorkerUrl("/web/vendor/maplibre-gl-worker.mjs");
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const narrow = matchMedia("(max-width: 720px)");
+export const narrow = matchMedia("(max-width: 720px)");
 export const placed = location.hash.includes("map="); // before the map writes its own
 
 export function makeMap(container, more = {}) {
@@ -86,6 +86,7 @@ export function addControls(whole) {
   map.addControl(new maplibre.NavigationControl({ showCompass: false }), "top-right");
   map.addControl(new Home(whole), "top-right");
   map.addControl(new maplibre.AttributionControl({ compact: narrow.matches }), "bottom-right");
+  if (narrow.matches) map.once("idle", () => document.querySelector(".maplibregl-compact-show")?.classList.remove("maplibregl-compact-show"));
   map.addControl(new maplibre.ScaleControl({ maxWidth: 120 }), "bottom-right");
   readout();
   const cross = () => {

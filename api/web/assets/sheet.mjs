@@ -1,8 +1,7 @@
 // The panel: a card beside the map, and on small screens a sheet that folds away.
 
 import { $ } from "./dom.mjs";
-
-const narrow = matchMedia("(max-width: 720px)");
+import { narrow } from "./map.mjs";
 
 function put(folded) {
   $("panel").classList.toggle("folded", folded);
@@ -12,9 +11,15 @@ function put(folded) {
   $("fold").setAttribute("aria-label", words);
 }
 
-// On a small screen the answer must be seen; a large one never hides it unasked.
-export const unfold = () => { if (narrow.matches) put(false); };
+// On a small screen the answer must be seen; a large one never moves unasked.
+export function reveal(element) {
+  if (!narrow.matches) return;
+  put(false);
+  $("sheet").scrollTo({ top: element.offsetTop - $("sheet").offsetTop });
+}
 
 export function wire() {
   $("fold").addEventListener("click", () => put(!$("panel").classList.contains("folded")));
+  // Scale and attribution stand on the sheet, wherever its edge is.
+  new ResizeObserver(() => document.body.style.setProperty("--sheet", `${$("panel").offsetHeight}px`)).observe($("panel"));
 }

@@ -17,7 +17,7 @@ const KEYS = {
   basis: [text, "default"],
   bands: [text, "0,1,2"],
   opacity: [number, 100],
-  threshold: [number, 0.5], // low end of likeness
+  threshold: [number, 0.6], // low end of likeness
   least: [number, 0.05], // low end of change
   other: [text, ""], // the window compared with
   swipe: [number, 0], // where the divider stands, percent; 0: no swipe
