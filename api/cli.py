@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn, get_args
 
@@ -19,7 +20,7 @@ from rich.markup import escape
 from api import demo as demo_
 from api import logs
 from api.app import create_app
-from api.commands import data, encoders
+from api.commands import data, encoders, working
 from api.settings import Scope, Settings
 from api.state import State
 from api.terminal import console
@@ -37,7 +38,7 @@ app.add_typer(data.store_app, name="store")
 app.add_typer(data.pca_app, name="pca")
 app.add_typer(data.index_app, name="index")
 app.add_typer(encoders.models_app, name="models")
-for command in (data.ingest, encoders.embed, encoders.train):
+for command in (data.ingest, encoders.embed, encoders.train, working.worker):
     app.command()(command)
 
 
@@ -84,9 +85,11 @@ def serve(
     ctx: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", min=1, max=65535)] = None,
+    worker: Annotated[bool, typer.Option("--worker", help="Also keep a worker process for jobs beside it.")] = False,
 ) -> None:
     """Serve maps, search and encoders over HTTP."""
-    _serve(ctx.obj.settings, host, port)
+    with working.beside() if worker else nullcontext():
+        _serve(ctx.obj.settings, host, port)
 
 
 def _serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
@@ -121,7 +124,8 @@ def demo(
         typer.echo(line)
     sys.stdout.flush()
     if serve:
-        _serve(settings, port=port)
+        with working.beside():
+            _serve(settings, port=port)
 
 
 @app.command()

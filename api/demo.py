@@ -18,6 +18,7 @@ from api.catalogue import Dataset, open_or_make
 from api.state import State
 from api.terminal import bar, console
 from indexing.build import build_index
+from service.area import MIN_S2
 from service.colour import fit_basis
 from service.embed import embed_source
 from service.encoder import Encoder
@@ -57,6 +58,11 @@ class Scene:
         placement = Placement(zone, row * BLOCK - side // 2, col * BLOCK - side // 2, side, side)
         return cls(placement, Block(zone.name, row - 1, col))
 
+    def source(self, year: int) -> Simulated:
+        """The time series of one year, all over the landscape."""
+        place = self.placement
+        return Simulated(place, Landscape(SEED, place.height, place.width), Window.year(year))
+
     def example(self) -> tuple[slice, slice]:
         """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
         rows, cols = self.placement.within(self.empty)
@@ -72,13 +78,14 @@ class Scene:
 
 def prepare(state: State, side: int = SIDE) -> Dataset:
     """Make whatever of the demo is not there yet, with progress bars, and return its dataset."""
-    scene, landscape = Scene.make(side), Landscape(SEED, side, side)
+    scene = Scene.make(side)
     encoder = state.encoder(MODEL)
     model = state.registry.get(MODEL).manifest
     store = open_or_make(state.settings.home, ID, model.identity, model.dims, Window.year(YEARS[0]))
     for year in YEARS:
-        _embed(state, Simulated(scene.placement, landscape, year), encoder, store, scene.empty)
-    _example(state.settings.home / "examples" / "quarter.npz", scene, landscape)
+        _embed(state, scene.source(year), encoder, store, scene.empty)
+    state.sources.put(scene.source(YEARS[-1]).to_document(), ID)  # so that the empty quarter can be asked for
+    _example(state.settings.home / "examples" / "quarter.npz", scene)
     state.datasets.look_now()
     dataset = state.datasets[ID]
     _basis(state, dataset)
@@ -89,13 +96,13 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
 
 def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableStore, empty: Block) -> None:
     """Embed one year, once: what people store in the landscape afterwards is not written over by the next start."""
-    window = Window.year(source.year)
+    window = source.window
     made = {"type": "demo", "source": source.digest, "model": encoder.digest, "location": store.location}
     shelf = Shelf(state.settings.home / "shelf" / "demo", "demo year")
     if shelf.names().get(str(window)) == content_id(made):
         return
     with bar(f"Embedding {window}, pixels") as tick:
-        embed_source(source, encoder, store, window, leave_out=(empty,), on_progress=tick)
+        embed_source(source, encoder, store, min_s2=MIN_S2, leave_out=(empty,), on_progress=tick)
     shelf.put(made, str(window))
 
 
@@ -115,14 +122,14 @@ def _index(state: State, dataset: Dataset, window: Window) -> None:
         build_index(dataset.store, dataset.id, window, state.indexes(dataset.id), on_progress=tick)
 
 
-def _example(path: Path, scene: Scene, landscape: Landscape) -> None:
+def _example(path: Path, scene: Scene) -> None:
     """Write the time series of a corner of the empty quarter, as anyone could upload theirs."""
     if path.exists():
         return
     rows, cols = scene.example()
     path.parent.mkdir(parents=True, exist_ok=True)
     body = io.BytesIO()
-    np.savez_compressed(body, allow_pickle=False, **landscape.dpixels(YEARS[-1], rows, cols))
+    np.savez_compressed(body, allow_pickle=False, **scene.source(YEARS[-1]).landscape.dpixels(YEARS[-1], rows, cols))
     path.write_bytes(body.getvalue())
 
 

@@ -71,6 +71,10 @@ class DatasetInfo(BaseModel):
     bases: list[str] = Field(description="names of saved PCA bases, for view=pca:{basis}")
     licence: str
     attribution: str
+    source: str | None = Field(
+        description="what kind of source POST /areas takes its time series from; null: none, upload to POST /embed"
+    )
+    source_bounds: Box | None = Field(description="[w,s,e,n] of what the source covers")
 
 
 class DatasetList(BaseModel):
@@ -255,3 +259,43 @@ class ModelList(BaseModel):
     """Every encoder that can be run."""
 
     models: list[ModelInfo]
+
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class JobBlock(BaseModel):
+    """One block of a job: 256 x 256 pixels, 2.56 km."""
+
+    block: str = Field(examples=["31N/1279/114"])
+    state: JobState
+
+
+class JobInfo(BaseModel):
+    """An area being embedded, or that was."""
+
+    id: str = Field(description="made from what was asked for: asking again for the same gives the same job")
+    kind: Literal["area"]
+    dataset: str
+    window: str
+    model: str
+    min_s2: int
+    state: JobState
+    done: int = Field(description="blocks embedded, or found embedded already")
+    total: int = Field(description="blocks")
+    pixels_done: int
+    pixels: int
+    eta_s: float | None = Field(
+        description="seconds until it is done, at the speed measured; null: ended, or no worker"
+    )
+    error: str | None = Field(description="which blocks failed, and why; the others were embedded all the same")
+    blocks: list[JobBlock] | None = Field(description="each block; null in lists")
+    created: dt.datetime = Field(description="when it was last asked for")
+    updated: dt.datetime
+
+
+class JobList(BaseModel):
+    """The newest jobs."""
+
+    jobs: list[JobInfo]
+    workers: list[str] = Field(description="workers seen lately, by name; none: jobs wait until one starts")

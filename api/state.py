@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
+from api.jobs import Jobs
 from api.settings import Settings
 from api.watch import Watch
 from indexing.search import Searcher
@@ -130,6 +132,11 @@ class State:
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""
         return Shelf(self.settings.home / "shelf" / "bases" / dataset_id, "basis")
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """Areas that are being embedded, as their database tells; connects when first asked."""
+        return Jobs(self.settings)
 
     def source(self, dataset_id: str) -> dict[str, Any] | None:
         """The document that says where a dataset's time series come from; None where nothing does."""

@@ -27,14 +27,20 @@ Box = tuple[float, float, float, float]
 class AreaPlan:
     """The blocks of a source that an area touches."""
 
-    blocks: tuple[Block, ...]
-    """All of them, row by row."""
+    blocks: dict[Block, int]
+    """All of them, row by row, and how many pixels the source has in each."""
     left: tuple[Block, ...]
     """Those that do not hold what would be embedded now."""
-    pixels: int
-    """Pixels of the source in `blocks`."""
-    pixels_left: int
-    """Pixels of the source in `left`."""
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the source in all blocks."""
+        return sum(self.blocks.values())
+
+    @property
+    def pixels_left(self) -> int:
+        """Pixels of the source in the blocks that are left."""
+        return sum(self.blocks[block] for block in self.left)
 
 
 def plan_area(
@@ -56,8 +62,7 @@ def plan_area(
     """
     blocks = blocks_in(source.placement, area, most)
     left = blocks if store is None else missing_blocks(source, encoder, store, blocks, min_s2=min_s2)
-    pixels, pixels_left = (sum(map(source.placement.pixels_in, some)) for some in (blocks, left))
-    return AreaPlan(blocks, left, pixels, pixels_left)
+    return AreaPlan({block: source.placement.pixels_in(block) for block in blocks}, left)
 
 
 def blocks_in(placement: Placement, area: Area, most: int) -> tuple[Block, ...]:

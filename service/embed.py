@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from service.dpixels import DPixels
 from service.encoder import Encoder, EncodeResult
 from service.errors import Conflict, InvalidInput, ReadOnly
 from service.grid import Block, Zone, archive_grid
@@ -110,17 +111,28 @@ def embed_block(
     store: WritableStore,
     block: Block,
     *,
+    series: DPixels | None = None,
     min_s2: int = 0,
     on_progress: Progress | None = None,
 ) -> None:
     """Embed what a source has of one block, whatever is stored, and commit it. Overviews are left to the caller.
 
+    Args:
+        source: Where the series come from.
+        encoder: Runs the model; must be the model of the store.
+        store: Where to.
+        block: Which.
+        series: What the source has there, where it was read beforehand.
+        min_s2: Least number of valid Sentinel-2 dates of a pixel.
+        on_progress: Told of pixels done.
+
     Raises:
         Conflict: Another writer kept changing the block.
     """
-    placement = source.placement
-    result = encoder.encode(source.read(*placement.within(block)), min_s2=min_s2, on_progress=on_progress)
-    vectors, counts = _scattered(result, *cells_of_raster(placement, block))
+    if series is None:
+        series = source.read(*source.placement.within(block))
+    result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress)
+    vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
     piece = piece_fingerprint(source, encoder, block, min_s2)
     write_piece(store, source.window, block, vectors, counts, piece)
 

@@ -164,6 +164,18 @@ class Block:
     level: int = 1
     """Level of the grid the block lies on."""
 
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Read `30N/1204/87`, a block of level 1.
+
+        Raises:
+            InvalidInput: If `name` has another form.
+        """
+        match = re.fullmatch(r"(\d{1,2}[NS])/(\d{1,6})/(\d{1,6})", name)
+        if not match:
+            raise InvalidInput(f"{name[:40]!r} is not a block.", field="block", remedy="Write 30N/1204/87.")
+        return cls(Zone.parse(match[1]).name, int(match[2]), int(match[3]))
+
     @property
     def rows(self) -> slice:
         """Pixel rows."""

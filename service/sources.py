@@ -161,7 +161,7 @@ class Simulated:
         """The frames of one year that fall into the window."""
         if self.window == Window.year(year):
             return arrays
-        out = {}
+        out: dict[str, Any] = {}
         for days, frames in (
             ("doys", ("bands", "masks")),
             ("sar_ascending_doy", ("sar_ascending",)),

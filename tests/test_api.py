@@ -68,7 +68,7 @@ def test_it_is_alive_and_ready_and_says_which_parts(client: TestClient) -> None:
     assert client.get("/livez").json() == {"alive": True}
     answer = client.get("/readyz")
     assert answer.status_code == 200, answer.text
-    assert {name.split()[0] for name in answer.json()["parts"]} == {"dataset", "basis", "index", "model"}
+    assert {name.split()[0] for name in answer.json()["parts"]} == {"dataset", "basis", "index", "model", "jobs"}
 
 
 def test_without_an_index_a_small_dataset_is_searched_exactly_and_says_so(own_world: Settings) -> None:

@@ -16,15 +16,19 @@ from api.problems import documented
 from api.schemas import CountsInfo, DatasetInfo, DatasetList, Legend, VectorInfo, VectorsAnswer, VectorsRequest
 from api.security import require
 from api.state import State, get_state
+from service.area import bounds_of
 from service.colour import VectorView
-from service.errors import InvalidInput, LimitExceeded
+from service.errors import Corrupt, InvalidInput, LimitExceeded
 from service.grid import Zone, ZoneGrid
 from service.plan import Source
+from service.sources import source_of
 from service.tiles import TileReader
-from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors
+from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors, Window
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
+_ANY = Window.year(2024)
+"""A window, where only the place of a source is asked for."""
 VIEWS = ["pca", "bands", "similarity", "change"]
 
 
@@ -45,6 +49,7 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
     extent = state.extent(dataset)
     revision, strong = dataset.store.revision()
     minzoom, maxzoom = _zooms(dataset) if extent else (0, 0)
+    source = state.source(dataset.id)
     years = sorted({window.start.year for window in dataset.windows()})
     return DatasetInfo(
         id=dataset.id,
@@ -64,7 +69,17 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         bases=sorted(state.bases(dataset.id).names()),
         licence=dataset.licence,
         attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
+        source=str(source["type"]) if source else None,
+        source_bounds=_reach(source) if source else None,
     )
+
+
+def _reach(source: dict[str, Any]) -> list[float] | None:
+    """The box that a source covers; None where this version does not know its kind."""
+    try:
+        return list(bounds_of(source_of(source, _ANY).placement))
+    except Corrupt:
+        return None
 
 
 def _zooms(dataset: Dataset) -> tuple[int, int]:

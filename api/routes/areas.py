@@ -1,0 +1,138 @@
+"""An area and a window to embed: what it takes, and the job that does it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, Field, model_validator
+
+from api.jobs import STATED_RATE, Order
+from api.problems import documented
+from api.schemas import Box, JobState, Lat, Lon, MultiPolygon, Polygon, Strict
+from api.security import require
+from api.state import State, get_state
+from service.area import MIN_S2, AreaPlan, plan_area
+from service.embed import require_writable
+from service.encoder import Encoder
+from service.errors import InvalidInput
+from service.sources import source_of
+from service.store.contract import WritableStore
+from service.values import Area, Window
+
+router = APIRouter(tags=["areas"])
+
+
+class AreaBody(Strict):
+    """What to embed: a box or a polygon, of which whole blocks of 2.56 km are taken."""
+
+    dataset: str = Field(max_length=64, description="a writable dataset that has a source; see GET /datasets")
+    window: str = Field(max_length=40, description="2024 or 2024-05-01..2024-09-30")
+    bbox: tuple[Lon, Lat, Lon, Lat] | None = Field(
+        None, description="[west, south, east, north] in degrees; west > east crosses the antimeridian"
+    )
+    geometry: Polygon | MultiPolygon | None = Field(
+        None, discriminator="type", description="instead of bbox: the blocks of its box are taken"
+    )
+    min_s2: int = Field(
+        MIN_S2, ge=0, le=366, description="least number of valid Sentinel-2 dates; pixels with fewer are rejected"
+    )
+    dry_run: bool = Field(False, description="only tell what it would take")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.bbox is None) == (self.geometry is None):
+            raise ValueError("give either bbox or geometry")
+        return self
+
+    def area(self) -> Area:
+        """The box that is meant.
+
+        Raises:
+            InvalidInput: It is no box.
+        """
+        if self.bbox is not None:
+            return Area(*self.bbox)
+        assert self.geometry is not None  # noqa: S101  # one of the two is there
+        parts = [self.geometry.coordinates] if isinstance(self.geometry, Polygon) else self.geometry.coordinates
+        lon, lat = zip(*((place[0], place[1]) for part in parts for ring in part for place in ring), strict=True)
+        return Area(min(lon), min(lat), max(lon), max(lat))
+
+
+class AreaAnswer(BaseModel):
+    """What embedding an area takes, and the job that does it."""
+
+    id: str | None = Field(description="of the job, for GET /jobs/{id}; null for a dry run")
+    state: JobState | None = Field(description="of the job; null for a dry run")
+    dataset: str
+    window: str
+    model: str
+    min_s2: int
+    outside_training: bool = Field(description="true for windows that are not calendar years")
+    blocks: int = Field(description="blocks of the area")
+    blocks_left: int = Field(description="those not yet embedded from this source by this model with these parameters")
+    pixels: int
+    pixels_left: int
+    seconds: float = Field(description="estimate for what is left, with the workers there are")
+    measured: bool = Field(description="whether the estimate rests on blocks embedded here, or on a stated speed")
+    workers: int = Field(description="workers seen lately; 0: the job waits until one starts")
+    bounds: Box = Field(description="[w,s,e,n] of the area asked for")
+
+
+@router.post(
+    "/areas",
+    status_code=202,
+    responses=documented(401, 403, 404, 409, 413, 422, 503),
+    dependencies=[Depends(require("embed"))],
+)
+def ask(state: Annotated[State, Depends(get_state)], body: AreaBody, response: Response) -> AreaAnswer:
+    """Embed an area from the dataset's own source. The job is durable, and the same area asked twice is one job.
+
+    What is embedded already is left alone; GET /jobs/{id} tells how far it is, and tiles and search show each block
+    as soon as it is done. A dataset without a source takes uploads only, see POST /embed.
+    """
+    window, area = Window.parse(body.window), body.area()
+    plan, encoder = _planned(state, body, window, area)
+    model = str(encoder.identity)
+    rate, workers = state.jobs.rate(model), len(state.jobs.workers())
+    job = None
+    if not body.dry_run:
+        pixels = {block.name: count for block, count in plan.blocks.items()}
+        order = Order(body.dataset, str(window), model, encoder.digest, body.min_s2, pixels)
+        job = state.jobs.ask(order, missing=bool(plan.left))
+        response.headers["Location"] = f"/jobs/{job.id}"
+    return AreaAnswer(
+        id=job.id if job else None,
+        state=job.state if job else None,
+        dataset=body.dataset,
+        window=str(window),
+        model=model,
+        min_s2=body.min_s2,
+        outside_training=not window.is_year,
+        blocks=len(plan.blocks),
+        blocks_left=len(plan.left),
+        pixels=plan.pixels,
+        pixels_left=plan.pixels_left,
+        seconds=round(plan.pixels_left / ((rate or STATED_RATE) * max(1, min(workers, len(plan.left)))), 1),
+        measured=rate is not None,
+        workers=workers,
+        bounds=list(area.bounds),
+    )
+
+
+def _planned(state: State, body: AreaBody, window: Window, area: Area) -> tuple[AreaPlan, Encoder]:
+    main = state.datasets.require_writable(body.dataset)
+    document = state.source(body.dataset)
+    if document is None:
+        raise InvalidInput(
+            f"dataset {body.dataset!r} has no source to take time series from.",
+            field="dataset",
+            remedy="Upload them to POST /embed.",
+        )
+    encoder = state.encoder(str(main.identity))
+    store: WritableStore | None = main
+    if not window.is_year:  # each such window has a store of its own, made by the first block
+        stores = state.datasets[body.dataset].others
+        store = next((require_writable(s, body.dataset) for s in stores if window in s.windows()), None)
+    most = state.settings.limits.job_blocks
+    return plan_area(source_of(document, window), encoder, store, area, min_s2=body.min_s2, most=most), encoder

@@ -1,0 +1,277 @@
+"""The worker: takes jobs from the queue and embeds their blocks, one at a time. Dies at any moment without harm.
+
+A job is one parent workflow, a block a child of it. What was recorded is not done again; what was not is looked up by
+fingerprint in the store, so a step that is repeated after a kill does nothing. A worker signs the roster every few
+seconds; what a worker that stopped signing had in hand is put back on the queue by the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowHandle
+from dbos import error as faults
+from filelock import FileLock, Timeout
+
+from api.jobs import APP, AREA, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs, Order
+from api.state import State
+from service.embed import embed_block, missing_blocks
+from service.encoder import Encoder
+from service.errors import Conflict, IdentityMismatch, InvalidInput, SmaltiError, Unavailable
+from service.grid import Block
+from service.sources import Source, source_of
+from service.store.contract import WritableStore
+from service.values import Window
+
+log = logging.getLogger("smalti.worker")
+
+JOBS_AT_ONCE: Final = 4
+"""Jobs whose blocks take turns in one worker."""
+BLOCKS_AT_ONCE: Final = 2
+"""Blocks in hand: one is embedded while the series of the next are read."""
+AHEAD: Final = 16
+"""Blocks of one job on the queue: enough for all workers, few enough that other jobs get their turn."""
+POLL_S: Final = 0.25
+"""Seconds between two looks at a queue."""
+TOLD_S: Final = 1.0
+"""Seconds between two notes of how far a block is."""
+MAX_DEATHS: Final = 20
+"""Workers that one block may take with it before it is given up."""
+
+
+class Bench:
+    """What this process works with. There is one: DBOS is one to a process as well."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.busy = threading.Lock()
+        """Held while a block is embedded, and for good once this worker ends."""
+
+    def of(self, order: Order) -> tuple[Source, Encoder, WritableStore]:
+        """What an order needs, checked.
+
+        Raises:
+            IdentityMismatch: The encoder's file is another one than the job was asked with.
+            InvalidInput: The dataset has no source any more.
+        """
+        window = Window.parse(order.window)
+        document = self.state.source(order.dataset)
+        if document is None:
+            raise InvalidInput(f"dataset {order.dataset!r} has no source any more.", field="dataset")
+        encoder = self.state.encoder(order.model)
+        if encoder.digest != order.encoder:
+            raise IdentityMismatch(f"the file of {order.model} here is not the one this job was asked with.")
+        return source_of(document, window), encoder, self.state.datasets.writable(order.dataset, window)
+
+    def embed(self, order: Order, block: Block) -> dict[str, Any]:
+        """Embed one block unless that was done; how it went."""
+        source, encoder, store = self.of(order)
+        store.refresh()
+        if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
+            return {"state": "done", "skipped": True}
+        series = source.read(*source.placement.within(block))
+        with self.busy:
+            started = time.monotonic()
+            embed_block(source, encoder, store, block, series=series, min_s2=order.min_s2, on_progress=_Told())
+        seconds = time.monotonic() - started
+        return {"state": "done", "model": order.model, "pixels": order.pixels[block.name], "seconds": seconds}
+
+    def renew_overviews(self, order: Order) -> int:
+        """Renew the overviews above all blocks of a job; how many changed."""
+        store = self.of(order)[2]
+        with self.busy:
+            store.refresh()
+            window = Window.parse(order.window)
+            return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
+
+
+class _Told:
+    """Notes now and then how many pixels of a block are done."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < total and time.monotonic() - self._last > TOLD_S:
+            self._last = time.monotonic()
+            DBOS.set_event("pixels", done)
+
+
+_bench: Bench | None = None
+
+
+def _here() -> Bench:
+    assert _bench is not None  # noqa: S101  # workflows run only after `work` has made it
+    return _bench
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether an error may be gone when the block is tried again."""
+    return isinstance(error, Unavailable | Conflict | OSError)
+
+
+@DBOS.step(name="embed", retries_allowed=True, max_attempts=4, interval_seconds=1.0, should_retry=_passes)
+def _embed_step(order: dict[str, Any], name: str) -> dict[str, Any]:
+    return _here().embed(Order.of(order), Block.parse(name))
+
+
+@DBOS.step(name="renew", retries_allowed=True, max_attempts=4, interval_seconds=1.0, should_retry=_passes)
+def _renew_step(order: dict[str, Any]) -> int:
+    return _here().renew_overviews(Order.of(order))
+
+
+@DBOS.workflow(name=BLOCK, max_recovery_attempts=MAX_DEATHS)
+def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
+    """Embed one block. An error is an outcome: the other blocks go on."""
+    try:
+        return _embed_step(order, name)
+    except Exception as error:
+        return {"state": "failed", "error": _told(name, error)}
+
+
+@DBOS.workflow(name=AREA, max_recovery_attempts=10_000)
+def _area(order: dict[str, Any]) -> dict[str, Any]:
+    """All blocks of a job, a few of them queued at a time; then the overviews above them."""
+    run, queued, failed = DBOS.workflow_id, deque[tuple[str, WorkflowHandle[dict[str, Any]]]](), {}
+    names = deque(order["pixels"])
+    while names or queued:
+        while names and len(queued) < AHEAD:
+            name = names.popleft()
+            part = {**order, "pixels": {name: order["pixels"][name]}}
+            with SetWorkflowID(f"{run}/{name}"):
+                queued.append((name, DBOS.enqueue_workflow(BLOCKS, _block, part, name)))
+        name, handle = queued.popleft()
+        try:
+            outcome = handle.get_result(polling_interval_sec=POLL_S)
+        except faults.DBOSAwaitedWorkflowMaxRecoveryAttemptsExceeded:
+            outcome = {"state": "failed", "error": f"{MAX_DEATHS} workers died over it."}
+        if outcome["state"] == "failed":
+            failed[name] = outcome["error"]
+    if len(failed) < len(order["pixels"]):
+        _renew_step(order)
+    return {"state": "failed" if failed else "done"}
+
+
+@DBOS.workflow(name=OVERVIEWS)
+def _overviews(order: dict[str, Any]) -> dict[str, Any]:
+    """The overviews of a job that was cancelled half-way."""
+    return {"changed": _renew_step(order)}
+
+
+def _told(name: str, error: Exception) -> str:
+    """What a job says of an error; the log has the rest."""
+    if isinstance(error, faults.DBOSMaxStepRetriesExceeded) and error.errors:
+        error = error.errors[-1]
+    if isinstance(error, SmaltiError):
+        log.warning("block %s failed: %s", name, error)
+        return str(error)
+    log.exception("block %s failed", name, exc_info=error)
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def work(state: State, name: str | None = None, *, with_parent: bool = False) -> None:
+    """Take jobs until told to end (SIGTERM, SIGINT), then finish the block in hand. Does not return.
+
+    Args:
+        state: Datasets, models, and the jobs database.
+        name: The worker's stable name: what a worker of that name had in hand when it died, it goes on with. The
+            host's name where absent, with a number where others of that name work in this home already.
+        with_parent: End when the process that started this one has.
+
+    Raises:
+        Conflict: A worker of that name works in this home.
+        Unavailable: The jobs database cannot be reached.
+    """
+    global _bench
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    parent = os.getppid() if with_parent else None
+    with _named(state.settings.home / "workers", name) as own:
+        jobs, instance = state.jobs, uuid.uuid4().hex
+        jobs.set_up()
+        _bench = Bench(state)
+        jobs.roster.sign(own, instance, first=True)
+        _launch(jobs, own)
+        log.info("worker %s takes jobs from %s", own, jobs.roster.url.render_as_string(hide_password=True))
+        beat = min(5.0, state.settings.worker_lapse / 4)
+        while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance):
+            pass
+        log.info("worker %s ends after the block in hand", own)
+        while not _bench.busy.acquire(timeout=beat):
+            jobs.roster.sign(own, instance)
+        _leave(jobs, own, instance)
+    # Threads of waiting workflows cannot be told to end; all they know is in the database.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _launch(jobs: Jobs, name: str) -> None:
+    logging.getLogger("dbos").addHandler(logging.NullHandler())  # else it prints by itself, in its own way
+    DBOS(
+        config={
+            "name": APP,
+            "system_database_url": jobs.url,
+            "application_version": VERSION,
+            "executor_id": name,
+            "log_level": "WARNING",
+            "serializer": DBOSPortableJSONSerializer(),
+        }
+    )
+    with jobs.reaching():
+        DBOS.launch()
+        DBOS.register_queue(JOBS, worker_concurrency=JOBS_AT_ONCE, polling_interval_sec=POLL_S)
+        DBOS.register_queue(BLOCKS, worker_concurrency=BLOCKS_AT_ONCE, polling_interval_sec=POLL_S)
+
+
+def _beat(jobs: Jobs, name: str, instance: str) -> bool:
+    """Sign as alive, and take over from the dead; False if another process goes by this name now."""
+    try:
+        if not jobs.roster.sign(name, instance):
+            log.error("another worker is called %s now; give each its own --name", name)
+            return False
+        with jobs.reaching():
+            pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        dead = {run.executor_id for run in pending if run.executor_id} - set(jobs.workers()) - {name}
+        if dead:
+            log.warning("taking over from %s, not seen lately", ", ".join(sorted(dead)))
+            # What DBOS's own recovery service calls. Moves only what still belongs to the dead: safe to call twice.
+            DBOS._recover_pending_workflows(sorted(dead))
+    except SmaltiError as error:
+        log.warning("%s", error)  # it may come back; blocks in hand wait for it
+    return True
+
+
+def _leave(jobs: Jobs, name: str, instance: str) -> None:
+    try:
+        jobs.roster.leave(name, instance)
+    except SmaltiError as error:
+        log.warning("%s", error)
+
+
+@contextmanager
+def _named(folder: Path, name: str | None) -> Iterator[str]:
+    """A name that no other living worker of this home has; free again as soon as the process is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname() or "worker"
+    for own in [name] if name else [host, *(f"{host}-{number}" for number in range(2, 100))]:
+        lock = FileLock(folder / f"{own}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        with lock:
+            yield own
+            return
+    raise Conflict(f"a worker called {name or host} works here already.", field="name", remedy="Give another --name.")
