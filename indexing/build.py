@@ -73,7 +73,7 @@ def build_index(
     """
     home = folder / str(window)
     home.mkdir(parents=True, exist_ok=True)
-    with _only_builder(home):
+    with alone(home):
         for leftover in home.glob(".building-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         before = current(folder, window)
@@ -86,13 +86,18 @@ def build_index(
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         write_durably(home / "current", generation.name)
-        _drop_generations(home, keep={generation, before})
+        drop_generations(home, keep={generation, before})
     return manifest
 
 
 @contextmanager
-def _only_builder(home: Path) -> Iterator[None]:
-    lock = FileLock(home / "build.lock", timeout=0)
+def alone(home: Path, wait: float = 0) -> Iterator[None]:
+    """Be the only process that changes the generations in a folder.
+
+    Raises:
+        Conflict: Another one has been, for longer than `wait` seconds.
+    """
+    lock = FileLock(home / "build.lock", timeout=wait)
     try:
         lock.acquire()
     except Timeout:
@@ -103,8 +108,8 @@ def _only_builder(home: Path) -> Iterator[None]:
         lock.release()
 
 
-def _drop_generations(home: Path, keep: set[Path | None]) -> None:
-    """The one before stays until the next build: a reader may be about to open it."""
+def drop_generations(home: Path, keep: set[Path | None]) -> None:
+    """Remove generations but a few; the one before stays until the next comes: a reader may be about to open it."""
     for generation in home.glob("g-*"):
         if generation not in keep:
             shutil.rmtree(generation, ignore_errors=True)

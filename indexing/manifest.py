@@ -45,8 +45,8 @@ class FileRecord:
         """Measure a file."""
         return cls(path.name, path.stat().st_size, _sha256(path))
 
-    def check(self, folder: Path) -> Path:
-        """The path of the file, once it is known to be the one that was written.
+    def check(self, folder: Path, *, whole: bool = False) -> Path:
+        """The path of the file, once it is known to be the one that was written; `whole` hashes it whatever its size.
 
         Raises:
             Corrupt: It is missing or was changed. Names it.
@@ -58,7 +58,7 @@ class FileRecord:
             raise Corrupt(f"index file {path} cannot be read: {error.strerror}.", remedy=REBUILD) from None
         if size != self.bytes:  # reading on would end the process: a mapped file that is too short raises SIGBUS
             raise Corrupt(f"index file {path} has {size:,} bytes, not {self.bytes:,}.", remedy=REBUILD)
-        if size <= _HASH_UP_TO and _sha256(path) != self.sha256:
+        if (whole or size <= _HASH_UP_TO) and _sha256(path) != self.sha256:
             raise Corrupt(f"index file {path} was changed since it was written.", remedy=REBUILD)
         return path
 

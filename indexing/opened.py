@@ -12,6 +12,7 @@ import numpy as np
 from indexing.ann import AnnIndex
 from indexing.ids import first_id
 from indexing.manifest import REBUILD, IndexManifest, current, load
+from indexing.mirror import Mirror
 from indexing.pixels import Snapshot
 from service.errors import Corrupt
 from service.grid import Block
@@ -60,13 +61,14 @@ class Serving:
     Args:
         store: The store they were made from.
         dataset: The dataset's id.
-        folder: Where they lie; it need not be there.
+        folder: Where they lie, which need not be there; or the copies of what is published elsewhere.
     """
 
-    def __init__(self, store: Store, dataset: str, folder: Path) -> None:
+    def __init__(self, store: Store, dataset: str, folder: Path | Mirror) -> None:
         self._store = store
         self._dataset = dataset
-        self._folder = folder
+        self._mirror = folder if isinstance(folder, Mirror) else None
+        self._folder = folder.folder if isinstance(folder, Mirror) else folder
         self._opened: dict[Window, OpenedIndex] = {}
         self._lock = threading.Lock()
 
@@ -76,6 +78,8 @@ class Serving:
         Raises:
             Corrupt, IdentityMismatch, Conflict: As `OpenedIndex.of` does.
         """
+        if self._mirror:
+            self._mirror.look(window)
         with self._lock:
             generation = current(self._folder, window)
             known = self._opened.get(window)
@@ -89,6 +93,8 @@ class Serving:
             except Corrupt:
                 newer = current(self._folder, window)  # a rebuild may have cleared away what we were told to open
                 if newer is None or newer == generation:
+                    if self._mirror:
+                        self._mirror.drop(generation)
                     raise
                 opened = OpenedIndex.of(newer, self._store, self._dataset, window)
             self._opened[window] = opened
