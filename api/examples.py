@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from api.catalogue import DatasetWindow
 from api.schemas import Examples
 from api.state import State
+from indexing.averages import Average
 from service.colour import VectorView
 from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
 from service.footprint import ByIdentity
 from service.plan import Source
+from service.polygons import Polygon
 from service.queries import MAX_EXAMPLES, Query
 from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Array, ModelIdentity, Window
+
+MAX_AVERAGED: Final = 4_000_000
+"""Pixels that the polygons of one request may hold: a second or two."""
 
 
 def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tuple[Query, Int64Array]:
@@ -23,19 +28,19 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tupl
 
     Raises:
         InvalidInput: No example for, vectors of different lengths, or a part is missing.
-        LimitExceeded: Too many examples.
-        NotFound: A point holds no vector; tells its status.
+        LimitExceeded: Too many examples, or too many pixels in polygons.
+        NotFound: A point or polygon holds no vector; tells its status.
         IdentityMismatch: Vectors of another model than the dataset's.
     """
-    count = len(examples.points) + len(examples.against) + len(examples.vectors)
+    count = len(examples.points) + len(examples.against) + len(examples.vectors) + len(examples.polygons)
     if count > MAX_EXAMPLES:
         raise LimitExceeded(f"{count:,} examples; a query takes at most {MAX_EXAMPLES:,}.", field="points")
-    if not examples.points and not examples.vectors:
-        raise InvalidInput("give at least one point or vector to look for.", field="points")
+    if not (examples.points or examples.vectors or examples.polygons):
+        raise InvalidInput("give at least one point, vector or polygon to look for.", field="points")
     given, identity = _vectors(examples)
     if at is None:
-        if examples.points or examples.against:
-            raise InvalidInput("is needed to look points up.", field="dataset")
+        if examples.points or examples.against or examples.polygons:
+            raise InvalidInput("is needed to look places up.", field="dataset")
         assert identity is not None  # noqa: S101  # vectors come with one
         return Query.of(identity, given), np.empty(0, np.int64)
     store = at.dataset.store
@@ -45,7 +50,17 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tupl
             raise InvalidInput(f"have {given.shape[1]} dimensions, the dataset {store.dims}.", field="vectors")
     wanted, own = _looked_up(state, at, examples.points, "points")
     unwanted, _ = _looked_up(state, at, examples.against, "against")
-    return Query.of(store.identity, np.concatenate([wanted, given]) if len(given) else wanted, unwanted), own
+    held = [wanted, _averaged(state, at, polygons_of(examples)), given.reshape(-1, store.dims)]
+    return Query.of(store.identity, np.concatenate(held), unwanted), own
+
+
+def polygons_of(examples: Examples) -> list[Polygon]:
+    """The polygons among some examples.
+
+    Raises:
+        InvalidInput, LimitExceeded: As `Polygon.of_geojson` does; names `polygons[n]`.
+    """
+    return [Polygon.of_geojson(one.model_dump(), f"polygons[{n}]") for n, one in enumerate(examples.polygons)]
 
 
 def query_at(at: DatasetWindow, lon: float, lat: float, dims: int) -> Query:
@@ -92,6 +107,26 @@ def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -
         lon, lat = points[index]
         _require_vector(int(places.vectors.status[index]), lon, lat, at.window, f"{field}[{index}]")
     return places.vectors.dequantised(), places.ids
+
+
+def _averaged(state: State, at: DatasetWindow, polygons: list[Polygon]) -> Float32Array:
+    """(n, d) what the pixels of each polygon have in common."""
+    found, room = np.empty((len(polygons), at.dataset.store.dims), np.float32), MAX_AVERAGED
+    for n, polygon in enumerate(polygons):
+        average = state.searcher(at.dataset).average(at.window, polygon, room, f"polygons[{n}]")
+        if not average.pixels:
+            raise _no_vector(average, at.window, f"polygons[{n}]")
+        found[n], room = average.vector, room - average.inside
+    return found
+
+
+def _no_vector(average: Average, window: Window, field: str) -> NotFound:
+    remedy = "GET /datasets/{dataset}/{window}/coverage tells where there are vectors."
+    if not average.inside:
+        return NotFound(f"holds the centre of no pixel that {window} has.", field=field, remedy=remedy)
+    why = ", ".join(STATUS_NAMES[int(status)] for status in average.statuses) or "they have no direction"
+    message = f"none of its {average.inside:,} pixels holds a vector in {window}: {why}."
+    return NotFound(message, field=field, remedy=remedy)
 
 
 def _require_vector(status: int, lon: float, lat: float, window: Window, field: str) -> None:

@@ -1,45 +1,154 @@
-"""Which pixels of a zone grid lie within a box of degrees."""
+"""Which pixels of a snapshot lie within a box of degrees, or in a polygon."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from indexing.pixels import Snapshot
+from indexing.ids import cols_of, rows_of
+from indexing.pixels import Snapshot, block_of, by_block, lonlat_of
 from service.grid import Block, ZoneGrid
-from service.values import BLOCK, Area, BoolArray, Float64Array
+from service.polygons import Box, GridPolygon, Polygon
+from service.values import BLOCK, Area, BoolArray, Float64Array, Int64Array
 
 _SIDE: Final = np.linspace(0, BLOCK, 5)
 _MARGIN_M: Final = 20.0
 """Edges of a block are followed at a few places only; between them they bend by less than this, metres."""
 _DEGREE_M: Final = 111_000.0
+_ALONG: Final = 65
+"""Places along each side of a box around blocks: between them a side bends by far less than `_GENEROUS`."""
+_GENEROUS: Final = 0.05
+"""Degrees."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A polygon on the grids of a snapshot."""
+
+    on: Mapping[str, GridPolygon]
+    """Zone name -> what of it lies in that zone."""
+    near: frozenset[Block]
+    """Every block that may hold its pixels."""
+    whole: frozenset[Block]
+    """Those that lie wholly within it."""
+
+    def mask(self, block: Block) -> BoolArray:
+        """(256, 256) bool: pixels of a block that lie in it."""
+        if block in self.near and block not in self.whole:
+            return self.on[block.zone].mask(block.rows, block.cols)
+        return np.full((BLOCK, BLOCK), block in self.whole)
+
+
+def drawn(at: Snapshot, polygon: Polygon, field: str) -> Drawn:
+    """A polygon on the grids of a snapshot, and the blocks with data that it touches.
+
+    Raises:
+        LimitExceeded: Its edges are too long to be followed; names `field`.
+    """
+    on: dict[str, GridPolygon] = {}
+    near: set[Block] = set()
+    whole: set[Block] = set()
+    for zone, grid in at.grids.items():
+        blocks = [block for block in at.versions if block.zone == zone]
+        if not blocks:
+            continue
+        rows, cols = np.array([[block.row, block.col] for block in blocks]).T
+        shape = polygon.on(grid, _box(grid, rows, cols), field)
+        if shape is not None:
+            on[zone] = shape
+            is_near, is_whole = shape.touched(rows, cols)
+            near |= {block for block, yes in zip(blocks, is_near, strict=True) if yes}
+            whole |= {block for block, yes in zip(blocks, is_whole, strict=True) if yes}
+    return Drawn(on, frozenset(near), frozenset(whole))
 
 
 @dataclass(frozen=True)
 class Within:
-    """The part of a snapshot that an area covers."""
+    """The part of a snapshot that hits may come from."""
 
-    area: Area | None
     blocks: frozenset[Block]
     """Every block that may hold a hit."""
     whole: frozenset[Block]
     """Those of which every pixel may be one."""
+    area: Area | None = None
+    boxed: frozenset[Block] = frozenset()
+    """Blocks that lie wholly within the area."""
+    inside: Drawn | None = None
+    """Only pixels in this polygon."""
+    outside: tuple[Drawn, ...] = ()
+    """No pixel in any of these."""
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every pixel may be a hit."""
+        return self.area is None and self.inside is None and not self.outside
+
+    @property
+    def is_part(self) -> bool:
+        """Whether hits may come from a part only, that may be small."""
+        return self.area is not None or self.inside is not None
 
     def mask(self, at: Snapshot, block: Block) -> BoolArray:
         """(256, 256) bool: pixels of a block that may be hits."""
-        if self.area is None or block in self.whole:
-            return np.ones((BLOCK, BLOCK), bool)
-        return pixels_within(self.area, at.grids[block.zone], block)
+        mask = np.ones((BLOCK, BLOCK), bool)
+        if block in self.whole:
+            return mask
+        if self.area is not None and block not in self.boxed:
+            mask &= pixels_within(self.area, at.grids[block.zone], block)
+        if self.inside is not None:
+            mask &= self.inside.mask(block)
+        for drawn in self.outside:
+            mask &= ~drawn.mask(block)
+        return mask
+
+    def held(self, at: Snapshot, ids: Int64Array) -> Int64Array:
+        """Those of (n,) pixels that may be hits."""
+        if self.area is not None:
+            ids = ids[contains(self.area, *lonlat_of(at, ids))]
+        if self.inside is None and not self.outside:
+            return ids
+        return np.concatenate([self._held(at, group) for group in by_block(ids)] or [ids])
+
+    def _held(self, at: Snapshot, ids: Int64Array) -> Int64Array:
+        """The same for pixels of one block."""
+        block = block_of(ids[0])
+        if block not in self.blocks:
+            return ids[:0]
+        return ids[self.mask(at, block)[rows_of(ids) % BLOCK, cols_of(ids) % BLOCK]]
 
 
-def within_of(at: Snapshot, area: Area | None) -> Within:
-    """The blocks of a snapshot that an area touches; all of them where there is no area."""
-    if area is None:
-        every = frozenset(at.versions)
-        return Within(None, every, every)
+def within_of(
+    at: Snapshot, area: Area | None, inside: Polygon | None = None, outside: Sequence[Polygon] = ()
+) -> Within:
+    """The blocks of a snapshot from which hits may come, and which of their pixels.
+
+    Args:
+        at: The snapshot.
+        area: Only pixels in this box.
+        inside: Only pixels in this polygon.
+        outside: No pixel in any of these.
+
+    Raises:
+        LimitExceeded: A polygon's edges are too long to be followed.
+    """
+    blocks = boxed = frozenset(at.versions)
+    if area is not None:
+        blocks, boxed = _boxed(at, area)
+    whole = boxed
+    kept = drawn(at, inside, "within") if inside is not None else None
+    if kept is not None:
+        blocks, whole = blocks & kept.near, whole & kept.whole
+    left_out = tuple(drawn(at, polygon, f"polygons[{n}]") for n, polygon in enumerate(outside))
+    for one in left_out:
+        blocks, whole = blocks - one.whole, whole - one.near
+    return Within(blocks, whole, area, boxed, kept, left_out)
+
+
+def _boxed(at: Snapshot, area: Area) -> tuple[frozenset[Block], frozenset[Block]]:
+    """The blocks of a snapshot that an area touches, and those wholly within it."""
     near: set[Block] = set()
     whole: set[Block] = set()
     for zone, grid in at.grids.items():
@@ -48,7 +157,7 @@ def within_of(at: Snapshot, area: Area | None) -> Within:
             is_near, is_whole = touched(area, grid, blocks)
             near |= {block for block, yes in zip(blocks, is_near, strict=True) if yes}
             whole |= {block for block, yes in zip(blocks, is_whole, strict=True) if yes}
-    return Within(area, frozenset(near), frozenset(whole))
+    return frozenset(near), frozenset(whole)
 
 
 def contains(area: Area, lon: Float64Array, lat: Float64Array) -> BoolArray:
@@ -107,3 +216,22 @@ def _margins(south: Float64Array, north: Float64Array) -> tuple[Float64Array, fl
     lat_margin = _MARGIN_M / _DEGREE_M
     cosine = np.cos(np.radians(np.minimum(np.maximum(np.abs(south), np.abs(north)), 89.0)))
     return lat_margin / cosine, lat_margin
+
+
+def _box(grid: ZoneGrid, rows: Int64Array, cols: Int64Array) -> Box:
+    """(west, south, east, north) of a box around blocks by row and column, generously; maybe the whole circle."""
+    along = np.linspace(0, 1, _ALONG)
+    top, bottom = int(rows.min()) * BLOCK, int(rows.max() + 1) * BLOCK
+    left, right = int(cols.min()) * BLOCK, int(cols.max() + 1) * BLOCK
+    down, across = top + along * (bottom - top), left + along * (right - left)
+    same = np.ones(_ALONG)
+    lon, lat = grid.to_lonlat(
+        np.concatenate([down, down, same * top, same * bottom]),
+        np.concatenate([same * left, same * right, across, across]),
+    )
+    if lon.max() - lon.min() > 180:  # across the antimeridian
+        lon = np.array([-180.0, 180.0])
+    return (
+        float(lon.min()) - _GENEROUS, float(lat.min()) - _GENEROUS,
+        float(lon.max()) + _GENEROUS, float(lat.max()) + _GENEROUS,
+    )  # fmt: skip

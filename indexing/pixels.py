@@ -143,10 +143,8 @@ class PixelReader:
         return Places(ids, out)
 
     def _of_block(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
-        rows, cols = rows_of(ids), cols_of(ids)
-        block = Block(zones_of(ids[:1])[0].name, int(rows[0]) // BLOCK, int(cols[0]) // BLOCK)
-        vectors, _ = self.block(at, block)
-        cells = (rows % BLOCK, cols % BLOCK)
+        vectors, _ = self.block(at, block_of(ids[0]))
+        cells = (rows_of(ids) % BLOCK, cols_of(ids) % BLOCK)
         return ids, Vectors(vectors.codes[cells], vectors.scales[cells], vectors.status[cells])
 
     def _of_zone(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
@@ -163,6 +161,17 @@ def lonlat_of(at: Snapshot, ids: Int64Array) -> tuple[Float64Array, Float64Array
         row, col = rows_of(ids[mine]).astype(np.float64), cols_of(ids[mine]).astype(np.float64)
         lon[mine], lat[mine] = grid.to_lonlat(row + 0.5, col + 0.5)
     return lon, lat
+
+
+def block_of(pixel: np.int64) -> Block:
+    """The block that a pixel lies in, by its id."""
+    ids = np.array([pixel])
+    return Block(zones_of(ids)[0].name, int(rows_of(ids)[0]) // BLOCK, int(cols_of(ids)[0]) // BLOCK)
+
+
+def by_block(ids: Int64Array) -> list[Int64Array]:
+    """Ids grouped by block, ascending within and between, each once."""
+    return _groups(ids, by_block=True)
 
 
 def _groups(ids: Int64Array, *, by_block: bool) -> list[Int64Array]:

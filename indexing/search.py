@@ -8,30 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
-from indexing.areas import Within, contains, within_of
+from indexing.areas import Within, drawn, within_of
+from indexing.averages import Average, average_of
+from indexing.candidates import candidates
 from indexing.exact import Top, rank, scan
-from indexing.ids import cols_of, ids_at, rows_of, zones_of
+from indexing.ids import cols_of, rows_of, zones_of
 from indexing.opened import OpenedIndex, Serving
 from indexing.pixels import CACHE_BYTES, PixelReader, Places, Snapshot, lonlat_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Block, Zone
+from service.polygons import Polygon
 from service.queries import Query
 from service.store.contract import Store
 from service.values import (
     BLOCK,
     VALID,
     Area,
-    BoolArray,
     CacheUse,
     Float64Array,
     Int64Array,
-    UInt8Array,
     Window,
 )
 
@@ -124,6 +124,22 @@ class Searcher:
         """What (n, 2) points in degrees lie on: pixel ids and vectors, with the status where there is no vector."""
         return self._reader.places(self._reader.snapshot(window), lonlat)
 
+    def average(self, window: Window, polygon: Polygon, most: int, field: str) -> Average:
+        """The mean of the unit vectors of the valid pixels whose centre lies in a polygon.
+
+        Args:
+            window: One of the store's windows.
+            polygon: Where.
+            most: How many pixels it may hold in blocks with data.
+            field: What the caller calls the polygon, for errors.
+
+        Raises:
+            LimitExceeded: It holds more, touches too many blocks, or its edges are too long to be followed.
+            Corrupt: A block cannot be read.
+        """
+        at = self._reader.snapshot(window)
+        return average_of(drawn(at, polygon, field), lambda block: self._reader.block(at, block), most, field)
+
     def search(
         self,
         query: Query,
@@ -131,6 +147,8 @@ class Searcher:
         k: int,
         *,
         area: Area | None = None,
+        inside: Polygon | None = None,
+        outside: Sequence[Polygon] = (),
         own: Int64Array | None = None,
         exclude: Int64Array | None = None,
     ) -> SearchResult:
@@ -141,12 +159,15 @@ class Searcher:
             window: One of the store's windows.
             k: 1 or more.
             area: Only pixels whose centre lies in it.
+            inside: Only pixels whose centre lies in it.
+            outside: No pixel whose centre lies in any of them.
             own: (n,) ids of the pixels the query was made from: looked at whether or not the index proposes them.
             exclude: (n,) ids of pixels that shall be no hit.
 
         Raises:
             IdentityMismatch: The query, or the index, was made by another model than the dataset.
             InvalidInput: The query has another number of dimensions, or k is below 1.
+            LimitExceeded: A polygon's edges are too long to be followed.
             Conflict: The index is of another dataset, window or grid.
             Unavailable: There is no index and too much to scan, or too much has changed since it was built.
             Corrupt: The index or a block cannot be read. Names it.
@@ -155,11 +176,11 @@ class Searcher:
         if k < 1:
             raise InvalidInput("must be 1 or more.", field="k")
         at = self._reader.snapshot(window)
-        within = within_of(at, area)
+        within = within_of(at, area, inside, outside)
         index = self._serving.index(window)
         dropped = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
         most = k + len(dropped)
-        if index is None or (area is not None and len(within.blocks) <= self._exact_blocks):
+        if index is None or (within.is_part and len(within.blocks) <= self._exact_blocks):
             found = self._exactly(query, at, within, most)
         else:
             found = self._with_index(query, at, within, most, index, own)
@@ -226,14 +247,14 @@ class Searcher:
         changed = [block for block in index.changed(at, fresh) if block in within.blocks]
         self._require_few(at, changed, _TOO_OLD)
         usable = fresh & np.array([block in within.blocks for block, _ in index.manifest.blocks], bool)
-        ids = _proposed(query, at, within, k, index, usable)
+        ids = candidates(query, at, within, k, index, usable)
         proposed = len(ids)
         if own is not None:
-            ids = np.concatenate([ids, _held(at, within.area, own)])
+            ids = np.concatenate([ids, within.held(at, own)])
         ids, codes = self._reader.codes(at, ids)
         top, scanned = self._scan(query, at, within, changed, k)
         top = top.merged(rank(query, ids, codes, k), k)
-        recall = index.manifest.tuning.recall if within.area is None else None
+        recall = index.manifest.tuning.recall if within.is_all else None
         return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
 
     def _scan(self, query: Query, at: Snapshot, within: Within, blocks: Sequence[Block], k: int) -> tuple[Top, int]:
@@ -259,48 +280,6 @@ class _Found:
     recall: float | None
     scanned: int
     candidates: int
-
-
-def _proposed(query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, usable: BoolArray) -> Int64Array:
-    """Ids of candidates from the usable blocks of an index; looks into more lists until there are enough."""
-    if not usable.any():
-        return np.empty(0, np.int64)
-    probes, count = index.manifest.tuning.scaled(k)
-    probes = min(int(probes / usable.mean()), index.ann.lists)
-    allowed = None if usable.all() and within.area is None else _bits(at, within, index, usable)
-    direction = query.direction.astype(np.float32)
-    while True:
-        positions = index.ann.candidates(direction, count, probes, allowed)
-        if len(positions) >= count or probes >= index.ann.lists:
-            return ids_at(index.first_ids[positions // _PIXELS], positions % _PIXELS)
-        probes = min(4 * probes, index.ann.lists)
-
-
-def _bits(at: Snapshot, within: Within, index: OpenedIndex, usable: BoolArray) -> UInt8Array:
-    """A bit for each position of the index, lowest first: whether it may be proposed."""
-    if within.area is None:
-        return _whole_blocks(usable.tobytes())
-    bits = np.zeros((len(usable), _PIXELS // 8), np.uint8)
-    for ordinal in np.flatnonzero(usable):
-        block = index.manifest.blocks[ordinal][0]
-        bits[ordinal] = np.packbits(within.mask(at, block).ravel(), bitorder="little")
-    return bits.ravel()
-
-
-@lru_cache(maxsize=2)
-def _whole_blocks(usable: bytes) -> UInt8Array:
-    """The same where whole blocks, (blocks,) bool, may be proposed or not: kept, as it only changes with the store."""
-    bits = np.repeat(np.frombuffer(usable, np.uint8) * np.uint8(255), _PIXELS // 8)
-    bits.flags.writeable = False
-    return bits
-
-
-def _held(at: Snapshot, area: Area | None, ids: Int64Array) -> Int64Array:
-    """Those of some pixels that lie in the area."""
-    if area is None or not len(ids):
-        return ids
-    lon, lat = lonlat_of(at, ids)
-    return ids[contains(area, lon, lat)]
 
 
 def _hits(at: Snapshot, top: Top) -> tuple[Hit, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,14 +13,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
-from api.examples import query_of
+from api.examples import polygons_of, query_of
 from api.params import dataset_window
 from api.problems import documented
-from api.schemas import Examples, Finite, Lat, Lon
+from api.schemas import Examples, Finite, Geometry, Lat, Lon
 from api.security import require
 from api.state import State, get_state
 from indexing.search import SearchResult
 from service.errors import InvalidInput, LimitExceeded, NotFound
+from service.polygons import Polygon
 from service.queries import Query
 from service.values import STATUS_NAMES, Area, Int64Array
 
@@ -46,7 +48,12 @@ class SearchBody(Examples):
     query: str | None = Field(None, max_length=64, description="id of a saved query, instead of examples")
     k: int = K
     bbox: Bbox | None = Field(None, description="[w,s,e,n]: only pixels in this box; w > e crosses the antimeridian")
-    exclude_examples: bool = Field(False, description="leave out the pixels that `points` lie on")
+    within: Geometry | None = Field(
+        None, description="only pixels whose centre lies in this polygon, of at most 1,000 positions; and in `bbox`"
+    )
+    exclude_examples: bool = Field(
+        False, description="leave out the pixels that `points` lie on and those in `polygons`"
+    )
 
 
 class SearchParams(BaseModel):
@@ -114,13 +121,13 @@ def search(
     params: Annotated[SearchParams, Param()],
 ) -> Response:
     """The pixels most like the one at a place, or most like a saved query. Saves nothing."""
-    area = _area(params.bbox.split(",")) if params.bbox is not None else None
+    where = _Where(_area(params.bbox.split(",")) if params.bbox is not None else None)
     if params.lon is None and params.lat is None:
-        return _by_id(state, at, params.query, params.k, area)
+        return _by_id(state, at, params.query, params.k, where)
     if params.lon is None or params.lat is None or params.query is not None:
         raise InvalidInput("give both lon and lat, or query.", field="lon")
     query, own = query_of(state, at, Examples(points=[(params.lon, params.lat)]))
-    return _answer(state, at, query, params.k, area, own)
+    return _answer(state, at, query, params.k, where, own)
 
 
 @router.post("/datasets/{dataset}/{window}/search", response_class=GeoJson, responses=ANSWERS)
@@ -130,40 +137,44 @@ def search_by_examples(
     body: SearchBody,
 ) -> Response:
     """The pixels most like some points or vectors and least like others. Saves nothing."""
-    area = Area(*body.bbox) if body.bbox is not None else None
+    inside = Polygon.of_geojson(body.within.model_dump(), "within") if body.within is not None else None
+    where = _Where(Area(*body.bbox) if body.bbox is not None else None, inside)
     if body.query is not None:
-        if body.points or body.against or body.vectors:
+        if body.points or body.against or body.vectors or body.polygons:
             raise InvalidInput("give examples or a saved query, not both.", field="query")
-        return _by_id(state, at, body.query, body.k, area)
+        return _by_id(state, at, body.query, body.k, where)
     query, own = query_of(state, at, body)
-    return _answer(state, at, query, body.k, area, own, without_own=body.exclude_examples)
+    if body.exclude_examples:
+        where = replace(where, outside=tuple(polygons_of(body)), exclude=own)
+    return _answer(state, at, query, body.k, where, own)
 
 
-def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, area: Area | None) -> Response:
+@dataclass(frozen=True)
+class _Where:
+    """Which pixels may be hits."""
+
+    area: Area | None = None
+    inside: Polygon | None = None
+    outside: tuple[Polygon, ...] = ()
+    exclude: Int64Array | None = None
+    """(n,) ids of single pixels that may not."""
+
+
+def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, where: _Where) -> Response:
     if key is None:
         raise InvalidInput("give lon and lat, or query.", field="lon")
     _, document = state.queries.get(key)
-    return _answer(state, at, Query.from_document(document), k, area, np.empty(0, np.int64))
+    return _answer(state, at, Query.from_document(document), k, where, np.empty(0, np.int64))
 
 
-def _answer(
-    state: State,
-    at: DatasetWindow,
-    query: Query,
-    k: int,
-    area: Area | None,
-    own: Int64Array,
-    *,
-    without_own: bool = False,
-) -> Response:
+def _answer(state: State, at: DatasetWindow, query: Query, k: int, where: _Where, own: Int64Array) -> Response:
     limit = state.settings.limits.hits
     if k > limit:
         raise LimitExceeded(f"{k:,} hits; at most {limit:,} a request.", field="k")
-    searcher, exclude = state.searcher(at.dataset), own if without_own else None
+    searcher = state.searcher(at.dataset)
     result = state.watch.search(
-        at.dataset.id, at.window, k,
-        lambda: searcher.search(query, at.window, k, area=area, own=own, exclude=exclude),
-    )  # fmt: skip
+        at.dataset.id, at.window, k, lambda: searcher.search(query, at.window, k, own=own, **vars(where))
+    )
     body = {
         "type": "FeatureCollection",
         **at.dataset.provenance(at.window),

@@ -1,0 +1,84 @@
+"""What the pixels of a polygon have in common: the mean of their unit vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from indexing.areas import Drawn
+from indexing.exact import Reader
+from service.errors import LimitExceeded
+from service.values import BLOCK, Float32Array, Float64Array, Int8Array, UInt8Array
+
+MAX_BLOCKS: Final = 1024
+"""Blocks that a polygon may touch."""
+_ROWS: Final = 2048
+"""Pixels converted to float64 at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Average:
+    """The mean of some pixels."""
+
+    vector: Float32Array
+    """(d,) float32 mean of the unit vectors; anything where `pixels` is 0."""
+    pixels: int
+    """Valid pixels, those it is the mean of."""
+    inside: int
+    """Pixels in blocks with data whose centre lies in the polygon, valid or not."""
+    statuses: UInt8Array
+    """(n,) what keeps the others from being valid, most frequent first."""
+
+
+def average_of(drawn: Drawn, read: Reader, most: int, field: str) -> Average:
+    """The mean of the unit vectors of the valid pixels in a polygon, summed in float64.
+
+    Args:
+        drawn: The polygon, on the grids of a snapshot.
+        read: How to read a block.
+        most: How many pixels it may hold.
+        field: What the caller calls it, for errors.
+
+    Raises:
+        LimitExceeded: It holds more, or touches over 1,024 blocks.
+        Corrupt, Unavailable: As `read` does.
+    """
+    inside = _count(drawn, most, field)
+    total, pixels, others = np.zeros(0), 0, np.zeros(256, np.int64)
+    for block in sorted(drawn.near):
+        mask = drawn.mask(block)
+        if not mask.any():
+            continue
+        vectors, _ = read(block)
+        used = mask & vectors.valid & vectors.codes.any(axis=-1)  # a code of zeros has no direction
+        others += np.bincount(vectors.status[mask & ~vectors.valid], minlength=256)
+        pixels += int(used.sum())
+        part = _sum_of_units(vectors.codes[used])
+        total = part if not len(total) else total + part
+    mean = np.asarray(total / max(1, pixels), np.float32)
+    ranked = np.argsort(-others, kind="stable")[: np.count_nonzero(others)]
+    return Average(mean, pixels, inside, ranked.astype(np.uint8))
+
+
+def _count(drawn: Drawn, most: int, field: str) -> int:
+    """Pixels in the polygon, found without reading one."""
+    remedy = "Draw a smaller one, or give points."
+    if len(drawn.near) > MAX_BLOCKS:
+        raise LimitExceeded(f"touches over {MAX_BLOCKS:,} blocks.", field=field, remedy=remedy)
+    count = len(drawn.whole) * BLOCK * BLOCK
+    if count <= most:
+        count += sum(int(drawn.mask(block).sum()) for block in drawn.near - drawn.whole)
+    if count > most:
+        raise LimitExceeded(f"holds over {most:,} pixels.", field=field, remedy=remedy)
+    return count
+
+
+def _sum_of_units(codes: Int8Array) -> Float64Array:
+    """(d,) float64 sum of c / |c| over (n, d) codes."""
+    total = np.zeros(codes.shape[-1])
+    for start in range(0, len(codes), _ROWS):
+        wide = codes[start : start + _ROWS].astype(np.float64)
+        total += (1 / np.linalg.norm(wide, axis=1)) @ wide
+    return total
