@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from api import demo
 from api.app import create_app
 from api.settings import Settings
 from api.state import State
+from tests.services import Postgres, postgres_programs, postgres_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -109,3 +111,13 @@ def server(demo_home: Settings) -> Iterator[str]:
     """The address of a real server of the whole demo."""
     with running(demo_home) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres server of our own, below /tmp because its user may enter no other folder of ours."""
+    programs = postgres_programs() or missing("Postgres is not installed")
+    with tempfile.TemporaryDirectory(prefix="smalti-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(programs, Path(folder) / "server") as server:
+            yield server

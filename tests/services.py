@@ -1,0 +1,148 @@
+"""Other people's servers, as private processes of the tests, and our own worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.settings import Settings
+
+WORKER = Path(__file__).with_name("job_worker.py")
+
+
+def free_port() -> int:
+    """A port nobody listens on just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def postgres_programs() -> Path | None:
+    """The folder of initdb and pg_ctl, which Debian keeps out of the PATH; None where there is no Postgres."""
+    found = shutil.which("pg_ctl")
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    return Path(found).resolve().parent if found else (versions[-1] if versions else None)
+
+
+@dataclass
+class Postgres:
+    """A Postgres server of our own."""
+
+    programs: Path
+    folder: Path
+    port: int
+
+    password = "not-to-be-shown"
+
+    def url(self, database: str) -> str:
+        """The address of one database, password included."""
+        return f"postgresql://smalti:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        self._run("pg_ctl", "-D", "data", "-l", "log", "-w", "-t", "60", "-o", options, "start")
+
+    def stop(self, how: str = "fast") -> None:
+        self._run("pg_ctl", "-D", "data", "-m", how, "-w", "stop")
+
+    def create(self, database: str) -> str:
+        """A new empty database; its address."""
+        address = f"host=127.0.0.1 port={self.port} user=smalti password={self.password} dbname=postgres"
+        self._run("psql", "-q", "-d", address, "-c", f'CREATE DATABASE "{database}"')
+        return self.url(database)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        if os.geteuid() == 0:  # it refuses to run as root
+            command = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *command]
+        done = subprocess.run(
+            command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == 0, f"{program}: {done.stderr}"
+
+
+@contextmanager
+def postgres_server(programs: Path, folder: Path) -> Iterator[Postgres]:
+    """A running server with one role, smalti; gone afterwards. `folder` must be reachable for everybody."""
+    server = Postgres(programs, folder, free_port())
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "password").write_text(server.password)
+    server._run("initdb", "-D", "data", "-U", "smalti", "-A", "scram-sha-256", "--pwfile=password", "-N")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop("immediate")
+
+
+@dataclass
+class Worker:
+    """A worker process, and what it noted: `begin NAME BLOCK` and `end NAME BLOCK`, a line each."""
+
+    process: subprocess.Popen[str]
+    notes: Path
+
+    def lines(self, word: str) -> list[str]:
+        """Blocks that were begun or ended, in order."""
+        text = self.notes.read_text() if self.notes.exists() else ""
+        return [line.split()[2] for line in text.splitlines() if line.startswith(word)]
+
+    def wait_for(self, word: str, count: int, seconds: float = 60) -> None:
+        """Wait until so many blocks were begun or ended by anybody."""
+        until = time.monotonic() + seconds
+        while len(self.lines(word)) < count:
+            assert self.process.poll() is None, f"the worker ended with {self.process.returncode}"
+            assert time.monotonic() < until, f"only {self.lines(word)} after {seconds} s"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, seconds: float = 60) -> int:
+        """Ask it to end, as systemd and Kubernetes do; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment that makes another process see the same settings."""
+    secret = settings.jobs_database
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SMALTI_")},
+        "SMALTI_HOME": str(settings.home),
+        "SMALTI_CATALOGUE": str(settings.catalogue),
+        "SMALTI_WORKER_LAPSE": str(settings.worker_lapse),
+        **({"SMALTI_JOBS_DATABASE": secret.get_secret_value()} if secret else {}),
+    }
+
+
+@contextmanager
+def worker(settings: Settings, name: str = "one", *, slow: float = 0, broken: str = "-") -> Iterator[Worker]:
+    """A running worker of some settings, killed afterwards.
+
+    Args:
+        settings: Home and jobs database.
+        name: Its stable name.
+        slow: Seconds that it sleeps in each block, between reading and committing.
+        broken: A block whose series cannot be read.
+    """
+    notes = settings.home / "notes"
+    command = [sys.executable, str(WORKER), name, str(notes), str(slow), broken]
+    process = subprocess.Popen(command, env=environment(settings), cwd=WORKER.parents[1], text=True)
+    try:
+        yield Worker(process, notes)
+    finally:
+        process.kill()
+        process.wait()
