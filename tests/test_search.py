@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from indexing.build import build_index
+from indexing.candidates import _whole_blocks
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.manifest import current
 from indexing.pixels import PixelReader
-from indexing.search import Searcher, SearchResult, _whole_blocks
+from indexing.search import Searcher, SearchResult
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
 from service.queries import Query
