@@ -37,7 +37,12 @@ const post = (path, body, more = {}) =>
 const at = (dataset, window) => `/datasets/${encodeURIComponent(dataset)}/${encodeURIComponent(window)}`;
 
 export const settings = () => ask("/page.json", { quiet: true });
-export const datasets = () => ask("/datasets", { quiet: true });
+const first = ask("/datasets", { quiet: true });
+first.catch(() => {}); // whoever asks is told
+let asked = false;
+export const datasets = () => (asked ? ask("/datasets", { quiet: true }) : ((asked = true), first));
+// The map waits a moment for the datasets: then its first frame asks for tiles already, a software-drawn frame earlier.
+export const soon = Promise.race([first.catch(() => null), new Promise((resolve) => setTimeout(resolve, 800))]);
 export const bases = (dataset) => ask(`/bases?dataset=${encodeURIComponent(dataset)}`, { quiet: true });
 export const fitBasis = (dataset) => post("/bases", { dataset });
 export const legend = (dataset, window, view) => ask(`${at(dataset, window)}/legend?${view}`, { quiet: true });

@@ -43,7 +43,7 @@ function raster(map, id, dataset, url, look) {
     map.getSource(id).frame = frame;
     const above = ["tiles", "area-fill"].find((layer) => layer !== id && map.getLayer(layer));
     // Pixels stay pixels: each is one 10 m tessera.
-    map.addLayer({ id, type: "raster", source: id, paint: { "raster-resampling": "nearest", "raster-fade-duration": 120 } }, above);
+    map.addLayer({ id, type: "raster", source: id, paint: { "raster-resampling": "nearest", "raster-fade-duration": 0 } }, above);
   } else if (source.tiles[0] !== url) source.setTiles([url]);
   for (const [property, value] of Object.entries(look)) map.setPaintProperty(id, property, value);
 }

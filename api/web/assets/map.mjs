@@ -1,7 +1,7 @@
 // The map itself: where it looks, its controls, and what a pointer over it reads.
 
 import * as maplibre from "/web/vendor/maplibre-gl.mjs";
-import { headers } from "./api.mjs";
+import { headers, soon } from "./api.mjs";
 import { followTheme, style } from "./base.mjs";
 import { $, el, icon, place } from "./dom.mjs";
 import { addGraticule } from "./graticule.mjs";
@@ -23,13 +23,14 @@ export function makeMap(container, more = {}) {
   });
 }
 
+await soon;
 export const map = makeMap("map", { hash: "map", boxZoom: false }); // Shift + click adds an example
 const drawn = [map];
 export const maps = () => drawn; // the map, and the one beside it once there is one
 map.touchZoomRotate.disableRotation();
 map.keyboard.disableRotation();
 export const ready = new Promise((resolve) => map.once("style.load", resolve)).then(() => {
-  addGraticule(map, true);
+  map.once("idle", () => addGraticule(map, true));
   followTheme(map);
 });
 
