@@ -34,21 +34,21 @@ Ring = Annotated[
 ]
 
 
-class Polygon(Strict):
+class PolygonBody(Strict):
     """A GeoJSON polygon: its outline, then its holes."""
 
     type: Literal["Polygon"]
     coordinates: list[Ring] = Field(min_length=1)
 
 
-class MultiPolygon(Strict):
+class MultiPolygonBody(Strict):
     """Several GeoJSON polygons."""
 
     type: Literal["MultiPolygon"]
     coordinates: list[Annotated[list[Ring], Field(min_length=1)]] = Field(min_length=1)
 
 
-Geometry = Annotated[Polygon | MultiPolygon, Field(discriminator="type")]
+Geometry = Annotated[PolygonBody | MultiPolygonBody, Field(discriminator="type")]
 
 
 class DatasetInfo(BaseModel):

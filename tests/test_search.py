@@ -256,7 +256,7 @@ def test_pixels_can_be_left_out(shared: MemoryStore, built: Path) -> None:
 def test_its_own_pixel_is_a_hit_whatever_the_index_proposes(
     shared: MemoryStore, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexing.search._proposed", lambda *_: np.empty(0, np.int64))
+    monkeypatch.setattr("indexing.search.candidates", lambda *_: np.empty(0, np.int64))
     part = shared.parts[0]
     own = pixel_ids(Zone(31), np.array([part.row0 + 90]), np.array([part.col0 + 90]))
     result = Searcher(shared, "demo", built).search(query_at(shared, 90, 90), YEAR, 5, own=own)

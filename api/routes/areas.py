@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from api.jobs import STATED_RATE, Order
 from api.problems import documented
-from api.schemas import Box, JobState, Lat, Lon, MultiPolygon, Polygon, Strict
+from api.schemas import Box, JobState, Lat, Lon, MultiPolygonBody, PolygonBody, Strict
 from api.security import require
 from api.state import State, get_state
 from service.area import MIN_S2, AreaPlan, plan_area
@@ -31,7 +31,7 @@ class AreaBody(Strict):
     bbox: tuple[Lon, Lat, Lon, Lat] | None = Field(
         None, description="[west, south, east, north] in degrees; west > east crosses the antimeridian"
     )
-    geometry: Polygon | MultiPolygon | None = Field(
+    geometry: PolygonBody | MultiPolygonBody | None = Field(
         None, discriminator="type", description="instead of bbox: the blocks of its box are taken"
     )
     min_s2: int = Field(
@@ -54,7 +54,7 @@ class AreaBody(Strict):
         if self.bbox is not None:
             return Area(*self.bbox)
         assert self.geometry is not None  # noqa: S101  # one of the two is there
-        parts = [self.geometry.coordinates] if isinstance(self.geometry, Polygon) else self.geometry.coordinates
+        parts = [self.geometry.coordinates] if isinstance(self.geometry, PolygonBody) else self.geometry.coordinates
         lon, lat = zip(*((place[0], place[1]) for part in parts for ring in part for place in ring), strict=True)
         return Area(min(lon), min(lat), max(lon), max(lat))
 
