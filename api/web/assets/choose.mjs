@@ -44,7 +44,7 @@ export async function fillBases() {
   if (!dataset?.bases.length) { options($("basis"), [["default", "none yet"]], "default"); return; }
   const { bases } = await api.bases(dataset.id).catch(() => ({ bases: dataset.bases.map((name) => ({ name })) }));
   const told = ({ name, explained }) =>
-    [name, explained ? `${name} (${percent(explained.reduce((a, b) => a + b))} of the variance)` : name];
+    [name, explained ? `${name} (${percent(explained.reduce((a, b) => a + b))})` : name];
   options($("basis"), bases.map(told), state.basis);
 }
 

@@ -9,6 +9,7 @@ import { notice, toast } from "./status.mjs";
 
 const NEAR = 0.0002; // degrees: the block that holds the point, and no neighbour unless it lies on the edge
 const REMEMBERED = "smalti-job"; // a reload finds the job again
+const LINGER_MS = 6000;
 let source = null;
 let shown = 0;
 
@@ -24,9 +25,9 @@ export async function offer(card, dataset, [lon, lat], status) {
   const body = { dataset: dataset.id, window: state.window, bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] };
   try {
     const plan = await api.askArea({ ...body, dry_run: true });
-    const left = plan.blocks_left ?? plan.blocks;
-    if (!left) return;
-    const words = `${count(left, "block")}, ${count(plan.pixels, "pixel")}${plan.seconds ? `, about ${duration(plan.seconds)}` : ""}`;
+    if (!plan.blocks_left) return;
+    const words = plan.workers === 0 ? "It waits until a worker runs: smalti worker"
+      : `${count(plan.blocks_left, "block")}, ${count(plan.pixels_left, "pixel")}, about ${duration(plan.seconds)}`;
     const begin = el("button", { type: "button", class: "primary", text: "Embed here", onclick: () => start(body, begin) });
     card.append(el("div", { class: "offer" }, begin, el("span", { class: "hint", text: words })));
   } catch (error) {
@@ -51,15 +52,16 @@ export function follow(id) {
   source = api.jobEvents(id);
   const told = ({ data }) => data && update(JSON.parse(data));
   source.addEventListener("progress", told);
-  source.addEventListener("end", (event) => { source.close(); told(event); });
+  source.addEventListener("end", told);
   source.addEventListener("error", () => { // a proxy that cuts streams, or a server that went away
-    if (source.readyState === EventSource.CLOSED) api.job(id).then(update, forget);
+    if (source?.readyState === EventSource.CLOSED) api.job(id).then(update, forget);
   });
 }
 
 const forget = () => { sessionStorage.removeItem(REMEMBERED); show($("job"), false); };
 
 function update(job) {
+  if (!source) return; // the last progress and the end say the same
   render(job);
   if (job.done > shown || job.state === "done") {
     shown = job.done;
@@ -68,10 +70,12 @@ function update(job) {
   if (job.state === "done") {
     toast("Embedded: it is on the map and in the search.");
     again();
+    setTimeout(() => { if (!source) forget(); }, LINGER_MS);
   }
   if (["done", "failed", "cancelled"].includes(job.state)) {
     sessionStorage.removeItem(REMEMBERED);
-    source?.close();
+    source.close();
+    source = null;
   }
 }
 

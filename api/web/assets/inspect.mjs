@@ -27,7 +27,7 @@ function card(point, answer) {
       el("button", { type: "button", class: "chip-close", "aria-label": "Close", onclick: () => set({ at: [] }) }, icon("close"))),
     status === "valid" ? null : el("p", { text: meaning }),
     seen ? el("p", { class: "counts" }, number(counts.s2, "optical"), number(counts.s1_asc, "ascending"), number(counts.s1_desc, "descending radar")) : null,
-    el("p", { class: "hint" }, `${answer.window} · ${answer.model} · revision `, el("span", { text: answer.revision.slice(0, 8), title: answer.revision })),
+    el("p", { class: "hint" }, `${answer.window} · ${answer.model} · rev `, el("span", { text: answer.revision.slice(0, 8), title: answer.revision })),
   ];
 }
 
