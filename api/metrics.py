@@ -146,8 +146,10 @@ class _Joined(CollectorRegistry):
         self._read = readings
 
     def collect(self) -> Iterator[Metric]:
-        """Metrics of both."""
-        yield from self._counted.collect()
+        """Metrics of both, without the time of creation that the library adds to each series: a third more of them."""
+        for metric in self._counted.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
         yield from _families(self._read)
 
 
