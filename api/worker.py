@@ -198,7 +198,7 @@ def work(state: State, name: str | None = None, *, with_parent: bool = False) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     parent = os.getppid() if with_parent else None
-    with _named(state.settings.home / "workers", name) as own:
+    with named(state.settings.home / "workers", name) as own:
         jobs, instance = state.jobs, uuid.uuid4().hex
         jobs.set_up()
         _bench = Bench(state)
@@ -261,7 +261,7 @@ def _leave(jobs: Jobs, name: str, instance: str) -> None:
 
 
 @contextmanager
-def _named(folder: Path, name: str | None) -> Iterator[str]:
+def named(folder: Path, name: str | None) -> Iterator[str]:
     """A name that no other living worker of this home has; free again as soon as the process is gone."""
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname() or "worker"

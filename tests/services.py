@@ -88,22 +88,29 @@ def postgres_server(programs: Path, folder: Path) -> Iterator[Postgres]:
 
 @dataclass
 class Worker:
-    """A worker process, and what it noted: `begin NAME BLOCK` and `end NAME BLOCK`, a line each."""
+    """A worker process; see job_worker.py."""
 
     process: subprocess.Popen[str]
-    notes: Path
+    name: str
+    home: Path
 
-    def lines(self, word: str) -> list[str]:
-        """Blocks that were begun or ended, in order."""
-        text = self.notes.read_text() if self.notes.exists() else ""
-        return [line.split()[2] for line in text.splitlines() if line.startswith(word)]
+    def tell(self, **what: object) -> None:
+        """Make blocks slow (seconds) or one of them broken; "" for neither."""
+        for file, value in what.items():
+            (self.home / file).write_text(str(value))
+
+    def notes(self, word: str, *, of: str | None = None) -> list[str]:
+        """Blocks that were begun or ended by anybody, or by one worker, in order."""
+        notes = self.home / "notes"
+        lines = [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
+        return [block for told, name, block in lines if told == word and of in (None, name)]
 
     def wait_for(self, word: str, count: int, seconds: float = 60) -> None:
         """Wait until so many blocks were begun or ended by anybody."""
         until = time.monotonic() + seconds
-        while len(self.lines(word)) < count:
+        while len(self.notes(word)) < count:
             assert self.process.poll() is None, f"the worker ended with {self.process.returncode}"
-            assert time.monotonic() < until, f"only {self.lines(word)} after {seconds} s"
+            assert time.monotonic() < until, f"only {self.notes(word)} after {seconds} s"
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -129,20 +136,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @contextmanager
-def worker(settings: Settings, name: str = "one", *, slow: float = 0, broken: str = "-") -> Iterator[Worker]:
-    """A running worker of some settings, killed afterwards.
-
-    Args:
-        settings: Home and jobs database.
-        name: Its stable name.
-        slow: Seconds that it sleeps in each block, between reading and committing.
-        broken: A block whose series cannot be read.
-    """
-    notes = settings.home / "notes"
-    command = [sys.executable, str(WORKER), name, str(notes), str(slow), broken]
+def worker(settings: Settings, name: str = "one") -> Iterator[Worker]:
+    """A running worker of some settings, killed afterwards."""
+    command = [sys.executable, str(WORKER), name]
     process = subprocess.Popen(command, env=environment(settings), cwd=WORKER.parents[1], text=True)
     try:
-        yield Worker(process, notes)
+        yield Worker(process, name, settings.home)
     finally:
         process.kill()
         process.wait()

@@ -1,0 +1,318 @@
+"""Jobs over HTTP: what an area takes, one job for one order, progress to the end, errors that name what failed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from api import demo
+from api.settings import Limits, Settings
+from api.state import State
+from service.errors import Conflict
+from service.values import VALID, Window
+from tests.conftest import SIDE, client_of
+from tests.services import Worker, worker
+
+SCENE = demo.Scene.make(SIDE)
+EMPTY = SCENE.empty.name
+YEAR = Window.year(2024)
+
+
+def body_of(client: TestClient, **more: Any) -> dict[str, Any]:
+    """A request for all of the landscape, of which one block is empty."""
+    bounds = client.get("/datasets/demo").json()["source_bounds"]
+    return {"dataset": "demo", "window": "2024", "bbox": bounds, **more}
+
+
+def ended(client: TestClient, job: str, seconds: float = 60) -> dict[str, Any]:
+    until = time.monotonic() + seconds
+    while (told := client.get(f"/jobs/{job}").json())["state"] in {"queued", "running"}:
+        assert time.monotonic() < until, told
+        time.sleep(0.1)
+    return told
+
+
+def events(client: TestClient, job: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every event of a stream that ends by itself."""
+    with client.stream("GET", f"/jobs/{job}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        text = "".join(stream.iter_text())
+    parts = [part.splitlines() for part in text.strip().split("\n\n")]
+    return [(part[0].removeprefix("event: "), json.loads(part[1].removeprefix("data: "))) for part in parts]
+
+
+def test_a_dataset_tells_its_source(client: TestClient) -> None:
+    told = client.get("/datasets/demo").json()
+    assert told["source"] == "simulated"
+    west, south, east, north = told["source_bounds"]
+    assert west < told["center"][0] < east
+    assert south < told["center"][1] < north
+
+
+def test_a_dry_run_tells_what_it_would_take_and_leaves_nothing_behind(client: TestClient, world: Settings) -> None:
+    answer = client.post("/areas", json=body_of(client, dry_run=True))
+    assert answer.status_code == 202, answer.text
+    told = answer.json()
+    assert (told["id"], told["blocks"], told["blocks_left"]) == (None, 4, 1)
+    assert (told["pixels"], told["pixels_left"]) == (SIDE * SIDE, SIDE * SIDE // 4)
+    assert 0 < told["seconds"] < 10
+    assert not told["measured"]
+    other = client.post("/areas", json=body_of(client, dry_run=True, window="2023-05-01..2023-09-30")).json()
+    assert other["blocks_left"] == 4
+    assert other["outside_training"]
+    more = client.post("/areas", json=body_of(client, dry_run=True, min_s2=3)).json()
+    assert more["blocks_left"] == 4, "other parameters are another embedding"
+    assert client.get("/jobs").json() == {"jobs": [], "workers": []}
+    assert client.get("/jobs/" + "0" * 20).status_code == 404
+    assert not (world.home / "jobs.sqlite").exists()
+    assert not list((world.home / "datasets").glob("*@*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"bbox": [10, 10, 11, 11]}, 422, "It covers"),
+        ({"bbox": None}, 422, "either bbox or geometry"),
+        ({"bbox": [2, 54, 2, 55]}, 422, "box of degrees"),
+        ({"dataset": "nothing"}, 404, "no dataset"),
+        ({"window": "yesterday"}, 422, "not a window"),
+        ({"min_s2": -1}, 422, "greater than or equal"),
+        ({"tiles": True}, 422, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused(client: TestClient, change: Any, status: int, says: str) -> None:
+    answer = client.post("/areas", json={**body_of(client), **change})
+    assert answer.status_code == status
+    assert says in answer.text
+
+
+def test_a_dataset_without_a_source_names_the_remedy(own_world: Settings) -> None:
+    shutil.rmtree(own_world.home / "shelf" / "sources")
+    client = client_of(own_world)
+    assert client.get("/datasets/demo").json()["source"] is None
+    answer = client.post("/areas", json={"dataset": "demo", "window": "2024", "bbox": [2, 54, 3, 55]})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "dataset"
+    assert "/embed" in answer.json()["remedy"]
+
+
+def test_a_source_of_an_unknown_kind_is_named_and_takes_nothing_else_down(own_world: Settings) -> None:
+    State(own_world).sources.put({"type": "crystal ball"}, "demo")
+    client = client_of(own_world)
+    told = client.get("/datasets/demo").json()
+    assert (told["source"], told["source_bounds"]) == ("crystal ball", None)
+    answer = client.post("/areas", json={"dataset": "demo", "window": "2024", "bbox": [2, 54, 3, 55]})
+    assert "crystal ball" in answer.json()["detail"]
+
+
+def test_one_order_is_one_job_until_it_is_cancelled_and_asked_again(own_world: Settings) -> None:
+    client = client_of(own_world)
+    first = client.post("/areas", json=body_of(client))
+    job = first.json()["id"]
+    assert first.status_code == 202
+    assert first.headers["location"] == f"/jobs/{job}"
+    assert first.json()["state"] == "queued"
+    assert first.json()["workers"] == 0
+    west, south, east, north = body_of(client)["bbox"]
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    polygon = {**body_of(client), "bbox": None, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    assert client.post("/areas", json=polygon).json()["id"] == job, "the same blocks, however they are named"
+    assert client.post("/areas", json=body_of(client, min_s2=3)).json()["id"] != job
+    assert len(client.get("/jobs").json()["jobs"]) == 2
+    told = client.get(f"/jobs/{job}").json()
+    assert (told["state"], told["done"], told["total"], told["eta_s"]) == ("queued", 0, 4, None)
+    assert {block["state"] for block in told["blocks"]} == {"queued"}
+
+    assert client.delete(f"/jobs/{job}").json()["state"] == "cancelled"
+    assert client.delete(f"/jobs/{job}").json()["state"] == "cancelled", "twice is once"
+    names = [name for name, _ in events(client, job)]
+    assert names == ["progress", "end"]
+    again = client.post("/areas", json=body_of(client)).json()
+    assert (again["id"], again["state"]) == (job, "queued")
+    assert len(client.get("/jobs").json()["jobs"]) == 2, "a job that runs again is one job"
+
+
+def test_limits_of_jobs_hold(own_world: Settings) -> None:
+    limits = Limits(job_blocks=3, jobs_waiting=1)
+    client = client_of(own_world.model_copy(update={"limits": limits}))
+    west, south, east, north = body_of(client)["bbox"]
+    answer = client.post("/areas", json=body_of(client))
+    assert answer.status_code == 413
+    assert "4 blocks" in answer.json()["detail"]
+    small = [(west + east) / 2 + 1e-4, (south + north) / 2 + 1e-4, east, north]
+    first = client.post("/areas", json=body_of(client, bbox=small))
+    assert first.json()["blocks"] == 1
+    full = client.post("/areas", json=body_of(client, bbox=small, min_s2=2))
+    assert full.status_code == 503
+    assert "retry-after" in full.headers
+    assert client.post("/areas", json=body_of(client, bbox=small)).json()["id"] == first.json()["id"]
+    deaf = client_of(own_world.model_copy(update={"limits": Limits(job_listeners=1)}))
+    deaf.app.state.smalti.jobs.listeners = 1  # type: ignore[attr-defined]
+    assert deaf.get(f"/jobs/{first.json()['id']}/events").status_code == 503
+
+
+def test_asking_and_cancelling_need_the_right_to_embed(own_world: Settings) -> None:
+    client = client_of(own_world, client=("192.0.2.1", 50000))
+    assert client.post("/areas", json=body_of(client)).status_code == 403
+    assert client.delete("/jobs/" + "0" * 20).status_code == 403
+    assert client.get("/jobs").status_code == 200
+
+
+def test_a_lost_jobs_database_shows_in_readyz_without_its_password(world: Settings) -> None:
+    secret = SecretStr("postgresql://smalti:hunter2@127.0.0.1:1/jobs")
+    settings = world.model_copy(update={"jobs_database": secret})
+    client = client_of(settings)
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "cannot be used" in ready.json()["parts"]["jobs"]
+    asked = client.post("/areas", json=body_of(client))
+    assert asked.status_code == 503
+    for text in (ready.text, asked.text, client.get("/jobs").text, repr(settings)):
+        assert "hunter2" not in text
+    assert client.get("/datasets").status_code == 200
+
+
+@pytest.mark.parametrize("text", ["mysql://a:hunter2@b/c", "hunter2", "sqlite://"])
+def test_what_is_no_jobs_database_is_refused_without_repeating_it(world: Settings, text: str) -> None:
+    client = client_of(world.model_copy(update={"jobs_database": SecretStr(text)}))
+    answer = client.get("/jobs")
+    assert answer.status_code == 422
+    assert "SMALTI_JOBS_DATABASE" in answer.text
+    assert "hunter2" not in answer.text
+
+
+@pytest.fixture(scope="module")
+def one(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Worker]]:
+    """A home of its own, and a worker."""
+    home = tmp_path_factory.mktemp("working") / "home"
+    shutil.copytree(world.home, home)
+    settings = world.model_copy(update={"home": home})
+    with worker(settings) as running:
+        yield settings, running
+        assert running.end() == 0, "it ends when it is told to"
+
+
+@pytest.fixture
+def working(one: tuple[Settings, Worker]) -> Settings:
+    return one[0]
+
+
+def test_the_empty_quarter_is_embedded_as_it_would_be_directly(working: Settings) -> None:
+    client = client_of(working)
+    lon, lat = middle_of(working, EMPTY)
+    read = {"points": [[lon, lat]]}
+    assert client.post("/datasets/demo/2024/vectors", json=read).json()["results"][0]["status"] == "not-embedded"
+    asked = client.post("/areas", json=body_of(client)).json()
+    told = events(client, asked["id"])
+    assert [name for name, _ in told][-1] == "end"
+    assert {name for name, _ in told[:-1]} == {"progress"}
+    last = told[-1][1]
+    assert (last["state"], last["done"], last["pixels_done"]) == ("done", 4, SIDE * SIDE)
+    assert last == ended(client, asked["id"])
+    client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+    assert client.post("/datasets/demo/2024/vectors", json=read).json()["results"][0]["status"] == "valid"
+    hits = client.get(f"/datasets/demo/2024/search?lon={lon}&lat={lat}&k=1").json()["features"]
+    assert hits[0]["properties"]["score"] > 0.99
+
+    state = State(working)
+    store, rows, cols = state.datasets["demo"].store, SCENE.empty.rows, SCENE.empty.cols
+    stored = store.read(SCENE.placement.zone, YEAR, rows, cols)
+    series = SCENE.source(2024).read(*SCENE.placement.within(SCENE.empty))
+    direct = state.encoder("smalti-mini").encode(series, min_s2=15).vectors
+    assert (stored.codes[stored.status == VALID] == direct.codes[direct.status == VALID]).all()
+    parents = store.blocks(YEAR, level=2)
+    assert parents
+    assert not store.stale(YEAR, parents)
+
+    revision = store.revision()
+    again = client.post("/areas", json=body_of(client)).json()
+    assert (again["id"], again["state"], again["blocks_left"]) == (asked["id"], "done", 0)
+    assert again["measured"]
+    assert again["workers"] == 1
+    store.refresh()
+    assert store.revision() == revision
+
+
+def middle_of(settings: Settings, block: str) -> tuple[float, float]:
+    """(lon, lat) of the middle of what the landscape has of a block."""
+    place = SCENE.placement
+    rows, cols = place.within(SCENE.empty)
+    assert block == EMPTY
+    grid = State(settings).datasets["demo"].store.zones()[0]
+    row, col = place.row + (rows.start + rows.stop) / 2, place.col + (cols.start + cols.stop) / 2
+    lon, lat = grid.to_lonlat(np.array([row]), np.array([col]))
+    return float(lon[0]), float(lat[0])
+
+
+def test_a_job_in_a_window_of_its_own_makes_its_repository(working: Settings) -> None:
+    client = client_of(working)
+    body = body_of(client, window="2024-05-01..2024-09-30")
+    told = ended(client, client.post("/areas", json=body).json()["id"])
+    assert told["state"] == "done", told["error"]
+    client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+    assert "2024-05-01..2024-09-30" in client.get("/datasets/demo").json()["windows"]
+    counts = client.post(
+        "/datasets/demo/2024-05-01..2024-09-30/vectors", json={"points": [list(middle_of(working, EMPTY))]}
+    ).json()["results"][0]["counts"]
+    assert 5 < counts["s2"] < 31, "a date every five days, some of them cloudy"
+    assert counts["s1_asc"] in {12, 13}
+
+
+def test_a_block_that_fails_is_named_and_the_others_go_on(one: tuple[Settings, Worker]) -> None:
+    settings, running = one
+    client = client_of(settings)
+    body = body_of(client, window="2025")
+    running.tell(broken=EMPTY)
+    job = client.post("/areas", json=body).json()["id"]
+    told = ended(client, job)
+    assert told["state"] == "failed"
+    assert EMPTY in told["error"]
+    assert "contradict themselves" in told["error"]
+    assert {block["block"]: block["state"] for block in told["blocks"]}[EMPTY] == "failed"
+    assert told["done"] == 3
+    running.tell(broken="")
+    before = len(running.notes("end"))
+    again = client.post("/areas", json=body).json()
+    assert (again["id"], again["blocks_left"]) == (job, 1)
+    assert ended(client, job)["state"] == "done"
+    assert running.notes("end")[before:] == [EMPTY], "what was done is not done again"
+
+
+def test_a_running_job_is_cancelled_after_the_block_in_hand(one: tuple[Settings, Worker]) -> None:
+    settings, running = one
+    client, window = client_of(settings), Window.year(2026)
+    begun = len(running.notes("begin"))
+    running.tell(slow=1.0)
+    job = client.post("/areas", json=body_of(client, window="2026")).json()["id"]
+    running.wait_for("begin", begun + 2)  # the first is committed
+    assert client.delete(f"/jobs/{job}").json()["state"] == "cancelled"
+    running.wait_for("end", begun + 1)
+    running.tell(slow="")
+    store = State(settings).datasets["demo"].store
+    until = time.monotonic() + 30
+    while not (parents := store.blocks(window, level=2)) or store.stale(window, parents):
+        assert time.monotonic() < until, "what was done shows at every zoom"
+        time.sleep(0.2)
+        store.refresh()
+    assert len(running.notes("begin")) <= begun + 3, "what waited was not begun"
+    assert client.get(f"/jobs/{job}").json()["state"] == "cancelled"
+
+
+def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
+    from api.worker import named
+
+    with named(tmp_path, None) as first, named(tmp_path, None) as second:
+        assert second == f"{first}-2"
+        with pytest.raises(Conflict, match="works here already"), named(tmp_path, first):
+            pass
+    with named(tmp_path, None) as third:
+        assert third == first, "free again when its process is gone"
