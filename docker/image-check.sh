@@ -31,12 +31,12 @@ fail() { echo "image-check: $*" >&2 && exit 1; }
 if [ -z "${BASE_IMAGE:-}" ]; then
   BASE_IMAGE=localhost/python:3.11-slim
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/base" >"$work/log" 2>&1 ||
-    { tail -20 "$work/log" && fail "debootstrap"; }
+    { tail -n 20 "$work/log" && fail "debootstrap"; }
   rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
   tar -C "$work/base" -cf "$work/base.tar" .
   rm -rf "$work/base"
   printf 'FROM scratch\nADD base.tar /\n' | images bud -q -t $BASE_IMAGE -f - "$work" >"$work/log" 2>&1 ||
-    { tail -20 "$work/log" && fail "the base"; }
+    { tail -n 20 "$work/log" && fail "the base"; }
   rm "$work/base.tar"
   step "a base"
 fi
@@ -48,7 +48,7 @@ lend pip.conf "${PIP_CONFIG_FILE:-/etc/pip.conf}"
 lend npmrc "$HOME/.npmrc"
 lend ca "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}"
 images bud --format docker "${secrets[@]}" --build-arg BASE_IMAGE="$BASE_IMAGE" --target cpu -t smalti:cpu \
-  -f docker/Dockerfile . >"$work/log" 2>&1 || { tail -40 "$work/log" && fail "the build"; }
+  -f docker/Dockerfile . >"$work/log" 2>&1 || { tail -n 40 "$work/log" && fail "the build"; }
 root=$(images mount "$(images from --pull-never smalti:cpu)")
 for lent in etc/pip.conf root/.npmrc run/secrets; do [ ! -e "$root/$lent" ] || fail "/$lent stayed in the image"; done
 step "the image: $(du -sm "$root" | cut -f1) MB unpacked, $(du -sm "$root/opt/smalti" | cut -f1) MB of it above the base"
@@ -82,7 +82,7 @@ start() { # start ARGUMENT...: the entry point with these arguments, in the back
     sh "$work/inside" "$root" "$work/data" "${env[@]}" "${entrypoint[@]}" "$@" >"$work/log" 2>&1 &
   parent=$!
   for _ in $(seq 50); do
-    container=$(cat /proc/$parent/task/$parent/children 2>/dev/null) && [ -n "$container" ] && return
+    { read -r container _ </proc/$parent/task/$parent/children; } 2>/dev/null && return
     sleep 0.1
   done
   fail "nothing started"
@@ -90,7 +90,7 @@ start() { # start ARGUMENT...: the entry point with these arguments, in the back
 inside() { nsenter --target "$container" --mount --net --pid --root --wd -- /usr/bin/env -i "${env[@]}" "$@"; }
 
 start demo --no-serve
-wait $parent || { tail -20 "$work/log" && fail "smalti demo --no-serve"; }
+wait $parent || { tail -n 20 "$work/log" && fail "smalti demo --no-serve"; }
 step "smalti demo made its world"
 
 start "${command[@]}"
@@ -99,7 +99,7 @@ for _ in $(seq 120); do
   [ -d /proc/"$container" ] || break
   sleep 0.5
 done
-[ -n "${ready:-}" ] || { tail -20 "$work/log" "$work/said" && fail "not ready"; }
+[ -n "${ready:-}" ] || { tail -n 20 "$work/log" "$work/said" && fail "not ready"; }
 step "ready: ${entrypoint[*]} ${command[*]}"
 inside python /opt/probe.py /livez
 ! inside touch /opt/smalti/x 2>/dev/null || fail "the root is not read-only"
