@@ -196,20 +196,28 @@ class Jobs:
 
     def rate(self, model: str | None = None) -> float | None:
         """Pixels a second of one worker, from the blocks embedded last; None where there are none."""
-        if not self.roster.is_there():
-            return None
-        with self.reaching():
-            lately = self._client.list_workflows(
-                name=BLOCK, status="SUCCESS", limit=_LATELY, sort_desc=True, load_input=False
-            )
-        outcomes = [run.output for run in lately if run.output and run.output.get("seconds")]
-        return _rate(made for made in outcomes if model in (None, made["model"]))
+        return _rate(made for made in self._lately() if model in (None, made["model"]))
+
+    def block_seconds(self) -> float | None:
+        """Seconds that a block took, on average over the blocks embedded last; None where there are none."""
+        seconds = [float(made["seconds"]) for made in self._lately()]
+        return sum(seconds) / len(seconds) if seconds else None
 
     def close(self) -> None:
         """Let go of connections."""
         for name in ("_client", "roster"):
             if name in vars(self):
                 (self._client.destroy if name == "_client" else self.roster.close)()
+
+    def _lately(self) -> list[Mapping[str, Any]]:
+        """What the blocks embedded last came to."""
+        if not self.roster.is_there():
+            return []
+        with self.reaching():
+            lately = self._client.list_workflows(
+                name=BLOCK, status="SUCCESS", limit=_LATELY, sort_desc=True, load_input=False
+            )
+        return [run.output for run in lately if run.output and run.output.get("seconds")]
 
     def _enqueue(self, workflow: str, key: str, document: dict[str, Any]) -> None:
         self._client.enqueue(

@@ -26,6 +26,7 @@ def readings(state: State, pool: CapacityLimiterStatistics) -> Iterator[Reading]
     yield from _threads(pool)
     yield from _uploads(state)
     yield from _caches(state)
+    yield from _jobs(state)
     datasets = state.datasets.all()
     helped = "Datasets that can be served, and repositories or catalogue files that cannot be opened"
     yield Reading("smalti_datasets", helped, len(datasets), {"state": "open"})
@@ -55,6 +56,26 @@ def _uploads(state: State) -> Iterator[Reading]:
     for encoder in state.encoders():
         labels = {"model": str(encoder.identity), "device": encoder.device, "precision": encoder.precision}
         yield Reading("smalti_encoder_info", "Encoders that are open, and where they run", 1, labels)
+
+
+def _jobs(state: State) -> Iterator[Reading]:
+    helped = "Whether the jobs database answers"
+    try:
+        told = state.tally()
+    except SmaltiError:
+        yield Reading("smalti_jobs_reachable", helped, 0)
+        return
+    yield Reading("smalti_jobs_reachable", helped, 1)
+    for job_state, count in told.states.items():
+        yield Reading("smalti_jobs", "Jobs among the newest, by state", count, {"state": job_state})
+    helped = "Blocks of jobs that have not ended"
+    yield Reading("smalti_job_blocks", helped, told.blocks_done, {"state": "done"})
+    yield Reading("smalti_job_blocks", helped, told.blocks_left, {"state": "left"})
+    yield Reading("smalti_job_waiting_seconds", "Seconds that the oldest job on the queue has waited", told.waiting_s)
+    yield Reading("smalti_job_workers", "Workers that were seen lately", told.workers)
+    if told.block_seconds is not None:
+        helped = "Seconds a block took, on average over the newest"
+        yield Reading("smalti_job_block_seconds", helped, told.block_seconds)
 
 
 def _caches(state: State) -> Iterator[Reading]:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
 from api.jobs import Jobs
 from api.settings import Settings
+from api.tally import Tally, tally
 from api.watch import Watch
 from indexing.search import Searcher
 from service.encoder import Encoder
@@ -22,6 +23,8 @@ from service.errors import NotFound, Unavailable
 from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
+
+TALLY_S: Final = 10.0
 
 
 class State:
@@ -41,6 +44,7 @@ class State:
         self._searchers: dict[str, Searcher] = {}
         self._uploads = 0
         self._encoding = 0
+        self._tally: tuple[float, Tally] | None = None
         self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
@@ -128,6 +132,17 @@ class State:
             stores = (dataset.store, *dataset.others)
             found[dataset.id] = [known[store.location] for store in stores if store.location in known]
         return found
+
+    def tally(self) -> Tally:
+        """The jobs in numbers, a few seconds old at most: Prometheus may ask often, and from many places.
+
+        Raises:
+            Unavailable: The jobs database cannot be reached.
+        """
+        known = self._tally
+        if known is None or time.monotonic() - known[0] > TALLY_S:
+            known = self._tally = time.monotonic(), tally(self.jobs)
+        return known[1]
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""

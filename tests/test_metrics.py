@@ -12,6 +12,7 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from api.access import Access
 from api.metrics import Metrics
@@ -230,6 +231,29 @@ def test_broken_parts_show_and_stop_nobody(own_world: Settings) -> None:
     assert now("smalti_datasets", state="open") == 1
     assert now("smalti_index_broken", window="2024") == 1
     assert now("smalti_index_broken", window="2023") == 0
+
+
+def test_jobs_show_what_waits_for_whom(own_world: Settings) -> None:
+    client = client_of(own_world)
+    before = numbers(client)
+    assert before("smalti_jobs_reachable") == 1
+    assert before("smalti_jobs") == before("smalti_job_blocks") == before("smalti_job_waiting_seconds") == 0
+    bounds = client.get("/datasets/demo").json()["source_bounds"]
+    asked = client.post("/areas", json={"dataset": "demo", "window": "2024", "bbox": bounds}).json()
+    assert asked["state"] == "queued"
+    now = numbers(client_of(own_world))
+    assert now("smalti_jobs", state="queued") == now("smalti_jobs") == 1
+    assert now("smalti_job_blocks", state="left") == asked["total"] > 0
+    assert now("smalti_job_blocks", state="done") == 0
+    assert 0 < now("smalti_job_waiting_seconds") < 60
+    assert now("smalti_job_workers") == 0
+
+
+def test_a_jobs_database_out_of_reach_shows_and_stops_nobody(world: Settings) -> None:
+    nowhere = SecretStr("postgresql://smalti:hunter2@127.0.0.1:1/jobs")
+    now = numbers(client_of(world.model_copy(update={"jobs_database": nowhere})))
+    assert now("smalti_jobs_reachable") == 0
+    assert now("smalti_datasets", state="open") == 1
 
 
 def test_a_map_that_is_known_is_a_hit(fresh: TestClient) -> None:
