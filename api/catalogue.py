@@ -1,4 +1,4 @@
-"""Which datasets there are: what people wrote into `smalti.toml`, and the repositories under SMALTI_HOME."""
+"""Which datasets there are: what people wrote into `smalti.toml`, and the repositories in the storage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final, cast
 
 from api.settings import Settings
 from api.watch import Watch
+from service.bucket import Bucket
 from service.embed import require_writable
 from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
@@ -33,6 +34,8 @@ class Entry:
     title: str
     licence: str
     identity: ModelIdentity | None = None
+    anonymous: bool = False
+    """Whether its bucket is read without credentials."""
     main: bool = True
     """False for the repository of one window that is not a calendar year."""
 
@@ -89,14 +92,18 @@ class DatasetWindow:
 
 
 class Catalogue(Mapping[str, Dataset]):
-    """Datasets by id: `smalti.toml`, and every `*.icechunk` under `<home>/datasets`.
+    """Datasets by id: `smalti.toml`, and every `*.icechunk` under `datasets` in the storage.
 
-    Looks at most once a second for new revisions and repositories. What cannot be opened is kept aside with its
-    error, so that one broken store, or a mistake in `smalti.toml`, does not take the others down.
+    Looks at most once a second for new revisions and repositories; while something serves, requests do not wait for
+    a look over a network. What cannot be opened is kept aside with its error, so that one broken store, or a mistake
+    in `smalti.toml`, does not take the others down. A storage that cannot be reached loses nothing that is open.
     """
 
-    def __init__(self, settings: Settings, watch: Watch) -> None:
+    def __init__(self, settings: Settings, watch: Watch, storage: Bucket) -> None:
         self._settings = settings
+        self._storage = storage
+        self._listed: list[Entry] = []
+        self._lost: SmaltiError | None = None
         self._watch = watch
         self._lock = threading.Lock()
         self._open: dict[str, Dataset] = {}
@@ -112,6 +119,8 @@ class Catalogue(Mapping[str, Dataset]):
             return found
         if key in broken:
             raise broken[key]
+        if self._lost:
+            raise self._lost
         raise NotFound(f"no dataset {key!r}.", field="dataset", remedy="GET /datasets lists them.")
 
     def __iter__(self) -> Iterator[str]:
@@ -128,18 +137,38 @@ class Catalogue(Mapping[str, Dataset]):
         held = self._open
         return [held[key] for key in sorted(held)]
 
+    def require_storage(self) -> None:
+        """Refuse to tell what there is where nothing could be seen.
+
+        Raises:
+            Unavailable: The storage cannot be reached, and nothing is open.
+        """
+        self._look()
+        if self._lost and not self._open:
+            raise self._lost
+
     @property
     def broken(self) -> dict[str, SmaltiError]:
-        """Repositories, by name, that cannot be opened, and `smalti.toml` if it cannot be read; each with why."""
+        """Repositories, by name, that cannot be opened, each with why; `smalti.toml` and the storage if they cannot."""
         self._look()
         return self._broken
 
     def _look(self) -> None:
-        if time.monotonic() - self._looked_at < LOOK_AGAIN_S or not self._lock.acquire(blocking=not self._open):
+        if self._looked_lately() or not self._lock.acquire(blocking=not self._open):
             return
+        if self._open and self._storage.remote:
+            threading.Thread(target=self._visit_and_release, daemon=True).start()
+        else:
+            self._visit_and_release()
+
+    def _looked_lately(self) -> bool:
+        return time.monotonic() - self._looked_at < LOOK_AGAIN_S
+
+    def _visit_and_release(self) -> None:
         try:
-            self._visit()
-            self._looked_at = time.monotonic()
+            if not self._looked_lately():  # those who waited for the lock have just been told
+                self._visit()
+                self._looked_at = time.monotonic()
         finally:
             self._lock.release()
 
@@ -168,7 +197,7 @@ class Catalogue(Mapping[str, Dataset]):
         if window.is_year:
             return main
         with self._lock:
-            store = open_or_make(self._settings.home, dataset, main.identity, main.dims, window)
+            store = open_or_make(self._storage, dataset, main.identity, main.dims, window)
         return cast(WritableStore, self._watch.store(store, dataset))
 
     def _visit(self) -> None:
@@ -177,9 +206,13 @@ class Catalogue(Mapping[str, Dataset]):
             self._written = written(self._settings.catalogue)
         except InvalidInput as error:  # what was read last goes on being served
             broken[self._settings.catalogue.name] = Corrupt(error.message, field=error.field, remedy=error.remedy)
+        try:
+            self._listed, self._lost = found(self._storage), None
+        except SmaltiError as error:
+            self._lost = broken["storage"] = error
         stores: dict[str, list[Store]] = {}
         named: dict[str, Entry] = {}
-        for entry in sorted(self._written + found(self._settings.home), key=lambda entry: not entry.main):
+        for entry in sorted(self._written + self._listed, key=lambda entry: not entry.main):
             if entry.main and entry.id in named:
                 broken[entry.name] = Corrupt(f"a second dataset is called {entry.id!r}.", field=entry.location)
                 continue
@@ -197,41 +230,60 @@ class Catalogue(Mapping[str, Dataset]):
 
     def _store(self, entry: Entry) -> Store:
         store = self._stores.get(entry.location)
+        lost = self._lost if entry in self._listed else None
+        if store is None and lost:
+            raise lost
         if store is None:
-            opened = open_store(entry.location, identity=entry.identity)
+            opened = open_store(
+                entry.location, identity=entry.identity, anonymous=entry.anonymous or self._settings.anonymous
+            )
             store = self._stores[entry.location] = self._watch.store(opened, entry.id)
-        else:
+        elif not lost:
             store.refresh()
         return store
 
 
-def found(home: Path) -> list[Entry]:
-    """The repositories under `home`, openable or not: `<id>.icechunk`, `<id>@<start>_<end>.icechunk`."""
+def found(storage: Bucket) -> list[Entry]:
+    """The repositories in the storage, openable or not: `<id>.icechunk`, `<id>@<start>_<end>.icechunk`.
+
+    Raises:
+        Unavailable: The storage cannot be reached.
+    """
     listed = []
-    for path in sorted((home / "datasets").glob("*.icechunk")):
-        name, at, _ = path.name.removesuffix(".icechunk").partition("@")
-        listed.append(Entry(name, str(path.resolve()), name, EMBEDDING_LICENCE, main=not at))
+    for folder in storage.folders("datasets"):
+        if folder.endswith(".icechunk"):
+            name, at, _ = folder.removesuffix(".icechunk").partition("@")
+            listed.append(Entry(name, f"{storage.location}/datasets/{folder}", name, EMBEDDING_LICENCE, main=not at))
     return listed
 
 
-def open_or_make(home: Path, dataset: str, identity: ModelIdentity, dims: int, window: Window) -> WritableStore:
-    """The repository under `home` that holds `window` of a dataset of our own, made if it is not there.
+def open_or_make(storage: Bucket, dataset: str, identity: ModelIdentity, dims: int, window: Window) -> WritableStore:
+    """The repository in the storage that holds `window` of a dataset of our own, made if it is not there.
 
     Raises:
         IdentityMismatch: It is there and holds vectors of another model.
         ReadOnly: It is there and was not made by smalti.
+        Unavailable: The storage cannot be reached.
     """
-    path = (home / "datasets" / repository_name(checked_id(dataset, "dataset"), window)).resolve()
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            create_store(path, identity, dims=dims, window=None if window.is_year else window)
-        except SmaltiError:
-            if not path.exists():  # else somebody else made it first
-                raise
-    store = require_writable(open_store(path), dataset)
+    location = f"{storage.location}/datasets/{repository_name(checked_id(dataset, 'dataset'), window)}"
+    try:
+        held = open_store(location)
+    except (NotFound, Corrupt):  # Corrupt: in a bucket also one that is just being made, or whose maker was killed
+        held = _made(location, identity, dims, window)
+    store = require_writable(held, dataset)
     store.identity.require_same(identity, "what is to be stored")
     return store
+
+
+def _made(location: str, identity: ModelIdentity, dims: int, window: Window) -> Store:
+    try:
+        create_store(location, identity, dims=dims, window=None if window.is_year else window)
+    except SmaltiError as error:
+        try:
+            return open_store(location)  # somebody else made it first
+        except NotFound:
+            raise error from None
+    return open_store(location)
 
 
 def written(path: Path) -> list[Entry]:
@@ -259,4 +311,7 @@ def _entry(table: Mapping[str, object], folder: Path) -> Entry:
     location = held["location"] if "://" in held["location"] else str((folder / held["location"]).resolve())
     identity = ModelIdentity.parse(held["model"]) if held["model"] else None
     key = checked_id(held["id"], "datasets.id")
-    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity)
+    anonymous = table.get("anonymous", False)
+    if not isinstance(anonymous, bool):
+        raise TypeError(f"anonymous = {anonymous!r} is neither true nor false")
+    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity, anonymous)

@@ -17,14 +17,13 @@ import numpy as np
 from api.catalogue import Dataset, open_or_make
 from api.state import State
 from api.terminal import bar, console
-from indexing.build import build_index
 from service.area import MIN_S2
 from service.colour import fit_basis
 from service.embed import embed_source
 from service.encoder import Encoder
 from service.errors import NotFound
 from service.grid import Block, Zone, archive_grid
-from service.shelf import Shelf, content_id
+from service.shelf import content_id
 from service.simulate import Landscape
 from service.sources import Placement, Simulated
 from service.store.contract import WritableStore
@@ -81,7 +80,7 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
     scene = Scene.make(side)
     encoder = state.encoder(MODEL)
     model = state.registry.get(MODEL).manifest
-    store = open_or_make(state.settings.home, ID, model.identity, model.dims, Window.year(YEARS[0]))
+    store = open_or_make(state.storage, ID, model.identity, model.dims, Window.year(YEARS[0]))
     for year in YEARS:
         _embed(state, scene.source(year), encoder, store, scene.empty)
     state.sources.put(scene.source(YEARS[-1]).to_document(), ID)  # so that the empty quarter can be asked for
@@ -98,7 +97,7 @@ def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableSto
     """Embed one year, once: what people store in the landscape afterwards is not written over by the next start."""
     window = source.window
     made = {"type": "demo", "source": source.digest, "model": encoder.digest, "location": store.location}
-    shelf = Shelf(state.settings.home / "shelf" / "demo", "demo year")
+    shelf = state.shelf("demo year", "demo")
     if shelf.names().get(str(window)) == content_id(made):
         return
     with bar(f"Embedding {window}, pixels") as tick:
@@ -116,10 +115,11 @@ def _basis(state: State, dataset: Dataset) -> None:
 
 
 def _index(state: State, dataset: Dataset, window: Window) -> None:
+    state.fetch_index(dataset.id, window)
     if state.searcher(dataset).is_current(window):
         return
     with bar(f"Indexing {window}, blocks") as tick:
-        build_index(dataset.store, dataset.id, window, state.indexes(dataset.id), on_progress=tick)
+        state.build_index(dataset, window, on_progress=tick)
 
 
 def _example(path: Path, scene: Scene) -> None:

@@ -61,9 +61,19 @@ class Limits(BaseModel, frozen=True):
 class Settings(BaseSettings):
     """Everything an operator can set, from the environment as SMALTI_<NAME> (`SMALTI_LIMITS__POINTS=500`)."""
 
-    model_config = SettingsConfigDict(env_prefix="SMALTI_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="SMALTI_", env_nested_delimiter="__", frozen=True, extra="ignore", populate_by_name=True
+    )
 
-    home: Path = Field(Path("smalti-data"), description="where all state lies")
+    home: Path = Field(Path("smalti-data"), description="where what can be lost lies, and all state if not told else")
+    storage: str = Field(
+        "",
+        description="where datasets, queries, bases and indexes lie: a folder, or s3://bucket/prefix reached by the "
+        "usual AWS_* variables; absent: SMALTI_HOME",
+    )
+    anonymous: bool = Field(
+        False, validation_alias="AWS_SKIP_SIGNATURE", description="whether buckets are read without credentials"
+    )
     catalogue: Path = Field(Path("smalti.toml"), description="datasets that lie elsewhere; written by people")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")

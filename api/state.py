@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,12 +18,17 @@ from api.jobs import Jobs
 from api.settings import Settings
 from api.tally import Tally, tally
 from api.watch import Watch
+from indexing.build import Progress, build_index
+from indexing.manifest import IndexManifest
+from indexing.mirror import Mirror, build_published
 from indexing.search import Searcher
+from service.bucket import open_bucket
 from service.encoder import Encoder
 from service.errors import NotFound, Unavailable
 from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
+from service.values import Window
 
 TALLY_S: Final = 10.0
 
@@ -33,9 +39,11 @@ class State:
     def __init__(self, settings: Settings, watch: Watch | None = None) -> None:
         self.settings = settings
         self.watch = watch or Watch()
-        self.datasets = Catalogue(settings, self.watch)
-        self.queries = Shelf(settings.home / "shelf" / "queries", "query")
-        self.sources = Shelf(settings.home / "shelf" / "sources", "source")
+        self.storage = open_bucket(settings.storage or settings.home, anonymous=settings.anonymous)
+        self.datasets = Catalogue(settings, self.watch, self.storage)
+        self.queries = self.shelf("query", "queries")
+        self.sources = self.shelf("source", "sources")
+        self._bases: dict[str, Shelf] = {}
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
         self._lock = threading.Lock()
@@ -77,7 +85,7 @@ class State:
         with self._lock:
             known = self._searchers.get(dataset.store.location)
             if known is None:
-                known = Searcher(dataset.store, dataset.id, self.indexes(dataset.id))
+                known = Searcher(dataset.store, dataset.id, self._mirror(dataset.id) or self.indexes(dataset.id))
                 self._searchers[dataset.store.location] = known
             return known
 
@@ -146,7 +154,12 @@ class State:
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""
-        return Shelf(self.settings.home / "shelf" / "bases" / dataset_id, "basis")
+        with self._lock:
+            return self._bases.setdefault(dataset_id, self.shelf("basis", "bases", dataset_id))
+
+    def shelf(self, noun: str, *names: str) -> Shelf:
+        """A shelf in the storage."""
+        return Shelf(self.storage.at("shelf", *names), noun)
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -161,8 +174,38 @@ class State:
             return None
 
     def indexes(self, dataset_id: str) -> Path:
-        """The folder of one dataset's search indexes."""
-        return self.settings.home / "index" / dataset_id
+        """The folder of one dataset's search indexes: where they lie, or copies of what lies in a bucket."""
+        if not self.storage.remote:
+            return Path(self.storage.location) / "index" / dataset_id
+        return self.settings.home / "copies" / sha256(self.storage.location.encode()).hexdigest()[:12] / dataset_id
+
+    def _mirror(self, dataset_id: str) -> Mirror | None:
+        published = self.storage.at("index", dataset_id)
+        return Mirror(self.indexes(dataset_id), published) if self.storage.remote else None
+
+    def build_index(
+        self, dataset: Dataset, window: Window, *, seed: int = 0, on_progress: Progress | None = None
+    ) -> IndexManifest:
+        """Index a window of a dataset, whose store must be the one that holds it, and let it serve everywhere.
+
+        Raises:
+            NotFound, Conflict, Corrupt, ReadOnly, Unavailable: As `build_published` does; what served goes on.
+        """
+        if not self.storage.remote:
+            folder = self.indexes(dataset.id)
+            return build_index(dataset.store, dataset.id, window, folder, seed=seed, on_progress=on_progress)
+        bucket, scratch = self.storage.at("index", dataset.id), self.settings.home / "build" / dataset.id
+        return build_published(dataset.store, dataset.id, window, scratch, bucket, seed=seed, on_progress=on_progress)
+
+    def fetch_index(self, dataset_id: str, window: Window) -> None:
+        """Have the newest index of a window here, where indexes are copied.
+
+        Raises:
+            Unavailable, Corrupt: It could not be fetched.
+        """
+        mirror = self._mirror(dataset_id)
+        if mirror:
+            mirror.fetch(window)
 
 
 def get_state(request: Request) -> State:

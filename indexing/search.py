@@ -18,6 +18,7 @@ from indexing.averages import Average, average_of
 from indexing.candidates import candidates
 from indexing.exact import Top, rank, scan
 from indexing.ids import cols_of, rows_of, zones_of
+from indexing.mirror import Mirror
 from indexing.opened import OpenedIndex, Serving
 from indexing.pixels import CACHE_BYTES, PixelReader, Places, Snapshot, lonlat_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
@@ -99,7 +100,8 @@ class Searcher:
     Args:
         store: Where the vectors are.
         dataset_id: The dataset's id; an index of another one is refused.
-        folder: The folder of its indexes. It need not be there: small windows are searched without.
+        folder: The folder of its indexes, which need not be there: small windows are searched without. Or the copies
+            of what is published elsewhere.
         exact_blocks: The most blocks scanned for one answer.
         cache_bytes: How many bytes of decoded blocks to keep.
     """
@@ -108,7 +110,7 @@ class Searcher:
         self,
         store: Store,
         dataset_id: str,
-        folder: Path,
+        folder: Path | Mirror,
         *,
         exact_blocks: int = EXACT_BLOCKS,
         cache_bytes: int = CACHE_BYTES,

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,19 +99,26 @@ class Shelf:
 
     def names(self) -> dict[str, str]:
         """Every name with the id it points at."""
-        return {name: self._pointed(name) for name in self.bucket.names("names")}
+        found = {}
+        for name in self.bucket.names("names"):
+            with suppress(NotFound):  # as was believed a moment ago
+                found[name] = self._pointed(name)
+        return found
 
     def _pointed(self, name: str) -> str:
+        if len(self._pointers) > MAX_DOCUMENTS:
+            self._pointers.clear()
         seen, key = self._pointers.get(name, (float("-inf"), ""))
         if time.monotonic() - seen > NAME_HOLDS_S:
             now = time.monotonic()
             try:
                 key = self.bucket.get(f"names/{name}").decode().strip()
             except NotFound:
-                self._pointers.pop(name, None)
-                raise NotFound(f"no {self.noun} named {name!r}.", field=self.noun) from None
+                key = ""
             if self._pointers.get(name, (now, key))[0] <= now:  # else it was moved from here meanwhile
                 self._pointers[name] = (now, key)
+        if not key:
+            raise NotFound(f"no {self.noun} named {name!r}.", field=self.noun)
         return key
 
     def _body(self, key: str) -> bytes:

@@ -68,7 +68,14 @@ def test_it_is_alive_and_ready_and_says_which_parts(client: TestClient) -> None:
     assert client.get("/livez").json() == {"alive": True}
     answer = client.get("/readyz")
     assert answer.status_code == 200, answer.text
-    assert {name.split()[0] for name in answer.json()["parts"]} == {"dataset", "basis", "index", "model", "jobs"}
+    assert {name.split()[0] for name in answer.json()["parts"]} == {
+        "storage",
+        "dataset",
+        "basis",
+        "index",
+        "model",
+        "jobs",
+    }
 
 
 def test_without_an_index_a_small_dataset_is_searched_exactly_and_says_so(own_world: Settings) -> None:
@@ -91,7 +98,7 @@ def test_a_damaged_index_is_named_and_it_is_not_ready(own_world: Settings) -> No
 
 def test_a_broken_store_is_named_and_takes_no_other_down(own_world: Settings) -> None:
     broken = own_world.home / "datasets" / "torn.icechunk"
-    broken.mkdir()
+    (broken / "refs").mkdir(parents=True)
     client = client_of(own_world)
     assert client.get("/readyz").status_code == 503, "the first answer too"
     listed = client.get("/datasets").json()
@@ -123,7 +130,7 @@ def test_the_catalogue_file_adds_datasets_and_its_faults_are_named(own_world: Se
 
 
 def test_a_broken_window_repository_takes_only_itself_down(own_world: Settings) -> None:
-    (own_world.home / "datasets" / "demo@2024-05-01_2024-09-30.icechunk").mkdir()
+    (own_world.home / "datasets" / "demo@2024-05-01_2024-09-30.icechunk" / "refs").mkdir(parents=True)
     client = client_of(own_world)
     assert client.get("/readyz").status_code == 503
     assert client.get("/datasets/demo/2024/coverage").status_code == 200

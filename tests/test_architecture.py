@@ -18,6 +18,7 @@ MODULES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py") if 
 DOORS = {
     "zarr": ("service/store/",),
     "icechunk": ("service/store/",),
+    "obstore": ("service/bucket/objects.py",),
     "onnxruntime": ("service/encoder.py",),
     "openvino": ("service/encoder.py",),
     "faiss": ("indexing/ann.py",),

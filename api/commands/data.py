@@ -12,7 +12,6 @@ from api.catalogue import open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.state import State
 from api.terminal import bar, console
-from indexing.build import build_index
 from service.colour import fit_basis
 from service.embed import require_writable
 from service.errors import NotFound
@@ -35,10 +34,10 @@ def ingest(
     window: Annotated[str, typer.Option(help="Which window they cover, e.g. 2024.")],
 ) -> None:
     """Copy published embeddings into a dataset of our own. Stopped, it goes on where it was."""
-    settings, span, identity = ctx.obj.settings, Window.parse(window), ModelIdentity.parse(model)
+    span, identity = Window.parse(window), ModelIdentity.parse(model)
     checked_id(dataset, "dataset")
     plan = plan_ingest(source)
-    store = open_or_make(settings.home, dataset, identity, plan.dims, span)
+    store = open_or_make(ctx.obj.storage, dataset, identity, plan.dims, span)
     with bar("Ingesting, blocks") as tick:
         report = ingest_(plan, store, span, on_progress=tick)
     with bar("Overviews, blocks") as tick:
@@ -133,7 +132,5 @@ def index_build(
     held = state.datasets[dataset]
     for span in windows_of(held, window):
         with bar(f"Indexing {span}, blocks") as tick:
-            manifest = build_index(
-                held.at(span).store, dataset, span, state.indexes(dataset), seed=seed, on_progress=tick
-            )
+            manifest = state.build_index(held.at(span), span, seed=seed, on_progress=tick)
         console.print(f"{span}: {manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}")

@@ -35,6 +35,7 @@ VIEWS = ["pca", "bands", "similarity", "change"]
 @router.get("/datasets")
 def datasets(state: Annotated[State, Depends(get_state)]) -> DatasetList:
     """Every dataset that can be served, and those that cannot with the reason."""
+    state.datasets.require_storage()
     listed = [_info(state, dataset) for dataset in state.datasets.all()]
     return DatasetList(datasets=listed, broken={k: str(v) for k, v in state.datasets.broken.items()})
 

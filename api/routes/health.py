@@ -44,6 +44,10 @@ def readyz(request: Request, state: Annotated[State, Depends(get_state)], respon
 
 
 def _parts(state: State) -> Iterator[tuple[str, str]]:
+    storage = _said(_storage, state)
+    yield "storage", storage
+    if not storage.startswith("ok"):
+        return  # all else lies there, and each part would wait for it anew
     for name, error in state.datasets.broken.items():
         yield f"dataset {name}", str(error)
     for dataset in state.datasets.all():
@@ -56,6 +60,11 @@ def _parts(state: State) -> Iterator[tuple[str, str]]:
         identity = str(model.manifest.identity)
         yield f"model {identity}", _said(_encoder, state, identity)
     yield "jobs", _said(_jobs, state)
+
+
+def _storage(state: State) -> str:
+    state.storage.folders("datasets")
+    return state.storage.location
 
 
 def _dataset(dataset: Dataset) -> str:

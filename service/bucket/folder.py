@@ -6,12 +6,15 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import ENOENT
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from service.bucket.contract import checked_key, joined
 from service.errors import NotFound, ReadOnly, Unavailable
+
+_RACES: Final = 5
 
 
 class FolderBucket:
@@ -43,7 +46,13 @@ class FolderBucket:
     def delete(self, key: str) -> None:
         """See `Bucket.delete`."""
         with self._writing():
-            self._path(key).unlink(missing_ok=True)
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            for folder in path.parents[: key.count("/")]:  # a bucket has no empty folders
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
 
     def names(self, under: str = "") -> list[str]:
         """See `Bucket.names`."""
@@ -51,7 +60,7 @@ class FolderBucket:
 
     def folders(self, under: str = "") -> list[str]:
         """See `Bucket.folders`."""
-        return sorted(path.name for path in self._below(under) if path.is_dir() and _holds_something(path))
+        return sorted(path.name for path in self._below(under) if path.is_dir() and any(path.iterdir()))
 
     def upload(self, path: Path, key: str) -> None:
         """See `Bucket.upload`."""
@@ -72,15 +81,16 @@ class FolderBucket:
             yield from (path for path in folder.iterdir() if not path.name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
             return
+        except OSError as error:
+            raise Unavailable(f"{folder} cannot be read: {error.strerror}.") from error
 
     def _write(self, key: str, fill: Callable[[IO[bytes]], object], *, new: bool = False) -> bool:
         """Write a file beside the object's path and move it there once it is whole and on disk."""
         path = self._path(key)
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         with self._writing():
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("xb") as file:
+                with _opened(temporary) as file:
                     fill(file)
                     file.flush()
                     os.fsync(file.fileno())
@@ -113,9 +123,13 @@ class FolderBucket:
             raise Unavailable(f"{self.location}: writing failed, nothing was changed: {error.strerror}.") from error
 
 
-def _holds_something(folder: Path) -> bool:
-    """Whether there is an object below a folder: what S3 calls a prefix exists only then."""
-    return any(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*"))
+def _opened(temporary: Path) -> IO[bytes]:
+    """A new file, in a folder that may have to be made and that others may be removing for it is empty."""
+    for _ in range(_RACES):
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return temporary.open("xb")
+    raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(temporary))
 
 
 def _link(temporary: Path, path: Path) -> None:

@@ -222,6 +222,7 @@ def _create_local(cls: type[Repository], location: str, fill: Callable[[Reposito
         with writing(location):
             if Path(location).exists():
                 raise _exists(location)
+            Path(location).parent.mkdir(parents=True, exist_ok=True)
             repo = icechunk.Repository.create(_storage(target), config=_config())
             fill(cls(target, repo))
             Path(target).rename(location)
