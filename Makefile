@@ -61,6 +61,9 @@ docs/map.webp: setup FORCE ## (developers) take the README's picture anew
 	$(BIN)/pytest -m slow tests/test_page_picture.py
 	@cp .screenshots/map.webp $@
 
+image-check: ## build the container image and run it (root on Debian; no container engine needed)
+	@docker/image-check.sh
+
 bench: $(patsubst tests/bench/%.py,bench-%,$(wildcard tests/bench/*.py)) ## every benchmark: ours beside the alternative
 
 bench-%: setup
@@ -79,4 +82,4 @@ clean: ## forget the environment and what was built; datasets under smalti-data 
 	rm -rf $(VENV) .geotessera api/web/vendor api/web/node_modules .bench
 
 FORCE:
-.PHONY: help setup demo test test-slow lint bench lock clean FORCE
+.PHONY: help setup demo test test-slow lint image-check bench lock clean FORCE

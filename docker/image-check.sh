@@ -7,6 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+step() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
+fail() { echo "image-check: $*" >&2 && exit 1; }
+[ "$(id -u)" = 0 ] || fail "needs root, for namespaces and mounts"
+
 missing=()
 for program in buildah debootstrap ip; do command -v $program >/dev/null || missing+=("${program/#ip/iproute2}"); done
 if [ ${#missing[@]} -gt 0 ]; then
@@ -24,8 +28,6 @@ finish() {
 trap finish EXIT
 export BUILDAH_ISOLATION=chroot
 images() { buildah --root "$work/images" --runroot "$work/run" --storage-driver "${STORAGE_DRIVER:-vfs}" "$@"; }
-step() { printf '%4d s  %s\n' "$SECONDS" "$*"; }
-fail() { echo "image-check: $*" >&2 && exit 1; }
 
 # 1. A base such as the public Python images are: Debian 12, whose Python is 3.11.
 if [ -z "${BASE_IMAGE:-}" ]; then

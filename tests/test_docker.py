@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.server
 import ipaddress
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from api import demo
+from api.settings import Settings
 from tests.conftest import ROOT
 from tests.deployed import (
     DIGEST,
@@ -262,3 +267,42 @@ def test_secrets_come_from_a_file_that_is_not_in_the_repository() -> None:
         text = (DOCKER / f"compose.{name}.yaml").read_text()
         for key, value in re.findall(r"^\s*(\w*(?:PASSWORD|KEY|SECRET)\w*):\s*(.*)$", text, re.MULTILINE):
             assert re.match(r"(&[\w-]+ )?\$\{\w+:\?|\*[\w-]+$", value), f"{key} is written out"
+
+
+@pytest.mark.slow
+def test_a_request_under_way_is_answered_before_the_server_stops(world: Settings) -> None:
+    """What a rolling update relies on: told to stop, it takes no more, but finishes what it has."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    told = {"SMALTI_HOME": str(world.home), "SMALTI_PORT": str(port), "SMALTI_SHUTDOWN_SECONDS": "30"}
+    server = subprocess.Popen([BIN / "smalti", "serve"], env=os.environ | told, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        body = json.dumps({"points": [list(demo.CORNER)]}).encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as slow:
+            head = "POST /datasets/demo/2024/vectors HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+            time.sleep(1)
+            server.terminate()
+            time.sleep(5)  # longer than a server that nobody told to wait would
+            assert server.poll() is None
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+            slow.sendall(body[5:])
+            answer = slow.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200"), answer[:200]
+        assert b'"vector"' in answer
+        server.wait(20)
+    finally:
+        server.kill()
+
+
+def wait_for(port: int) -> None:
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < end, "it never listened"
+            time.sleep(0.2)
