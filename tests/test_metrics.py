@@ -243,7 +243,7 @@ def test_jobs_show_what_waits_for_whom(own_world: Settings) -> None:
     assert asked["state"] == "queued"
     now = numbers(client_of(own_world))
     assert now("smalti_jobs", state="queued") == now("smalti_jobs") == 1
-    assert now("smalti_job_blocks", state="left") == asked["total"] > 0
+    assert now("smalti_job_blocks", state="left") == asked["blocks"] > 0
     assert now("smalti_job_blocks", state="done") == 0
     assert 0 < now("smalti_job_waiting_seconds") < 60
     assert now("smalti_job_workers") == 0
