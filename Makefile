@@ -79,7 +79,7 @@ lock: ## (developers) write the locks anew; needs uv
 	echo 'moto[s3,server]>=5.1' | uv pip compile $(UVFLAGS) - -o requirements/moto.txt
 
 clean: ## forget the environment and what was built; datasets under smalti-data stay
-	rm -rf $(VENV) .geotessera api/web/vendor api/web/node_modules .bench
+	rm -rf $(VENV) .geotessera .moto api/web/vendor api/web/node_modules .bench
 
 FORCE:
 .PHONY: help setup demo test test-slow lint image-check bench lock clean FORCE

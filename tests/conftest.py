@@ -21,7 +21,7 @@ from api import demo
 from api.app import create_app
 from api.settings import Settings
 from api.state import State
-from tests.services import Postgres, postgres_programs, postgres_server
+from tests.services import S3, Postgres, moto_python, postgres_programs, postgres_server, s3_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,3 +121,15 @@ def postgres() -> Iterator[Postgres]:
         Path(folder).chmod(0o755)
         with postgres_server(programs, Path(folder) / "server") as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """An S3-compatible server, to which the AWS_* variables lead while it runs."""
+    python = moto_python()
+    if not python.exists():
+        missing(f"no Python with moto at {python}: set SMALTI_MOTO_PYTHON")
+    with s3_server(python) as server, pytest.MonkeyPatch.context() as patched:
+        for name, value in server.variables().items():
+            patched.setenv(name, value)
+        yield server

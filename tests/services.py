@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 from api.settings import Settings
 
@@ -129,8 +132,10 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("SMALTI_")},
         "SMALTI_HOME": str(settings.home),
+        "SMALTI_STORAGE": settings.storage,
         "SMALTI_CATALOGUE": str(settings.catalogue),
         "SMALTI_WORKER_LAPSE": str(settings.worker_lapse),
+        **({"SMALTI_STORAGE": settings.storage} if settings.storage else {}),
         **({"SMALTI_JOBS_DATABASE": secret.get_secret_value()} if secret else {}),
     }
 
@@ -145,3 +150,90 @@ def worker(settings: Settings, name: str = "one") -> Iterator[Worker]:
     finally:
         process.kill()
         process.wait()
+
+
+@dataclass
+class S3:
+    """An S3-compatible server (moto's) with one bucket and one key that may use it."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: str
+    bucket: str = "bucket"
+    key: str = ""
+    secret: str = ""
+
+    def place(self, prefix: str) -> str:
+        """An address in its bucket."""
+        return f"s3://{self.bucket}/{prefix}"
+
+    def variables(self) -> dict[str, str]:
+        """What leads both of our clients there, as an operator would set it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Takes connections and answers nothing, as a server that was cut off."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+    def _user(self, action: str, **arguments: str) -> str:
+        body = urlencode({"Action": action, "UserName": "smalti", "Version": "2010-05-08", **arguments}).encode()
+        signed = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0"
+        return str(urlopen(Request(self.endpoint, body, {"Authorization": signed}), timeout=10).read().decode())
+
+    def set_up(self) -> None:
+        """Make the bucket and the key: the four requests for which it asks no credentials."""
+        urlopen(Request(f"{self.endpoint}/{self.bucket}", method="PUT"), timeout=10).close()
+        self._user("CreateUser")
+        made = self._user("CreateAccessKey")
+        self.key, self.secret = (
+            re.findall(f"<{name}>(.*?)</{name}>", made)[0] for name in ("AccessKeyId", "SecretAccessKey")
+        )
+        allow = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}'
+        self._user("PutUserPolicy", PolicyName="all", PolicyDocument=allow)
+
+
+def moto_python() -> Path:
+    """The Python that has moto's server; it need not be there."""
+    root = Path(__file__).resolve().parents[1]
+    return Path(os.environ.get("SMALTI_MOTO_PYTHON", root / ".moto" / "bin" / "python"))
+
+
+@contextmanager
+def s3_server(python: Path) -> Iterator[S3]:
+    """A running server that checks credentials; gone afterwards."""
+    port = free_port()
+    run = "import sys; from moto.server import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [str(python), "-c", run, "-H", "127.0.0.1", "-p", str(port)],
+        env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not listens(port):
+            assert process.poll() is None, "moto's server ended"
+            assert time.monotonic() < until, "moto's server does not start"
+            time.sleep(0.1)
+        server = S3(process, f"http://127.0.0.1:{port}")
+        server.set_up()
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as trial:
+        return trial.connect_ex(("127.0.0.1", port)) == 0
