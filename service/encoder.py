@@ -88,6 +88,8 @@ class Encoder:
         if precision != "fp32":
             raise Unavailable(f"precision {precision!r} is not built in.", remedy="Use fp32.")
         model.verify()
+        if device == "cuda":
+            onnxruntime.preload_dlls()  # CUDA that came as wheels lies where the loader does not look
         options = onnxruntime.SessionOptions()
         # One thread a run and several runs at once: no thread ever spins at a barrier, which on a shared machine
         # costs several times the work itself, and results cannot depend on the number of threads.
@@ -99,8 +101,10 @@ class Encoder:
             )
         except Exception as error:  # onnxruntime raises bare classes of its own
             raise Corrupt(f"model file {model.path} cannot be opened: {str(error)[:200]}") from None
-        if session.get_providers()[0] != PROVIDERS[device]:
-            raise Unavailable(f"{device} was asked for, {session.get_providers()[0]} came.", field="engine")
+        if session.get_providers()[0] != PROVIDERS[device]:  # a build with CUDA, and no GPU or driver here
+            if engine != "auto":
+                raise Unavailable(f"{device} was asked for, {session.get_providers()[0]} came.", field="engine")
+            device = "cpu"
         _check_graph(model, session)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return cls(model, session, device, 1 if device == "cuda" else threads or cores or 1)

@@ -229,6 +229,16 @@ def test_devices_are_verified(mini, monkeypatch):
         Encoder.open(mini.model)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_build_with_cuda_on_a_machine_without_runs_on_the_cpu_unless_cuda_was_asked_for(mini, monkeypatch):
+    if "CUDAExecutionProvider" in module.onnxruntime.get_available_providers():
+        pytest.skip("this machine may have a GPU")
+    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: list(module.PROVIDERS.values()))
+    assert Encoder.open(mini.model, engine="auto").device == "cpu"
+    with pytest.raises(Unavailable, match="CPUExecutionProvider came"):
+        Encoder.open(mini.model, engine="cuda")
+
+
 def copy_of(mini, folder: Path):
     shutil.copytree(mini.model.path.parent, folder / "m")
     return folder / "m" / mini.model.path.name
