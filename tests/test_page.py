@@ -1,98 +1,397 @@
-"""The map page in a real browser: what a person sees and does."""
+"""The map page in a real browser: what a person does and sees, journey by journey."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.conftest import ROOT, program
+from tests.browser import EMPTY, Page, chromium, eventually, kind_at, somewhere
 
 pytestmark = pytest.mark.slow
 
-SHOTS = ROOT / ".screenshots"
-ARGUMENTS = [
-    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-]  # fmt: skip
+RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
-def page(server: str) -> Iterator[object]:
-    """A fresh page; fails at the end if the console complained or a request left this machine."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = program("chromium")
-    if not (ROOT / "api" / "web" / "vendor" / "maplibre-gl.mjs").exists():
-        pytest.fail("the map library is missing: run `make setup`")
-    complaints: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=executable, headless=True, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 1280, "height": 800})
-        opened.on("console", lambda m: complaints.append(m.text) if m.type in {"error", "warning"} else None)
-        opened.on("pageerror", lambda e: complaints.append(str(e)))
-        opened.on(
-            "request", lambda r: complaints.append(r.url) if not r.url.startswith((server, "blob:", "data:")) else None
-        )
-        yield opened
-        browser.close()
-    ours = [c for c in complaints if "GPU stall" not in c and "GL Driver Message" not in c]
-    assert not ours, ours
+def page(browser: Any, server: str) -> Iterator[Page]:
+    """A page of the whole demo; fails at the end if the console complained or a request left this machine."""
+    opened = Page(browser, server)
+    yield opened
+    opened.close()
 
 
-def shot(page: object, name: str) -> None:
-    SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=str(SHOTS / f"{name}.png"))  # type: ignore[attr-defined]
+def is_grey(colour: np.ndarray[Any, Any]) -> bool:
+    return int(colour.max() - colour.min()) < 14
 
 
-def test_a_newcomer_sees_the_map_clicks_and_finds_places_alike(page, server: str) -> None:
-    page.goto(server)
-    page.wait_for_selector("#choices:not([hidden])")
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1000)
-    shot(page, "1-colours")
+def far(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    return float(np.abs(a - b).max())
+
+
+def test_colours_and_what_they_mean(page: Page) -> None:
+    page.open()
+    page.shot("1-colours")
     assert "smalti-mini@" in page.inner_text("#provenance")
     assert page.locator("#window option").all_inner_texts() == ["2023", "2024"]
+    assert page.input_value("#window") == "2024"
+    legend = page.inner_text("#legend")
+    assert "% of the variance" in legend
+    assert "blank: water, or not embedded" in legend
+    assert far(page.colour(RAPESEED), page.colour(FOREST)) > 40
+    assert page.locator(".maplibregl-ctrl-scale").inner_text().endswith("m")
 
-    page.mouse.click(680, 560)
-    page.wait_for_selector("#hits li")
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1000)
-    shot(page, "2-likeness")
-    assert page.locator("#hits li").count() == 12
-    assert page.locator("#hits li").first.inner_text().split()[-1] == "1.0000"
-    assert page.locator(".marker").count() == 12
-    assert "embedded" in page.inner_text("#inspector")
-    assert page.input_value("#view") == "similarity"
-    assert page.is_hidden("#trouble")
-    assert "view=similarity" in page.url
-    assert "query=" in page.url
+    x, y = page.at(FOREST)
+    page.mouse.move(x, y)
+    said = [float(part.split("°")[0]) for part in page.inner_text("#coordinates").split(", ")]
+    assert said == pytest.approx([FOREST[1], FOREST[0]], abs=1e-4)
+    assert page.inner_text("#zoom").startswith("zoom 13.")
+    labels = page.texts("#grid-labels span")
+    assert any("E" in text for text in labels)
+    assert any("N" in text for text in labels)
+    page.click(".maplibregl-ctrl-zoom-out")
+    page.click(".maplibregl-ctrl-zoom-out")
+    page.settle()
+    eventually(lambda: page.texts("#grid-labels span") != labels, "the graticule does not follow the zoom")
+    page.keyboard.press("f")
+    page.settle()
+    assert page.inner_text("#zoom").startswith("zoom 13.")
 
-    page.select_option("#window", "2023")
-    page.wait_for_load_state("networkidle")
-    shot(page, "3-other-year")
+
+def test_bands_basis_and_opacity(page: Page) -> None:
+    page.open()
+    colours = page.colour(FOREST)
+    assert page.texts("#basis option")[0].startswith("default (")
+    page.check("#views input[value=bands]")
+    page.settle()
+    assert far(page.colour(FOREST), colours) > 10
+    page.locator("#bands input").nth(0).fill("5")
+    page.keyboard.press("Tab")
+    page.settle()
+    assert "red: number 5" in page.inner_text("#legend")
+    assert "bands=5,1,2" in page.url
+    page.locator("#bands input").nth(1).fill("999")
+    page.keyboard.press("Tab")
+    assert page.locator("#bands input").nth(1).input_value() == "127"
+    page.settle()
+    page.shot("2-bands")
+    ground = page.colour(EMPTY)
+    page.locator("#opacity").fill("0")
+    page.settle()
+    assert far(page.colour(FOREST), ground) < 3
     page.reload()
     page.wait_for_selector("#choices:not([hidden])")
+    page.settle()
+    assert page.locator("#bands input").nth(0).input_value() == "5"
+    assert page.inner_text("#opacity-value") == "0 %"
+
+
+def test_a_click_finds_places_alike(page: Page) -> None:
+    page.open()
+    page.click_map(RAPESEED)
+    page.wait_for_selector("#hits li")
+    page.settle()
+    page.shot("3-likeness")
+    assert page.locator("#hits li").count() == page.locator(".hit").count() == 10
+    assert page.is_checked("#views input[value=similarity]")
+    assert "10 places in 2024" in page.inner_text("#result")
+    scores = [float(text) for text in page.texts("#hits .score")]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 0.95
+    assert all(text.endswith("m") for text in page.texts("#hits .far"))
+    ends = page.texts("#legend .ends:not(.words) span")
+    assert (ends[0], ends[-1]) == ("0.60", "1.00")
+    assert "cosine" in page.inner_text("#legend")
+
+    # The brightest places are the likest: yellow at the example, not so in the forest.
+    bright, dim = page.colour(somewhere("rapeseed", 3)), page.colour(FOREST)
+    assert bright[:2].sum() > dim[:2].sum() + 60
+
+    collection = page.download("#download")
+    assert [f["properties"]["rank"] for f in collection["features"]] == list(range(1, 11))
+    assert {kind_at(*f["geometry"]["coordinates"]) for f in collection["features"]} == {"rapeseed"}
+    assert collection["features"][0]["properties"]["score"] == pytest.approx(scores[0], abs=1e-4)
+    told = collection["features"][3]["properties"]["distance_km"]
+    text = page.texts("#hits .far")[3]
+    assert told == pytest.approx(float(text.split()[0]) / (1000 if text.endswith(" m") else 1), abs=0.006)
+
+    # Pointing at one lights up the other.
+    page.hover("#hits li:nth-child(2) .go")
+    assert page.locator(".hit.lit").all_inner_texts() == ["2"]
+    page.mouse.move(640, 790)
+    assert page.locator(".hit.lit").count() == 0
+    free = page.locator(".hit:not(.dot)").first
+    rank = free.inner_text()
+    free.hover()
+    assert page.locator("#hits li.lit .rank").all_inner_texts() == [rank]
+
+    page.select_option("#k", "25")
+    page.select_option("#apart", "0")
+    eventually(lambda: page.locator("#hits li").count() == 25, "25 hits were asked for")
+    assert page.locator(".hit").count() == 25
+
+
+def test_the_threshold_hides_what_is_less_alike(page: Page) -> None:
+    page.open()
+    page.click_map(RAPESEED)
+    page.wait_for_selector("#hits li")
+    page.settle()
+    assert not is_grey(page.colour(TOWN))
+    page.locator("#threshold").fill("0.95")
+    page.wait_for_timeout(300)
+    page.settle()
+    assert page.inner_text("#threshold-value") == "0.95"
+    assert page.texts("#legend .ends:not(.words) span")[0] == "0.95"
+    assert is_grey(page.colour(TOWN))
+    assert not is_grey(page.colour(somewhere("rapeseed", 3)))
+    page.shot("4-threshold")
+
+
+def test_a_link_restores_the_whole_picture(page: Page) -> None:
+    page.open()
+    page.click_map(RAPESEED)
+    page.click_map(somewhere("maize", 1), "Shift")
+    page.click_map(TOWN, "Alt")
+    page.locator("#threshold").fill("0.7")
+    page.select_option("#k", "5")
+    page.wait_for_timeout(300)
+    page.settle()
+    hits, chips = page.texts("#hits li"), page.texts("#examples .chip")
+    assert len(hits) == 5
+    assert len(chips) == 3
+    shown = [page.colour(place) for place in (RAPESEED, FOREST, EMPTY)]
+    page.click("#copy")
+    eventually(lambda: "Link copied" in page.inner_text("#toast"), "nothing says that the link was copied")
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link == page.url
+    page.open(link.removeprefix(page.server))
+    eventually(lambda: page.texts("#hits li") == hits, "a shared link shows other hits")
+    page.settle()
+    assert page.texts("#examples .chip") == chips
+    assert page.inner_text("#threshold-value") == "0.70"
+    assert "embedded" in page.inner_text("#pixel")
+    for before, place in zip(shown, (RAPESEED, FOREST, EMPTY), strict=True):
+        assert far(page.colour(place), before) < 3
+
+
+def test_examples_for_and_against(page: Page) -> None:
+    page.open()
+    page.click_map(RAPESEED)
+    page.wait_for_selector("#hits li")
+    alone = page.texts("#hits .score")
+    assert page.locator(".example.like").count() == 1
+
+    page.check("#modes input[value=unlike]")
+    assert "not like it" in page.inner_text("#guide")
+    page.click_map(FOREST)
+    eventually(lambda: page.texts("#hits .score") not in ([], alone), "a counterexample changes nothing")
+    assert page.locator(".example.unlike").count() == 1
+    assert page.locator("#examples .chip.unlike").count() == 1
+    page.click("#guide button")
+    assert page.is_hidden("#guide")
+
+    # A hit that is right becomes an example, by the button beside it.
+    page.locator("#hits li").nth(2).locator("button[aria-label^='More like this']").click()
+    eventually(lambda: page.locator("#examples .chip.like").count() == 2, "no second example")
+    page.settle()
+    page.shot("5-examples")
+
+    before = page.texts("#hits .score")
+    page.locator("#examples .chip.unlike .chip-close").click()
+    eventually(lambda: page.locator("#examples .chip").count() == 2, "the chip stays")
+    eventually(lambda: page.texts("#hits .score") not in ([], before), "taking it away changes nothing")
+    page.click("#clear")
+    eventually(lambda: page.locator("#hits li").count() == 0, "the hits stay")
+    assert page.locator(".hit, .example").count() == 0
+    assert page.is_checked("#views input[value=pca]")
+
+
+FOCUSED = """(() => {
+  const element = document.activeElement;
+  const ringed = element.matches(".segments input") ? element.nextElementSibling : element;
+  return [element.id || element.name || element.className, getComputedStyle(ringed).outlineStyle];
+})()"""
+
+
+def box(page: Page, place: tuple[float, float], side: float = 70) -> list[tuple[float, float]]:
+    x, y = page.at(place)
+    return [(x - side, y - side), (x + side, y - side), (x + side, y + side), (x - side, y + side)]
+
+
+def test_a_drawn_area_is_searched_in_or_averaged(page: Page) -> None:
+    page.open()
+    page.click_map(RAPESEED)
+    page.wait_for_selector("#hits li")
+    page.click("#draw")
+    assert "corners" in page.inner_text("#guide")
+    corners = box(page, TOWN)
+    for corner in corners:
+        page.mouse.click(*corner)
+    page.mouse.dblclick(*corners[-1])
+    page.wait_for_selector("#examples .chip.area")
+    page.settle()
+    page.shot("6-area")
+    assert page.inner_text("#examples .chip.area").strip().endswith("ha")
+    eventually(lambda: page.texts("#hits li") != [], "no hits in the area")
+
+    def inside() -> bool:
+        features = page.download("#download")["features"]
+        spots = [page.at(tuple(f["geometry"]["coordinates"])) for f in features]
+        (left, top), _, (right, bottom), _ = corners
+        return bool(spots) and all(left - 2 <= x <= right + 2 and top - 2 <= y <= bottom + 2 for x, y in spots)
+
+    assert inside()
+    page.check("#examples input[value=example]")
+    page.click("#examples .chip.like .chip-close")
+    page.settle()
+    eventually(lambda: page.locator("#examples .chip").count() == 1, "the area alone is the example")
+    eventually(lambda: page.texts("#hits li"), "the average finds nothing")
+    page.settle()
+    found = page.download("#download")["features"]
+    kinds = [kind_at(*f["geometry"]["coordinates"]) for f in found]
+    assert kinds.count("town") == len(kinds)
+    page.shot("7-area-average")
+
+
+def test_drawing_can_be_undone_and_done_by_keyboard(page: Page) -> None:
+    page.open()
+    page.keyboard.press("d")
+    for x, y in ((700, 300), (800, 300)):
+        page.mouse.click(x, y)
+    page.click("text=Undo")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#guide")
+    assert page.locator("#examples .chip").count() == 0
+    assert page.get_attribute("#draw", "aria-pressed") == "false"
+
+    page.focus("#map canvas")
+    page.keyboard.press("d")
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press("Space")
+        page.keyboard.press(key)
+        page.settle()
+    assert "Enter" in page.inner_text("#guide")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#examples .chip.area")
+    assert "Now click a place" in page.inner_text("#find-hint")
+
+
+def test_two_windows_side_by_side_and_as_change(page: Page) -> None:
+    clearing = next(
+        p
+        for p in (somewhere("maize", n) for n in range(200))
+        if kind_at(*p, 2023) == "broadleaf forest" or kind_at(*p, 2023) == "conifer forest"
+    )
+    page.open()
+    now = page.colour(clearing)
+    page.click("#swipe")
+    page.wait_for_selector("#divider:not([hidden])")
+    page.settle()
+    divider = page.locator("#divider")
+    assert (page.inner_text("#left-window"), page.inner_text("#right-window")) == ("2024", "2023")
+    x, _ = page.at(clearing)
+
+    def drag(to: float) -> None:
+        held = divider.bounding_box()
+        page.mouse.move(held["x"] + held["width"] / 2, 400)
+        page.mouse.down()
+        page.mouse.move(to, 420, steps=4)
+        page.mouse.up()
+        page.settle()
+
+    drag(x - 60)
+    eventually(lambda: far(page.colour(clearing), now) > 30, "right of the divider the other year does not show")
+    before = page.colour(clearing)
+    page.shot("8-swipe")
+    divider.focus()
+    page.keyboard.press("End")
+    page.settle()
+    assert far(page.colour(clearing), now) < 3
+    page.keyboard.press("ArrowLeft")
+    assert int(divider.get_attribute("aria-valuenow")) == 96
+    drag(x - 60)
+    page.reload()
+    page.wait_for_selector("#divider:not([hidden])")
+    page.settle()
+    eventually(lambda: far(page.colour(clearing), before) < 3, "a reload forgets the swipe")
+    page.click("#swipe")
+    assert page.is_hidden("#divider")
+
+    page.check("#views input[value=change]")
+    page.settle()
+    page.shot("9-change")
+    assert "1 − cosine of 2023 and 2024" in page.inner_text("#legend")
+    assert not is_grey(page.colour(clearing))
+    assert is_grey(page.colour(TOWN))
+    assert "view=change" in page.url
+
+
+def test_the_inspector_tells_what_a_pixel_is(page: Page) -> None:
+    page.open()
+    page.click_map(FOREST)
+    told = page.inner_text("#pixel")
+    assert f"{FOREST[1]:.4f}° N, {FOREST[0]:.4f}° E" in told
+    for part in ("embedded", "optical", "ascending", "descending", "2024", "smalti-mini@", "rev"):
+        assert part in told
+    revision = page.inner_text("#provenance").split("revision ")[1][:8]
+    assert revision in told
+    page.keyboard.press("[")
+    page.settle()
+    eventually(lambda: "2023 ·" in page.inner_text("#pixel"), "the inspector stays in the other window")
     assert page.input_value("#window") == "2023"
-    assert page.input_value("#view") == "similarity"
+
+    page.click_map(EMPTY)
+    told = page.inner_text("#pixel")
+    assert "not embedded" in told
+    page.shot("10-not-embedded")
+    page.click("#pixel button[aria-label=Close]")
+    assert page.is_hidden("#pixel")
+    page.mouse.move(700, 400)
+    for _ in range(6):
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(200)
+    page.settle()
+    page.mouse.click(1000, 700)
+    page.settle()
+    eventually(lambda: page.is_visible("#pixel .badge"), "nothing is said of a place outside")
+    assert page.inner_text("#pixel .badge") in {"outside this dataset", "not embedded"}
+    page.shot("11-outside")
 
 
-def test_a_pixel_of_the_empty_quarter_says_that_it_is_not_embedded(page, server: str) -> None:
-    page.goto(server)
-    page.wait_for_selector("#choices:not([hidden])")
-    page.wait_for_load_state("networkidle")
-    page.mouse.click(980, 200)
-    page.wait_for_selector("#inspector dl")
-    assert "not embedded yet" in page.inner_text("#inspector")
-    assert page.locator("#hits li").count() == 0
-    shot(page, "4-empty-quarter")
-
-
-def test_a_small_screen_keeps_the_map_usable(page, server: str) -> None:
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.goto(server)
-    page.wait_for_selector("#choices:not([hidden])")
-    page.wait_for_load_state("networkidle")
+def test_the_keyboard_does_what_the_mouse_does(page: Page) -> None:
+    page.open()
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    page.shot("12-help")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#help")
+    page.focus("#map canvas")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#hits li")
+    assert page.locator(".example.like").count() == 1
+    page.keyboard.press("ArrowDown")
     page.wait_for_timeout(500)
-    shot(page, "5-small")
-    box = page.locator(".panel").bounding_box()
-    assert box["y"] > 350
+    page.settle()
+    page.keyboard.press("n")
+    eventually(lambda: page.locator(".example.unlike").count() == 1, "N adds no counterexample")
+    for key, view in (("1", "pca"), ("4", "change"), ("2", "bands")):
+        page.keyboard.press(key)
+        assert page.is_checked(f"#views input[value={view}]")
+    page.settle()
+    # Everything that can be pressed is reached by Tab, and shows where it is.
+    reached = set()
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        element = page.evaluate(FOCUSED)
+        reached.add(element[0])
+        assert element[1] != "none" or element[0] in {"", "sheet"}, f"no focus ring on {element}"
+    for name in ("dataset", "window", "view", "other", "swipe", "opacity", "mode", "draw", "k", "apart", "choose-file"):
+        assert name in reached, f"{name} is not reached by Tab: {reached}"

@@ -78,8 +78,9 @@ export function wire() {
   });
   $("swipe").addEventListener("click", swipe);
   $("threshold").addEventListener("input", ({ target }) => {
-    $("threshold-value").textContent = Number(target.value).toFixed(2);
-    debounce("threshold", RAMP_WAIT_MS, () => set({ [lowKey()]: Number(target.value) }));
+    const [key, low] = [lowKey(), Number(target.value)]; // now: the slider may be filled anew before it is set
+    $("threshold-value").textContent = low.toFixed(2);
+    debounce("threshold", RAMP_WAIT_MS, () => set({ [key]: low }));
   });
   $("opacity").addEventListener("input", ({ target }) => set({ opacity: Number(target.value) }));
   $("choices").addEventListener("submit", (event) => event.preventDefault());
