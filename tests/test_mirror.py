@@ -1,0 +1,167 @@
+"""An index that is published in one place and copied to another: always whole, always the newest, never in the way."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexing import mirror as mirroring
+from indexing.manifest import current, load
+from indexing.mirror import Mirror, build_published, publish, published
+from indexing.search import Searcher
+from service.bucket import Bucket
+from service.bucket.folder import FolderBucket
+from service.errors import Corrupt, NotFound, Unavailable
+from service.queries import Query
+from tests.fakes import IDENTITY, MemoryStore
+from tests.test_indexing import YEAR, landscape
+
+STORE = landscape(side=100, dims=16)
+QUERY = Query.of(IDENTITY, np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32))
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Bucket:
+    return FolderBucket(tmp_path / "published")
+
+
+@pytest.fixture(autouse=True)
+def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirroring, "LOOK_AGAIN_S", 0.0)
+
+
+def build(tmp_path: Path, bucket: Bucket, store: MemoryStore = STORE) -> str:
+    """Build and publish; the name of the generation."""
+    build_published(store, "d", YEAR, tmp_path / "scratch", bucket)
+    return str(published(bucket, YEAR))
+
+
+def settled(mirror: Mirror, name: str) -> Path:
+    """Look as searches do until a generation is here."""
+    until = time.monotonic() + 20
+    while True:
+        mirror.look(YEAR)
+        held = current(mirror.folder, YEAR)
+        if held and held.name == name:
+            return held
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_replica_answers_from_its_copy_and_follows_the_next(tmp_path: Path, bucket: Bucket) -> None:
+    mirror = Mirror(tmp_path / "copies", bucket)
+    searcher = Searcher(STORE, "d", mirror)
+    assert searcher.search(QUERY, YEAR, 5).engine == "exact", "nothing is published yet"
+    assert not mirror.folder.exists()
+
+    first = build(tmp_path, bucket)
+    copy = settled(mirror, first)
+    assert load(copy) == load(tmp_path / "published" / "2024" / first)
+    found = searcher.search(QUERY, YEAR, 5)
+    assert found.engine == "index"
+    assert searcher.is_current(YEAR)
+    assert not list((tmp_path / "scratch").rglob("*.faiss")), "what was built is not kept twice"
+
+    second, third = build(tmp_path, bucket), ""
+    settled(mirror, second)
+    assert [h.score for h in searcher.search(QUERY, YEAR, 5).hits] == [h.score for h in found.hits]
+    third = build(tmp_path, bucket)
+    settled(mirror, third)
+    assert {path.name for path in (mirror.folder / "2024").glob("g-*")} == {second, third}, "one back is kept"
+
+
+def test_what_nothing_points_at_is_removed_an_hour_later(tmp_path: Path, bucket: Bucket) -> None:
+    build_published(STORE, "d", YEAR, tmp_path / "scratch", bucket)
+    old = (datetime.now(UTC) - timedelta(hours=2)).strftime("g-%Y%m%dT%H%M%SZ-00000000")
+    sending = (datetime.now(UTC) - timedelta(minutes=30)).strftime("g-%Y%m%dT%H%M%SZ-00000000")
+    for name in (old, sending):
+        bucket.put(f"2024/{name}/pixels-0.faiss", b"x")
+    first = published(bucket, YEAR)
+    second = build(tmp_path, bucket)
+    assert set(bucket.folders("2024")) == {sending, first, second}
+
+
+def test_a_published_index_that_is_not_what_it_says_is_not_taken(tmp_path: Path, bucket: Bucket) -> None:
+    mirror = Mirror(tmp_path / "copies", bucket)
+    good = build(tmp_path, bucket)
+    settled(mirror, good)
+    bad = build(tmp_path, bucket)
+    whole = bucket.get(f"2024/{bad}/pixels-0.faiss")
+    bucket.put(f"2024/{bad}/pixels-0.faiss", whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(Corrupt, match="was changed"):
+        mirror.fetch(YEAR)
+    bucket.delete(f"2024/{bad}/pixels-0.faiss")
+    with pytest.raises(Corrupt, match="not whole"):
+        mirror.fetch(YEAR)
+    held = current(mirror.folder, YEAR)
+    assert held == mirror.folder / "2024" / good, "what served goes on serving"
+    assert not list(mirror.folder.rglob(".incoming-*"))
+    bucket.put(f"2024/{bad}/pixels-0.faiss", whole)
+    settled(mirror, bad)
+
+
+@pytest.mark.parametrize("name", [b"../../x", b"g-/../x", b"", b"\xff", b"x" * 5000])
+def test_a_pointer_to_nowhere_is_corrupt(name: bytes, bucket: Bucket) -> None:
+    bucket.put("2024/current", name)
+    with pytest.raises(Corrupt):
+        published(bucket, YEAR)
+
+
+def test_a_damaged_copy_is_fetched_again(tmp_path: Path, bucket: Bucket) -> None:
+    mirror = Mirror(tmp_path / "copies", bucket)
+    name = build(tmp_path, bucket)
+    copy = settled(mirror, name)
+    (copy / "pixels-0.faiss").write_bytes(b"not an index")
+    searcher = Searcher(STORE, "d", mirror)
+    with pytest.raises(Corrupt):
+        searcher.search(QUERY, YEAR, 5)
+    settled(mirror, name)
+    assert searcher.search(QUERY, YEAR, 5).engine == "index"
+
+
+def test_a_copy_cut_short_by_a_kill_is_cleared_away(tmp_path: Path, bucket: Bucket) -> None:
+    mirror = Mirror(tmp_path / "copies", bucket)
+    left = mirror.folder / "2024" / ".incoming-left"
+    left.mkdir(parents=True)
+    settled(mirror, build(tmp_path, bucket))
+    assert not left.exists()
+
+
+def test_searches_go_on_while_the_bucket_is_away(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirror = Mirror(tmp_path / "copies", bucket)
+    settled(mirror, build(tmp_path, bucket))
+    searcher = Searcher(STORE, "d", mirror)
+
+    def away(key: str) -> bytes:
+        raise Unavailable(f"{key} could not be reached.", remedy="Wait.")
+
+    monkeypatch.setattr(bucket, "get", away)
+    for _ in range(20):
+        assert searcher.search(QUERY, YEAR, 5).engine == "index"
+        time.sleep(0.01)
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "said once, not at every look"
+    with pytest.raises(Unavailable):
+        build_published(STORE, "d", YEAR, tmp_path / "other", bucket)
+    assert not (tmp_path / "other").exists(), "told before the work, not after"
+
+
+def test_looks_are_seldom_and_one_at_a_time(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirroring, "LOOK_AGAIN_S", 3600.0)
+    mirror = Mirror(tmp_path / "copies", bucket)
+    fetched: list[object] = []
+    monkeypatch.setattr(mirror, "fetch", fetched.append)
+    for _ in range(100):
+        mirror.look(YEAR)
+    assert fetched == [YEAR]
+
+
+def test_a_generation_that_is_not_there_cannot_be_published(tmp_path: Path, bucket: Bucket) -> None:
+    with pytest.raises((Corrupt, NotFound)):
+        publish(tmp_path / "g-none", YEAR, bucket)
+    assert published(bucket, YEAR) is None
