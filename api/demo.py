@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ import numpy as np
 from api.catalogue import Dataset, open_or_make
 from api.state import State
 from api.terminal import bar, console
-from service.area import MIN_S2
+from service.area import MIN_S2, bounds_of
 from service.colour import fit_basis
 from service.embed import embed_source
 from service.encoder import Encoder
@@ -61,6 +61,17 @@ class Scene:
         """The time series of one year, all over the landscape."""
         place = self.placement
         return Simulated(place, Landscape(SEED, place.height, place.width), Window.year(year))
+
+    def quarter(self) -> list[float]:
+        """[west, south, east, north] within the empty quarter: no other block is touched."""
+        rows, cols = self.placement.within(self.empty)
+        place = replace(
+            self.placement, row=self.placement.row + rows.start, col=self.placement.col + cols.start,
+            height=rows.stop - rows.start, width=cols.stop - cols.start,
+        )  # fmt: skip
+        west, south, east, north = bounds_of(place)
+        inward, down = 0.1 * (east - west), 0.1 * (north - south)  # a box of degrees is turned against the grid
+        return [round(v, 6) for v in (west + inward, south + down, east - inward, north - down)]
 
     def example(self) -> tuple[slice, slice]:
         """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
@@ -134,7 +145,7 @@ def _example(path: Path, scene: Scene) -> None:
 
 
 def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
-    """What to try first: the page, and one curl line for each journey."""
+    """What to try first: the page, and a curl line for each journey."""
     scene = Scene.make()
     left, top = scene.example_corner()
     extent = state.extent(dataset)
@@ -151,6 +162,11 @@ def greeting(state: State, dataset: Dataset, base: str) -> Iterator[str]:
         + f"'{base}/embed?dataset={ID}&window={year}&epsg={scene.placement.zone.epsg}"
         + f"&left={left:.0f}&top={top:.0f}&answer=json'"
         + " -o embedded.json"
+    )
+    yield (
+        "Embed an area:     "
+        + f"curl -H 'Content-Type: application/json' '{base}/areas' "
+        + f"""-d '{{"dataset": "{ID}", "window": "{year}", "bbox": {scene.quarter()}}}'"""
     )
 
 

@@ -180,14 +180,14 @@ def _told(name: str, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:300]
 
 
-def work(state: State, name: str | None = None, *, with_parent: bool = False) -> None:
+def work(state: State, name: str | None = None, *, parent: int | None = None) -> None:
     """Take jobs until told to end (SIGTERM, SIGINT), then finish the block in hand. Does not return.
 
     Args:
         state: Datasets, models, and the jobs database.
         name: The worker's stable name: what a worker of that name had in hand when it died, it goes on with. The
             host's name where absent, with a number where others of that name work in this home already.
-        with_parent: End when the process that started this one has.
+        parent: The process that started this one: when it has ended, so does this one.
 
     Raises:
         Conflict: A worker of that name works in this home.
@@ -197,7 +197,6 @@ def work(state: State, name: str | None = None, *, with_parent: bool = False) ->
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    parent = os.getppid() if with_parent else None
     with named(state.settings.home / "workers", name) as own:
         jobs, instance = state.jobs, uuid.uuid4().hex
         jobs.set_up()

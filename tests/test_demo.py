@@ -48,6 +48,18 @@ def demo(home: Path) -> Iterator[tuple[str, float, subprocess.Popen[str]]]:
             process.wait()
 
 
+def wait_for(job: str, state: str, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while True:
+        with urllib.request.urlopen(job) as answer:
+            told = json.load(answer)
+        if told["state"] == state:
+            return
+        assert told["state"] in {"queued", "running"}, told
+        assert time.monotonic() < until, told
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
@@ -61,7 +73,7 @@ def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
         assert process.returncode in {0, 130}, printed
         assert "Traceback" not in printed
         curls = re.findall(r"curl .*", printed)
-        assert len(curls) == 3
+        assert len(curls) == 4
     with demo(home) as (base, seconds, process):
         assert seconds < 15, f"a second start took {seconds:.1f} s"
         for line in curls:
@@ -70,6 +82,10 @@ def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
             if "/search" in line:
                 assert json.loads(done.stdout)["features"]
+            if "/areas" in line:
+                asked = json.loads(done.stdout)
+                assert (asked["blocks"], asked["blocks_left"]) == (1, 1), "the empty quarter and no more"
+                wait_for(f"{base}/jobs/{asked['id']}", "done", 120)
         assert (tmp_path / "tile.png").read_bytes().startswith(b"\x89PNG")
         assert json.loads((tmp_path / "embedded.json").read_text())["stored"]["pixels"] == 48 * 48
         process.send_signal(signal.SIGINT)

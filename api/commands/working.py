@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from api.state import State
 
 log = logging.getLogger("smalti.worker")
 
-COMMAND: Final = (sys.executable, "-P", "-m", "api.cli", "worker", "--with-parent")
+COMMAND: Final = (sys.executable, "-P", "-m", "api.cli", "worker", "--parent")
 PATIENCE_S: Final = 5.0
 """Seconds that a worker beside a server has to finish its block; what it does not finish, it does next time."""
 STEADY_S: Final = 60.0
@@ -36,14 +37,14 @@ def worker(
             "The host's name where absent.",
         ),
     ] = None,
-    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End when this process has.")] = None,
 ) -> None:
     """Run jobs: embed the areas that were asked for with POST /areas. Ends after the block in hand."""
     from api.worker import work  # brings DBOS, which only workers need
 
     state: State = ctx.obj
     logs.setup(state.settings)
-    work(state, name, with_parent=with_parent)
+    work(state, name, parent=parent)
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def _keep(ending: threading.Event, running: list[subprocess.Popen[bytes]]) -> No
     wait = 1.0
     while not ending.is_set():
         started = time.monotonic()
-        running[:] = [subprocess.Popen(COMMAND)]  # noqa: S603  # our own command
+        running[:] = [subprocess.Popen((*COMMAND, str(os.getpid())))]  # noqa: S603  # our own command
         code = running[0].wait()
         if ending.is_set():
             return
