@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.schemas import Legend
 from service.colour import (
     BandsView,
     Basis,
@@ -21,7 +22,7 @@ from service.colour import (
     parse_view,
     project,
 )
-from service.colour.ramp import ramp
+from service.colour.ramp import change_ramp, ramp
 from service.colour.views import stretched
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
 from service.grid import Zone
@@ -178,15 +179,65 @@ def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store
         Scale(1.0)
 
 
-def test_the_ramp_grows_lighter_with_every_step() -> None:
+EYES = {
+    "all": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+"""What eyes without one kind of cone make of linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)."""
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("colours", [ramp(), change_ramp()], ids=["likeness", "change"])
+def test_ramps_grow_lighter_with_every_step_to_all_eyes(colours: np.ndarray, eyes: str) -> None:
     """CIE lightness, computed here from scratch: no two neighbours change by more than twice the mean."""
-    linear = np.where(ramp() / 255 <= 0.04045, ramp() / 255 / 12.92, ((ramp() / 255 + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    linear = np.where(colours / 255 <= 0.04045, colours / 255 / 12.92, ((colours / 255 + 0.055) / 1.055) ** 2.4)
+    luminance = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1) @ np.array([0.2126, 0.7152, 0.0722])
     lightness = 116 * np.cbrt(luminance) - 16
     assert (np.diff(lightness[::4]) > 0).all()
     assert lightness[0] < 20
     assert lightness[-1] > 90
     assert np.diff(lightness[::8]).max() < 2.2 * np.diff(lightness[::8]).mean()
+
+
+def test_change_does_not_look_like_likeness() -> None:
+    """No colour of one ramp is one of the other's, but for the dark and the pale ends."""
+    first, second = ramp()[32:224].astype(int), change_ramp()[32:224].astype(int)
+    assert np.abs(first[:, None] - second[None]).sum(axis=-1).min() > 80
+
+
+def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -> None:
+    vectors = store.parts[0].vectors
+    query = Query.of(IDENTITY, vectors.dequantised()[50, 50])
+    scores = SimilarityView(query).values(vectors)[..., 0]
+    picture = SimilarityView(query, Scale(0.8, clip=True)).picture(vectors)
+    assert ((picture[..., 3] == 255) == (scores >= np.float32(0.8))).all()
+    assert 0 < (picture[..., 3] == 0).sum() < scores.size
+    assert (picture[..., :3] == SimilarityView(query, Scale(0.8)).picture(vectors)).all()
+    for low, high in ((0.5, 0.5), (0.5, 0.4), (0.0, 2.5), (0.0, float("nan")), (float("nan"), 1.0)):
+        with pytest.raises(InvalidInput):
+            Scale(low, top=high)
+    keys = {Scale(0.1), Scale(0.1, clip=True), Scale(0.1, top=0.9), Scale(0.1000001)}
+    assert len({SimilarityView(query, scale).key for scale in keys}) == 4
+
+
+def test_legends_say_what_is_shown(store: MemoryStore, basis: Basis) -> None:
+    for view in some(basis):
+        legend = Legend.model_validate(view.legend)
+        assert legend.title
+        assert legend.text.endswith(".")
+    pca, bands, grey = (some(basis)[n].legend["channels"] for n in (0, 1, 2))
+    assert [channel["colour"] for channel in pca] == ["red", "green", "blue"]
+    assert [channel["explained"] for channel in pca] == list(basis.explained)
+    assert [channel["name"] for channel in bands] == ["d0", "d1", "d2"]
+    assert grey == [{"colour": "grey", "name": "d3", "range": [basis.band_low[3], basis.band_high[3]]}]
+    likeness = SimilarityView(
+        Query.of(basis.identity, np.ones((1, basis.dims), np.float32)), Scale(0.5, clip=True)
+    ).legend
+    assert (likeness["range"], likeness["clip"], len(likeness["colours"])) == ([0.5, 1.0], True, 11)
+    assert likeness["colours"][0] == "#" + bytes(ramp()[0]).hex()
+    assert likeness["colours"][-1] == "#" + bytes(ramp()[-1]).hex()
 
 
 def test_a_stretch_clips_and_rounds() -> None:
@@ -218,6 +269,10 @@ def test_views_refuse_dimensions_they_do_not_have(basis: Basis) -> None:
         ("bands", "bands", "0,1,2"),
         ("bands:5", "bands", "5"),
         ("similarity:0f3a", "similarity", "0f3a"),
+        ("similarity:-2.5,51.25", "similarity", "-2.5,51.25"),
+        ("change:2023", "change", "2023"),
+        ("change:2024-01-01..2024-12-31", "change", "2024"),
+        ("change:2024-05-01..2024-09-30", "change", "2024-05-01..2024-09-30"),
         ("vector", "vector", ""),
     ],
 )
@@ -226,7 +281,23 @@ def test_views_are_read(text: str, kind: str, argument: str) -> None:
     assert (spec.kind, spec.argument) == (kind, argument)
 
 
-BAD = ["", "pca:", "pca:../x", "bands:1,2,3,4", "bands:-1", "bands:", "similarity:", "similarity", "vector:1", "PCA"]
+def test_a_place_to_compare_with_is_told_from_a_query() -> None:
+    assert parse_view("similarity:-2.5,51.25").place == (-2.5, 51.25)
+    assert parse_view("similarity:0f3a").place is None
+
+
+BAD_PLACES = ["1,2,3", "181,0", "0,91", "nan,0", "1e2,0", "1,", ",1", " 1,2", "１,2"]
+BAD = [
+    "", "pca:", "pca:../x", "bands:1,2,3,4", "bands:-1", "bands:", "similarity:", "similarity", "vector:1", "PCA",
+    "change", "change:", "change:x", "change:2024..2023", *(f"similarity:{place}" for place in BAD_PLACES),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_is_no_view_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_view(text)
+    assert refused.value.field == "view"
 
 
 @given(st.sampled_from(BAD) | st.text(max_size=30).filter(lambda t: t.partition(":")[0] not in ("pca", "bands")))

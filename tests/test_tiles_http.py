@@ -6,6 +6,7 @@ import io
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import morecantile
@@ -296,6 +297,57 @@ def test_a_query_of_another_model_is_a_conflict_that_names_both(aef: tuple[TestC
     assert "tiny@1" in bad.json()["detail"]
 
 
+def test_likeness_with_a_place_is_likeness_with_the_query_of_that_place(aef: tuple[TestClient, Tiny]) -> None:
+    client, tiny = aef
+    lon, lat = tiny.lonlat(40, 50)
+    view = f"view=similarity:{lon},{lat}"
+    shelf = client.app.state.smalti.queries  # type: ignore[attr-defined]
+    query = Query.of(tiny.store.identity, tiny.vectors.dequantised()[40, 50])
+    legend = client.get(f"{BASE}/legend?{view}&threshold=0.2").json()
+    assert (legend["query"], legend["range"]) == (query.id, [0.2, 1.0])
+    assert client.get(f"/queries/{query.id}").status_code == 404, "nothing is saved"
+    key = shelf.put(query.to_document())
+    for suffix in (".npy", ".png?clip=true&threshold=0.7"):
+        mark = "&" if "?" in suffix else "?"
+        by_place, by_key = (client.get(f"{PATH}{suffix}{mark}{v}") for v in (view, f"view=similarity:{key}"))
+        assert by_place.status_code == 200, by_place.text
+        assert by_place.content == by_key.content
+    assert client.get(f"{BASE}/point/{lon},{lat}?{view}").json()["values"] == [pytest.approx(1)]
+    missing = client.get(f"{PATH}.png?view=similarity:{lon},{lat - 0.05}")
+    assert (missing.status_code, missing.json()["field"]) == (404, "view")
+    assert "not-embedded" in missing.json()["detail"]
+
+
+def test_a_place_is_read_once_for_many_tiles_and_anew_when_it_changes(tmp_path: Path) -> None:
+    """The tag of every tile follows the vector of the place, wherever the tile lies; other blocks do not matter."""
+    vectors = random_vectors((3 * BLOCK, 3 * BLOCK), 8)
+    store = MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, 350_000 // BLOCK * BLOCK, 25_088)
+    client, part, reads = memory_client(tmp_path, store), store.parts[0], []
+    sample = store.sample
+
+    def counted(*arguments: Any, **options: Any) -> Vectors:
+        reads.append(arguments)
+        return sample(*arguments, **options)
+
+    store.sample = counted  # type: ignore[method-assign]
+    rows, cols = part.row0 + np.array([20.5, 600.5]), part.col0 + np.array([20.5, 600.5])
+    lon, lat = part.grid.to_lonlat(rows, cols)
+    tile = TMS.tile(float(lon[1]), float(lat[1]), 15)
+    paths = [
+        f"/datasets/tiny/2024/tiles/WebMercatorQuad/15/{x}/{y}.png?view=similarity:{lon[0]},{lat[0]}"
+        for x in range(tile.x - 1, tile.x + 2)
+        for y in range(tile.y - 1, tile.y + 2)
+    ]
+    tags = [client.get(path).headers["etag"] for path in paths]
+    assert len(reads) == 1
+    part.vectors.codes[20, 300] += 1
+    assert [client.get(path).headers["etag"] for path in paths] == tags
+    part.vectors.codes[20, 20] = -part.vectors.codes[20, 20]
+    after = [client.get(path).headers["etag"] for path in paths]
+    assert not set(after) & set(tags)
+    assert len(reads) == 3
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [
@@ -304,6 +356,13 @@ def test_a_query_of_another_model_is_a_conflict_that_names_both(aef: tuple[TestC
         ("view=bands:0,1,64", 422),
         ("view=pca:nothing", 404),
         ("view=similarity:nothing", 404),
+        ("view=similarity:3,52", 404),
+        ("view=similarity:3,52,1", 422),
+        ("view=similarity:-88.7688,44.2946&threshold=0.5&top=0.5", 422),
+        ("view=similarity:-88.7688,44.2946&top=nan", 422),
+        ("view=similarity:-88.7688,44.2946&clip=maybe", 422),
+        ("view=change:2023", 404),
+        ("view=change:soon", 422),
         ("view=pca:..%2F..%2Fetc", 422),
         ("view=vector", 422),
         ("view=" + "a" * 500, 422),

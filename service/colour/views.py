@@ -18,7 +18,8 @@ from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array
 Kind = Literal["pca", "bands", "similarity", "change", "vector"]
 DEFAULT_BANDS: Final = "0,1,2"
 _FORMS: Final = "pca, pca:{basis}, bands:0,1,2, similarity:{query}, similarity:{lon},{lat}, change:{window} or vector"
-_PLACE: Final = re.compile(r"(-?\d{1,3}(?:\.\d{0,20})?),(-?\d{1,2}(?:\.\d{0,20})?)")
+_BANDS: Final = re.compile(r"\d{1,4}(,\d{1,4}){0,2}", re.ASCII)
+_PLACE: Final = re.compile(r"(-?\d{1,3}(?:\.\d{0,20})?),(-?\d{1,2}(?:\.\d{0,20})?)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def parse_view(text: str) -> ViewSpec:
     kind, colon, argument = text.partition(":")
     if kind == "pca":
         return ViewSpec("pca", checked_id(argument, "view") if colon else "default")
-    if kind == "bands" and re.fullmatch(r"\d{1,4}(,\d{1,4}){0,2}", argument if colon else DEFAULT_BANDS):
+    if kind == "bands" and _BANDS.fullmatch(argument if colon else DEFAULT_BANDS):
         return ViewSpec("bands", argument if colon else DEFAULT_BANDS)
     if kind == "similarity" and argument:
         return _similarity(argument)
