@@ -17,10 +17,10 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import logs
-from api.metrics import Metrics
 from api.problems import problem
 from api.settings import Settings
 from api.telemetry import PROBES
+from api.watch import Watch
 
 ID_HEADER: Final = "X-Request-Id"
 CLIENT_GONE: Final = 499
@@ -75,12 +75,12 @@ class Access:
     Args:
         app: Everything else.
         settings: The keys that are known.
-        metrics: Where requests are counted.
+        watch: Where requests are counted, and which trace they belong to.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, watch: Watch) -> None:
         self.app = app
-        self._metrics = metrics
+        self._metrics, self._spans = watch.metrics, watch.spans
         self._keys = frozenset(key.digest for key in settings.api_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ class Access:
             await send(message)
 
         self._metrics.under_way.inc()
-        with logs.about(name.decode()):
+        with logs.about(name.decode(), self._spans.trace_id()):
             try:
                 await self._guarded(scope, listen, speak, answer)
             finally:

@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ],
     )
     app.add_middleware(Gate, settings=settings)
-    app.add_middleware(Access, settings=settings, metrics=state.watch.metrics)  # outermost: sees what the Gate refuses
+    app.add_middleware(Access, settings=settings, watch=state.watch)  # outermost: sees what the Gate refuses
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

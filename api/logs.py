@@ -48,9 +48,9 @@ def request_id() -> str | None:
     return found
 
 
-def about(request: str) -> AbstractContextManager[None]:
-    """What is logged within is about this request."""
-    return bound_contextvars(request_id=request)
+def about(request: str, trace: str | None = None) -> AbstractContextManager[None]:
+    """What is logged within is about this request, and belongs to this trace if there is one."""
+    return bound_contextvars(request_id=request, **({"trace_id": trace} if trace else {}))
 
 
 def answered(fields: Mapping[str, object], *, quietly: bool) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry.trace import NoOpTracer, Span, Tracer, TracerProvider
+from opentelemetry.trace import NoOpTracer, Span, Tracer, TracerProvider, format_trace_id, get_current_span
 
 from api.settings import Settings
 from service import VERSION
@@ -34,6 +34,11 @@ class Spans:
     def span(self, name: str, **attributes: Value) -> AbstractContextManager[Span]:
         """A span within the one that is open; its attributes are named `smalti.<attribute>`. Errors are recorded."""
         return self._tracer.start_as_current_span(f"smalti.{name}", attributes=named(attributes))
+
+    def trace_id(self) -> str | None:
+        """The trace that the request at hand belongs to, 32 hex digits; None where it is not traced."""
+        context = get_current_span().get_span_context() if self.provider else None
+        return format_trace_id(context.trace_id) if context and context.is_valid else None
 
     def config(self) -> TelemetryConfig:
         """What FastAPI is told: spans of requests; its own metrics and logs off, for /metrics and the log have them."""

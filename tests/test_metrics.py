@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from api.access import Access
-from api.metrics import Metrics
 from api.settings import ApiKey, Limits, Settings
+from api.watch import Watch
 from service.errors import Conflict
 from service.store.contract import BlockData
 from service.values import Counts, Window
@@ -329,7 +329,7 @@ def test_probes_may_ask_by_any_name_and_learn_nothing_else(world: Settings) -> N
 
 def exchange(app: Any, receive: list[dict[str, Any]] | None = None) -> tuple[Numbers, list[dict[str, Any]]]:
     """Send one request through the middleware to `app`; what was counted, and what was sent."""
-    metrics, sent, inbox = Metrics(), [], list(receive or [])
+    watch, sent, inbox = Watch(), [], list(receive or [])
     scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "route": type("R", (), {"path": "/x"})}
 
     async def take() -> dict[str, Any]:
@@ -339,13 +339,13 @@ def exchange(app: Any, receive: list[dict[str, Any]] | None = None) -> tuple[Num
         sent.append(message)
 
     async def run() -> None:
-        await Access(app, Settings(), metrics)(scope, take, give)  # type: ignore[arg-type]
+        await Access(app, Settings(), watch)(scope, take, give)  # type: ignore[arg-type]
 
     try:
         anyio.run(run)
     except ValueError:
         sent.append({"type": "raised"})
-    return Numbers(metrics.text().decode()), sent
+    return Numbers(watch.metrics.text().decode()), sent
 
 
 def start(status: int = 200, kind: bytes = b"image/png") -> dict[str, Any]:

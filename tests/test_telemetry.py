@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from api.settings import Settings
 from api.telemetry import Spans, spans
 from service.errors import Unavailable
 from tests.conftest import client_of
+from tests.test_logs import lines, said  # noqa: F401  # a fixture
 from tests.test_metrics import place, series, tile_path
 
 TILE = "GET /datasets/{dataset}/{window}/tiles/{tileMatrixSetId}/{z}/{x}/{y}.{format}"
@@ -109,6 +111,15 @@ def test_probes_leave_no_spans_and_requests_join_the_trace_of_their_caller(trace
     (span,) = traced.spans().values()
     assert span.context is not None
     assert f"{span.context.trace_id:032x}" == trace
+
+
+def test_lines_of_the_log_name_the_trace(traced: Traced, said: Any) -> None:  # noqa: F811  # that fixture
+    log = said(io.StringIO())
+    traced.client.get("/models")
+    (span,) = traced.spans().values()
+    (line,) = lines(log)
+    assert span.context is not None
+    assert line["trace_id"] == f"{span.context.trace_id:032x}"
 
 
 def test_what_asks_for_traces(world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
