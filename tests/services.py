@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -185,6 +186,14 @@ class S3:
         finally:
             self.process.send_signal(signal.SIGCONT)
 
+    def open_to_all(self) -> None:
+        """Let everybody read what is in the bucket, and nobody write."""
+        to = [f"arn:aws:s3:::{self.bucket}", f"arn:aws:s3:::{self.bucket}/*"]
+        allow = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": to}
+        body = json.dumps({"Version": "2012-10-17", "Statement": [allow]}).encode()
+        address, said = f"{self.endpoint}/{self.bucket}?policy", {"Content-Type": "application/json"}
+        urlopen(Request(address, body, said, method="PUT"), timeout=10).close()
+
     def _user(self, action: str, **arguments: str) -> str:
         body = urlencode({"Action": action, "UserName": "smalti", "Version": "2010-05-08", **arguments}).encode()
         signed = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0"
@@ -209,13 +218,13 @@ def moto_python() -> Path:
 
 
 @contextmanager
-def s3_server(python: Path) -> Iterator[S3]:
-    """A running server that checks credentials; gone afterwards."""
+def s3_server(python: Path, *, guarded: bool = True) -> Iterator[S3]:
+    """A running server, which checks credentials if it is guarded (it cannot do that and answer the unsigned)."""
     port = free_port()
     run = "import sys; from moto.server import main; main(sys.argv[1:])"
     process = subprocess.Popen(
         [str(python), "-c", run, "-H", "127.0.0.1", "-p", str(port)],
-        env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4"},
+        env={**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "4" if guarded else "inf"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
