@@ -135,9 +135,9 @@ class Page:
         """(3,) red, green, blue of the screen at a (lon, lat)."""
         x, y = self.at(place)
         png = self.page.screenshot(clip={"x": round(x), "y": round(y), "width": 1, "height": 1})
-        with warnings.catch_warnings(), MemoryFile(png) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with file.open() as picture:
+            with MemoryFile(png) as file, file.open() as picture:
                 return picture.read()[:3, 0, 0].astype(int)
 
     def shot(self, name: str) -> Path:

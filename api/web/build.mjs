@@ -8,6 +8,20 @@ const vendor = new URL("vendor/", here);
 const modules = new URL("node_modules/", here);
 const MAPLIBRE = ["maplibre-gl.mjs", "maplibre-gl-worker.mjs", "maplibre-gl.css"];
 
+// The atlas is made for globes: its rings jump at the antimeridian. On a flat map they go on past it, and Antarctica,
+// whose ring goes once around, is closed along the pole.
+function unwrapped(ring) {
+  const out = [];
+  let shift = 0;
+  ring.forEach(([lon, lat], i) => {
+    const step = i ? lon - ring[i - 1][0] : 0;
+    if (Math.abs(step) > 180) shift -= 360 * Math.sign(step);
+    out.push([lon + shift, lat]);
+  });
+  if (Math.abs(out[0][0] - out.at(-1)[0]) > 180) out.push([out.at(-1)[0], -90], [out[0][0], -90], out[0]);
+  return out;
+}
+
 mkdirSync(vendor, { recursive: true });
 for (const name of MAPLIBRE) copyFileSync(new URL(`maplibre-gl/dist/${name}`, modules), new URL(name, vendor));
 copyFileSync(new URL("maplibre-gl/LICENSE.txt", modules), new URL("LICENSE.txt", vendor));
@@ -15,6 +29,7 @@ copyFileSync(new URL("maplibre-gl/LICENSE.txt", modules), new URL("LICENSE.txt",
 // Natural Earth 1:50m, which is drawn to a few hundred metres: three decimals of a degree lose nothing.
 const atlas = JSON.parse(readFileSync(new URL("world-atlas/land-50m.json", modules)));
 const land = feature(atlas, atlas.objects.land);
+for (const { geometry } of land.features ?? [land]) geometry.coordinates = geometry.coordinates.map((part) => part.map(unwrapped));
 const rounded = JSON.stringify(land, (_, value) => (typeof value === "number" ? Math.round(value * 1000) / 1000 : value));
 writeFileSync(new URL("land.geojson", vendor), rounded);
 const notice = `land.geojson is made from Natural Earth (public domain, naturalearthdata.com) as packed by world-atlas:\n\n`;

@@ -3,7 +3,7 @@
 import { $ } from "./dom.mjs";
 import { guide } from "./guide.mjs";
 import { area } from "./layers.mjs";
-import { map, maps, middle } from "./map.mjs";
+import { map, maps, middle, narrow } from "./map.mjs";
 import { polygon } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
 
@@ -30,7 +30,8 @@ function shapes(pointer) {
 }
 
 function tell() {
-  const words = corners.length < 3 ? "Set the corners of an area." : "Double-click, or press Enter, to close it.";
+  const closing = narrow.matches ? `${corners.length} corners` : "Double-click or press Enter to close it.";
+  const words = corners.length < 3 ? "Set the corners of an area." : closing;
   const finish = corners.length > 2 ? [["Finish", close]] : [];
   const undo = corners.length ? [["Undo", undoCorner]] : [];
   guide("draw", words, [...finish, ...undo, ["Cancel", cancel]]);

@@ -18,10 +18,10 @@ const linked = (rank) => ({ onpointerenter: () => light(rank, true), onpointerle
 
 function row(hit) {
   const far = hit.km === null ? pair(hit.at) : distance(hit.km);
-  const go = el("button", { type: "button", class: "go", "aria-label": `Hit ${hit.rank}: score ${hit.score.toFixed(4)}, ${far}${hit.km === null ? "" : " away"}`,
-    onclick: () => goTo(hit.at), onfocus: () => light(hit.rank, true), onblur: () => light(hit.rank, false) },
-  el("span", { class: "rank", text: hit.rank }), bar(hit.score), el("span", { class: "score", text: hit.score.toFixed(4) }),
-  el("span", { class: "far", text: far }));
+  const unseen = (text) => el("span", { class: "unseen", text });
+  const go = el("button", { type: "button", class: "go", title: "Go there", onclick: () => goTo(hit.at), onfocus: () => light(hit.rank, true), onblur: () => light(hit.rank, false) },
+  unseen("Hit "), el("span", { class: "rank", text: hit.rank }), bar(hit.score), unseen(", score "),
+  el("span", { class: "score", text: hit.score.toFixed(4) }), unseen(hit.km === null ? ", at " : ", distance "), el("span", { class: "far", text: far }));
   const more = (mode, name, label) => el("button", { type: "button", class: "nudge", title: label, "aria-label": `${label}: hit ${hit.rank}`,
     onclick: () => ask(hit.at, mode) }, icon(name));
   return el("li", { "data-rank": hit.rank, ...linked(hit.rank) }, go, more("like", "plus", "More like this"), more("unlike", "minus", "Less like this"));

@@ -1,0 +1,248 @@
+"""The map page on other screens, in other lights, with nothing to show, and when things go wrong."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+
+from api.routes.page import policy
+from api.settings import Settings
+from tests.browser import EMPTY, Page, chromium, eventually, somewhere
+from tests.conftest import ROOT, client_of, running
+
+RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
+SMALL = {"size": (390, 800), "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+def test_every_module_is_asked_for_at_once() -> None:
+    page = (ROOT / "api" / "web" / "index.html").read_text()
+    modules = {path.name for path in (ROOT / "api" / "web" / "assets").glob("*.mjs")}
+    assert {name for name in modules if f'href="/web/assets/{name}"' in page} == modules - {"main.mjs"}
+
+
+def test_the_policy_lets_in_the_base_map_and_nothing_else() -> None:
+    plain, with_map = policy(), policy("https://maps.example.org/{z}/{x}/{y}.png")
+    assert "https:" not in plain
+    assert "default-src 'self'" in plain
+    assert with_map.replace(" https://maps.example.org", "") == plain
+    assert with_map.count("https://maps.example.org") == 2
+
+
+@pytest.mark.parametrize("basemap", ["ftp://a/{z}/{x}/{y}", "https://a/{z}/{x}", "https://a; script-src *//{z}{x}{y}"])
+def test_a_base_map_that_is_none_is_refused(basemap: str) -> None:
+    with pytest.raises(ValueError, match="basemap"):
+        Settings(basemap=basemap)
+
+
+def test_the_page_tells_its_settings(world: Settings) -> None:
+    assert client_of(world).get("/page.json").json()["basemap"] is None
+    chosen = world.model_copy(update={"basemap": "https://a.example/{z}/{x}/{y}.png", "basemap_attribution": "Maps"})
+    client = client_of(chosen)
+    assert client.get("/page.json").json()["basemap"] == {"url": chosen.basemap, "attribution": "Maps"}
+    assert "https://a.example" in client.get("/").headers["content-security-policy"]
+
+
+FIRST_COLOUR = """
+const real = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, options) {
+  const context = real.call(this, kind, { ...options, preserveDrawingBuffer: true });
+  const look = () => {
+    const [pixel, at] = [new Uint8Array(4), [context.drawingBufferWidth * 0.45, context.drawingBufferHeight * 0.4]];
+    context.readPixels(...at.map(Math.round), 1, 1, context.RGBA, context.UNSIGNED_BYTE, pixel);
+    const spread = Math.max(...pixel.slice(0, 3)) - Math.min(...pixel.slice(0, 3));
+    if (spread > 40) document.documentElement.dataset.coloured = performance.now(); else requestAnimationFrame(look);
+  };
+  requestAnimationFrame(look);
+  return context;
+};
+"""
+
+
+@pytest.mark.slow
+def test_the_first_coloured_tile_shows_within_two_seconds(browser: Any, server: str) -> None:
+    """From navigation until a pixel of data is drawn, an empty browser cache each time."""
+    took = []
+    for _ in range(3):
+        page = Page(browser, server)
+        page.add_init_script(FIRST_COLOUR)
+        page.goto(server)
+        page.wait_for_selector("html[data-coloured]", state="attached")
+        took.append(float(page.get_attribute("html", "data-coloured")) / 1000)
+        page.close()
+    print(f"first coloured tile after {', '.join(f'{s:.2f}' for s in took)} s")
+    assert statistics.median(took) < 2, took
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("light", ["light", "dark"])
+def test_nothing_keeps_anyone_out(browser: Any, server: str, light: str) -> None:
+    page = Page(browser, server, color_scheme=light)
+    page.open()
+    faults = page.faults()
+    page.click_map(RAPESEED)
+    page.click_map(FOREST, "Alt")
+    page.wait_for_selector("#hits li")
+    page.settle()
+    page.shot(f"17-{light}")
+    faults += page.faults()
+    page.check("#views input[value=change]")
+    page.click_map(EMPTY)
+    page.settle()
+    page.keyboard.press("?")
+    faults += page.faults()
+    page.close()
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.slow
+def test_a_small_screen_keeps_the_map_usable(browser: Any, server: str) -> None:
+    page = Page(browser, server, **SMALL)
+    page.open()
+    page.shot("18-small")
+    assert page.locator("#panel").bounding_box()["y"] > 300
+    faults = page.faults()
+    page.touchscreen.tap(*page.at(RAPESEED))
+    page.wait_for_selector("#hits li")
+    page.settle()
+    page.shot("19-small-likeness")
+    panel = page.locator("#panel").bounding_box()
+    assert page.locator("#hits li").first.bounding_box()["y"] < 800, "the hits are out of sight"
+    faults += page.faults()
+    small = page.evaluate(
+        "[...document.querySelectorAll('#panel button, #panel select, .maplibregl-ctrl-group button')]"
+        ".filter(e => e.offsetParent && e.getBoundingClientRect().height < 40).map(e => e.id || e.className)"
+    )
+    assert not small, f"too small for a finger: {small}"
+    page.click("#draw")
+    x, y = page.at(TOWN)
+    for dx, dy in ((-40, -30), (40, -30), (0, 40)):
+        page.touchscreen.tap(x + dx, y + dy)
+        page.wait_for_timeout(350)  # two taps in a row are a double tap
+    page.shot("20-small-drawing")
+    page.click("text=Finish")
+    page.wait_for_selector("#examples .chip.area")
+    page.click("#fold")
+    assert page.locator("#panel").bounding_box()["y"] > panel["y"] + 150
+    assert page.is_visible("#legend")
+    page.settle()
+    page.shot("21-small-folded")
+    page.close()
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.slow
+def test_an_empty_server_says_what_to_do(browser: Any, tmp_path: Path) -> None:
+    with running(Settings(home=tmp_path, catalogue=Path("none.toml"))) as address:
+        page = Page(browser, address)
+        page.goto(address)
+        page.wait_for_selector("#empty:not([hidden])")
+        page.settle()
+        page.wait_for_timeout(1500)
+        page.shot("22-empty")
+        assert "smalti ingest" in page.inner_text("#empty")
+        assert page.is_hidden("#choices")
+        page.keyboard.press("Enter")
+        page.mouse.click(800, 400)
+        assert not page.faults()
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_dataset_without_colours_offers_to_fit_them(browser: Any, own_world: Settings) -> None:
+    shutil.rmtree(own_world.home / "shelf" / "bases")
+    with running(own_world) as address:
+        page = Page(browser, address)
+        page.open()
+        page.shot("23-no-basis")
+        assert "smalti pca fit demo" in page.inner_text("#legend")
+        page.click("text=Fit the colours")
+        eventually(lambda: "% of the variance" in page.inner_text("#legend"), "the colours are not fitted")
+        page.settle()
+        page.close()
+
+
+@pytest.mark.slow
+def test_trouble_is_told_where_one_looks(browser: Any, server: str) -> None:
+    page = Page(browser, server)
+    page.expected += ["status of 40", "ERR_FAILED", "Failed to fetch"]
+    page.open("/?dataset=gone&window=1999")
+    assert "There is no dataset gone here" in page.inner_text("#trouble")
+    page.click("#trouble button[aria-label=Dismiss]")
+    assert page.is_hidden("#trouble")
+
+    refusal = '{"kind":"forbidden","detail":"not here","remedy":"Set SMALTI_API_KEYS and send one."}'
+    page.route("**/queries", lambda route: route.fulfill(status=403, body=refusal, content_type="application/json"))
+    page.click_map(somewhere("maize", 5))  # examples that nobody saved
+    page.click_map(somewhere("town", 5), "Alt")
+    eventually(lambda: "not here" in page.inner_text("#trouble"), "a refusal is not shown")
+    assert page.is_visible("#trouble input[type=password]")
+    assert page.locator("#hits li").count() == 10  # searching saves nothing, so it still works
+    page.shot("24-refused")
+
+    page.route("**/datasets", lambda route: route.abort())
+    eventually(lambda: "cannot be reached" in page.inner_text("#trouble"), "a lost server is not told")
+    page.unroute("**/datasets")
+    eventually(lambda: "cannot be reached" not in page.inner_text("#trouble"), "nothing tells that it is back")
+    page.close()
+
+
+@contextmanager
+def red_tiles(asked: list[str]) -> Iterator[str]:
+    """The address of another server, whose map is red everywhere."""
+    red = np.broadcast_to(np.array([255, 0, 0], np.uint8)[:, None, None], (3, 256, 256))
+    with warnings.catch_warnings(), MemoryFile() as file:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with file.open(driver="PNG", width=256, height=256, count=3, dtype="uint8") as made:
+            made.write(red)
+        picture = bytes(file.getbuffer())
+
+    class Tiles(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Tiles)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_base_map_lies_under_the_data(browser: Any, demo_home: Settings) -> None:
+    asked: list[str] = []
+    with red_tiles(asked) as origin:
+        chosen = {"basemap": f"{origin}/{{z}}/{{x}}/{{y}}.png", "basemap_attribution": "<b>Our</b> maps"}
+        with running(demo_home.model_copy(update=chosen)) as address:
+            page = Page(browser, address)
+            page.expected += [f"asked {origin}"]
+            page.open()
+            eventually(lambda: asked, "the base map is not asked for")
+            eventually(lambda: page.colour(EMPTY).tolist() == [255, 0, 0], "the base map does not show")
+            assert "<b>Our</b> maps" in page.inner_text(".maplibregl-ctrl-attrib")
+            assert page.colour(FOREST).tolist() != [255, 0, 0]
+            page.close()
