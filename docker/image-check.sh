@@ -83,8 +83,8 @@ start() { # start ARGUMENT...: the entry point with these arguments, in the back
   unshare --mount --pid --net --ipc --uts --fork --propagation private \
     sh "$work/inside" "$root" "$work/data" "${env[@]}" "${entrypoint[@]}" "$@" >"$work/log" 2>&1 &
   parent=$!
-  for _ in $(seq 50); do
-    { read -r container _ </proc/$parent/task/$parent/children; } 2>/dev/null && return
+  for _ in $(seq 300); do
+    container=$(tr -d ' ' 2>/dev/null </proc/$parent/task/$parent/children) && [ -n "$container" ] && return
     sleep 0.1
   done
   fail "nothing started"
