@@ -20,7 +20,7 @@ from service.queries import MAX_EXAMPLES, Query
 from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Array, ModelIdentity, Window
 
 MAX_AVERAGED: Final = 4_000_000
-"""Pixels that the polygons of one request may hold: a second or two."""
+"""Pixels that the polygons of one request may hold: some seconds."""
 
 
 def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tuple[Query, Int64Array]:

@@ -121,6 +121,7 @@ def search(
     params: Annotated[SearchParams, Param()],
 ) -> Response:
     """The pixels most like the one at a place, or most like a saved query. Saves nothing."""
+    _require_few(state, params.k)
     where = _Where(_area(params.bbox.split(",")) if params.bbox is not None else None)
     if params.lon is None and params.lat is None:
         return _by_id(state, at, params.query, params.k, where)
@@ -137,6 +138,7 @@ def search_by_examples(
     body: SearchBody,
 ) -> Response:
     """The pixels most like some points or vectors and least like others. Saves nothing."""
+    _require_few(state, body.k)
     inside = Polygon.of_geojson(body.within.model_dump(), "within") if body.within is not None else None
     where = _Where(Area(*body.bbox) if body.bbox is not None else None, inside)
     if body.query is not None:
@@ -160,6 +162,12 @@ class _Where:
     """(n,) ids of single pixels that may not."""
 
 
+def _require_few(state: State, k: int) -> None:
+    limit = state.settings.limits.hits
+    if k > limit:
+        raise LimitExceeded(f"{k:,} hits; at most {limit:,} a request.", field="k")
+
+
 def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, where: _Where) -> Response:
     if key is None:
         raise InvalidInput("give lon and lat, or query.", field="lon")
@@ -168,9 +176,6 @@ def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, where: _Whe
 
 
 def _answer(state: State, at: DatasetWindow, query: Query, k: int, where: _Where, own: Int64Array) -> Response:
-    limit = state.settings.limits.hits
-    if k > limit:
-        raise LimitExceeded(f"{k:,} hits; at most {limit:,} a request.", field="k")
     searcher = state.searcher(at.dataset)
     result = state.watch.search(
         at.dataset.id, at.window, k, lambda: searcher.search(query, at.window, k, own=own, **vars(where))
