@@ -40,6 +40,10 @@ STATED_RATE: Final = 4000.0
 _LATELY: Final = 20
 """Blocks whose time says how fast workers are."""
 _LISTED: Final = 50
+KEPT: Final = dt.timedelta(days=30)
+"""How long ended jobs are remembered."""
+_FORGOTTEN: Final = 100
+"""Most that are forgotten in one go."""
 _RUNNING: Final = ["ENQUEUED", "DELAYED", "PENDING"]
 
 
@@ -193,6 +197,16 @@ class Jobs:
             if job.done:  # what it did make shall show at every zoom
                 self._enqueue(OVERVIEWS, f"{run.workflow_id}:{OVERVIEWS}", _order_of(run))
         return self.read(key)
+
+    def forget(self, older_than: dt.timedelta = KEPT) -> int:
+        """Delete what is known of jobs that ended so long ago; how many. What they embedded stays."""
+        before = (dt.datetime.now(dt.UTC) - older_than).isoformat()
+        with self.reaching():
+            old = self._client.list_workflows(
+                name=[AREA, OVERVIEWS], completed_before=before, limit=_FORGOTTEN, load_input=False, load_output=False
+            )
+            self._client.delete_workflows([run.workflow_id for run in old], delete_children=True)
+        return len(old)
 
     def rate(self, model: str | None = None) -> float | None:
         """Pixels a second of one worker, from the blocks embedded last; None where there are none."""

@@ -7,6 +7,7 @@ seconds; what a worker that stopped signing had in hand is put back on the queue
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ POLL_S: Final = 0.25
 """Seconds between two looks at a queue."""
 TOLD_S: Final = 1.0
 """Seconds between two notes of how far a block is."""
+FORGET_EVERY: Final = 500
+"""Beats between two looks for jobs that ended long ago."""
 MAX_DEATHS: Final = 20
 """Workers that one block may take with it before it is given up."""
 
@@ -205,11 +208,13 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
         _launch(jobs, own)
         log.info("worker %s takes jobs from %s", own, jobs.roster.url.render_as_string(hide_password=True))
         beat = min(5.0, state.settings.worker_lapse / 4)
-        while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance):
+        beats = itertools.count()
+        while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance, next(beats)):
             pass
         log.info("worker %s ends after the block in hand", own)
         while not _bench.busy.acquire(timeout=beat):
-            jobs.roster.sign(own, instance)
+            with suppress(Unavailable):
+                jobs.roster.sign(own, instance)  # else others would take the block as well
         _leave(jobs, own, instance)
     # Threads of waiting workflows cannot be told to end; all they know is in the database.
     logging.shutdown()
@@ -234,7 +239,7 @@ def _launch(jobs: Jobs, name: str) -> None:
         DBOS.register_queue(BLOCKS, worker_concurrency=BLOCKS_AT_ONCE, polling_interval_sec=POLL_S)
 
 
-def _beat(jobs: Jobs, name: str, instance: str) -> bool:
+def _beat(jobs: Jobs, name: str, instance: str, number: int) -> bool:
     """Sign as alive, and take over from the dead; False if another process goes by this name now."""
     try:
         if not jobs.roster.sign(name, instance):
@@ -247,6 +252,8 @@ def _beat(jobs: Jobs, name: str, instance: str) -> bool:
             log.warning("taking over from %s, not seen lately", ", ".join(sorted(dead)))
             # What DBOS's own recovery service calls. Moves only what still belongs to the dead: safe to call twice.
             DBOS._recover_pending_workflows(sorted(dead))
+        if number % FORGET_EVERY == 0:
+            jobs.forget()
     except SmaltiError as error:
         log.warning("%s", error)  # it may come back; blocks in hand wait for it
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import time
@@ -21,6 +22,7 @@ from service.errors import Conflict
 from service.values import VALID, Window
 from tests.conftest import SIDE, client_of
 from tests.services import Worker, worker
+from tests.test_metrics import numbers
 
 SCENE = demo.Scene.make(SIDE)
 EMPTY = SCENE.empty.name
@@ -141,6 +143,17 @@ def test_one_order_is_one_job_until_it_is_cancelled_and_asked_again(own_world: S
     assert len(client.get("/jobs").json()["jobs"]) == 2, "a job that runs again is one job"
 
 
+def test_jobs_that_ended_long_ago_are_forgotten(own_world: Settings) -> None:
+    client = client_of(own_world)
+    cancelled, waiting = (client.post("/areas", json=body_of(client, min_s2=n)).json()["id"] for n in (1, 2))
+    client.delete(f"/jobs/{cancelled}")
+    jobs = client.app.state.smalti.jobs  # type: ignore[attr-defined]
+    assert jobs.forget() == 0, "not before their time"
+    assert jobs.forget(dt.timedelta(seconds=-5)) == 1
+    assert client.get(f"/jobs/{cancelled}").status_code == 404
+    assert client.get(f"/jobs/{waiting}").json()["state"] == "queued"
+
+
 def test_limits_of_jobs_hold(own_world: Settings) -> None:
     limits = Limits(job_blocks=3, jobs_waiting=1)
     client = client_of(own_world.model_copy(update={"limits": limits}))
@@ -238,6 +251,11 @@ def test_the_empty_quarter_is_embedded_as_it_would_be_directly(working: Settings
     assert (again["id"], again["state"], again["blocks_left"]) == (asked["id"], "done", 0)
     assert again["measured"]
     assert again["workers"] == 1
+
+    told = numbers(client_of(working))
+    assert told("smalti_jobs", state="done") >= 1
+    assert told("smalti_job_workers") == 1
+    assert 0 < told("smalti_job_block_seconds") < 60
     store.refresh()
     assert store.revision() == revision
 
