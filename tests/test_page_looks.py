@@ -68,9 +68,9 @@ HTMLCanvasElement.prototype.getContext = function (kind, options) {
     const [pixel, at] = [new Uint8Array(4), [context.drawingBufferWidth * 0.45, context.drawingBufferHeight * 0.4]];
     context.readPixels(...at.map(Math.round), 1, 1, context.RGBA, context.UNSIGNED_BYTE, pixel);
     const spread = Math.max(...pixel.slice(0, 3)) - Math.min(...pixel.slice(0, 3));
-    if (spread > 40) document.documentElement.dataset.coloured = performance.now(); else requestAnimationFrame(look);
+    if (spread > 40) document.documentElement.dataset.coloured = performance.now(); else setTimeout(look, 30);
   };
-  requestAnimationFrame(look);
+  setTimeout(look, 30);
   return context;
 };
 """

@@ -24,6 +24,7 @@ export function fill() {
     radio.disabled = radio.value === "change" && !others.length;
   }
   for (const row of document.querySelectorAll("[data-view]")) show(row, row.dataset.view.split(" ").includes(state.view));
+  if (!dataset.bases.length) show($("basis").closest(".field"), false);
   if (state.view === "similarity" && !asks()) show($("low-field"), false);
   $("swipe").setAttribute("aria-pressed", String(state.swipe > 0 && state.view !== "change"));
   $("swipe").disabled = state.view === "change";

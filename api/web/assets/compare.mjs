@@ -61,6 +61,8 @@ function drag(event) {
 export function wire() {
   const divider = $("divider");
   divider.addEventListener("pointerdown", (event) => {
+    event.preventDefault(); // no text is selected on the way
+    divider.focus();
     divider.setPointerCapture(event.pointerId);
     divider.addEventListener("pointermove", drag);
   });

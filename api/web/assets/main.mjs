@@ -17,6 +17,7 @@ import { ask, asks, limits, search, watchLikeness } from "./likeness.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
+import * as places from "./places.mjs";
 import * as keys from "./keys.mjs";
 import * as sheet from "./sheet.mjs";
 import * as upload from "./upload.mjs";
@@ -61,12 +62,14 @@ async function begin() {
   choose.fillBases();
   examples.render();
   draw.render();
+  places.render();
   if (asks()) search().then(examples.render);
   if (state.at.length) inspector.again();
   onCatalogue((dataset, changed) => {
     choose.fill();
     choose.fillBases();
     redraw();
+    places.render();
     if (changed) maps().forEach(refresh);
   });
   followChoices();
@@ -80,7 +83,7 @@ api.settings().then(({ basemap, max_hits }) => {
   limits.hits = max_hits;
   if (basemap) ready.then(() => { addBasemap(map, basemap); compare.useBasemap(basemap); });
 }, () => {});
-for (const part of [choose, compare, draw, examples, hits, inspector, upload, sheet]) part.wire();
+for (const part of [choose, compare, draw, examples, hits, inspector, upload, sheet, places]) part.wire();
 keys.wire(pick, whole);
 addControls(whole);
 watchLoading(map);
