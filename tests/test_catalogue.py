@@ -1,0 +1,157 @@
+"""The catalogue: what is open goes on being served whatever becomes of the storage, and nothing is made up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from api import catalogue as catalogues
+from api.catalogue import Catalogue, open_or_make, written
+from api.settings import Settings
+from api.watch import Watch
+from service.bucket.folder import FolderBucket
+from service.errors import IdentityMismatch, InvalidInput, NotFound, Unavailable
+from service.values import ModelIdentity, Window
+from tests.conftest import client_of
+
+AWAY = Unavailable("s3://away could not be reached.", remedy="Check AWS_ENDPOINT_URL.")
+TINY = ModelIdentity.parse("tiny@1")
+
+
+class Shaky(FolderBucket):
+    """A folder that is taken for a bucket, can be away, and takes its time."""
+
+    remote = True
+    away = False
+    slow: threading.Event | None = None
+
+    def folders(self, under: str = "") -> list[str]:
+        if self.slow:
+            self.slow.wait(20)
+        if self.away:
+            raise AWAY
+        return super().folders(under)
+
+
+@pytest.fixture
+def shaky(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> Shaky:
+    monkeypatch.setattr(catalogues, "LOOK_AGAIN_S", 0.0)
+    return Shaky(own_world.home)
+
+
+def looked(catalogue: Catalogue) -> None:
+    """Let a look that goes on in the background end."""
+    with catalogue._lock:
+        pass
+
+
+def test_what_is_open_stays_open_while_the_storage_is_away(own_world: Settings, shaky: Shaky) -> None:
+    catalogue = Catalogue(own_world, Watch(), shaky)
+    held = catalogue["demo"]
+    shaky.away = True
+    catalogue.look_now()
+    assert catalogue["demo"].store is held.store
+    assert catalogue.broken == {"storage": AWAY}
+    with pytest.raises(Unavailable, match="AWS_ENDPOINT_URL"):
+        catalogue["other"]  # who knows?
+    catalogue.require_storage()
+    shaky.away = False
+    catalogue.look_now()
+    assert catalogue.broken == {}
+    with pytest.raises(NotFound):
+        catalogue["other"]
+
+
+def test_nothing_is_said_of_a_storage_never_seen_but_files_beside_it_are_served(
+    own_world: Settings, shaky: Shaky, tmp_path: Path
+) -> None:
+    shaky.away = True
+    catalogue = Catalogue(own_world, Watch(), shaky)
+    with pytest.raises(Unavailable):
+        catalogue.require_storage()
+    with pytest.raises(Unavailable):
+        catalogue["demo"]
+    toml = tmp_path / "smalti.toml"
+    toml.write_text(f'[[datasets]]\nid = "mine"\nlocation = "{own_world.home}/datasets/demo.icechunk"\n')
+    catalogue = Catalogue(own_world.model_copy(update={"catalogue": toml}), Watch(), shaky)
+    assert [dataset.id for dataset in catalogue.all()] == ["mine"]
+    catalogue.require_storage()
+
+
+def test_requests_do_not_wait_for_a_look_once_something_serves(own_world: Settings, shaky: Shaky) -> None:
+    catalogue = Catalogue(own_world, Watch(), shaky)
+    assert list(catalogue) == ["demo"]
+    looked(catalogue)
+    shaky.slow = threading.Event()
+    started = time.monotonic()
+    for _ in range(10):
+        assert catalogue["demo"]
+    assert time.monotonic() - started < 10, "the storage takes twenty seconds"
+    shaky.slow.set()
+    looked(catalogue)
+    shaky.slow = None
+    open_or_make(shaky, "second", TINY, 4, Window.year(2024))
+    until = time.monotonic() + 10
+    while list(catalogue) != ["demo", "second"]:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_those_who_wait_for_a_storage_that_is_away_do_not_ask_it_anew_each(
+    own_world: Settings, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogues, "LOOK_AGAIN_S", 60.0)
+    shaky.away = True
+    asked: list[str] = []
+    catalogue = Catalogue(own_world, Watch(), shaky)
+    before = shaky.folders
+
+    def folders(under: str = "") -> list[str]:
+        asked.append(under)
+        time.sleep(0.2)
+        return before(under)
+
+    monkeypatch.setattr(shaky, "folders", folders)
+    threads = [threading.Thread(target=lambda: list(catalogue)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asked == ["datasets"]
+
+
+def test_what_a_dataset_is_made_of_must_agree(tmp_path: Path) -> None:
+    bucket = FolderBucket(tmp_path / "new")
+    store = open_or_make(bucket, "d", TINY, 4, Window.year(2024))
+    assert store.location == str(tmp_path / "new" / "datasets" / "d.icechunk")
+    assert open_or_make(bucket, "d", TINY, 4, Window.year(2023)).location == store.location
+    with pytest.raises(IdentityMismatch):
+        open_or_make(bucket, "d", ModelIdentity.parse("other@1"), 4, Window.year(2024))
+    with pytest.raises(InvalidInput):
+        open_or_make(bucket, "../d", TINY, 4, Window.year(2024))
+
+
+def test_a_written_dataset_may_be_read_without_keys(tmp_path: Path) -> None:
+    toml = tmp_path / "smalti.toml"
+    entry = '[[datasets]]\nid = "p"\nlocation = "s3://public/p.icechunk"\n'
+    toml.write_text(entry + "anonymous = true\n")
+    (listed,) = written(toml)
+    assert (listed.location, listed.anonymous) == ("s3://public/p.icechunk", True)
+    toml.write_text(entry)
+    assert not written(toml)[0].anonymous
+    toml.write_text(entry + 'anonymous = "yes"\n')
+    with pytest.raises(InvalidInput, match="neither true nor false"):
+        written(toml)
+
+
+def test_data_and_what_can_be_lost_can_lie_apart(own_world: Settings, tmp_path: Path) -> None:
+    apart = own_world.model_copy(update={"home": tmp_path / "scratch", "storage": str(own_world.home)})
+    client = client_of(apart)
+    answer = client.get("/readyz")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["parts"]["storage"] == f"ok, {own_world.home}"
+    assert "pixels, recall" in answer.json()["parts"]["index demo 2024"], "used where it lies"
+    assert not (tmp_path / "scratch" / "copies").exists()
