@@ -10,16 +10,16 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
-from api.schemas import JobBlock, JobInfo
+from api.progress import AREA, Order, described, ended, order_of, speed_of
+from api.schemas import JobInfo
 from api.settings import Settings
 from service.errors import Conflict, NotFound, Unavailable
-from service.shelf import content_id
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus
@@ -31,12 +31,10 @@ log = logging.getLogger("smalti.jobs")
 APP: Final = "smalti"
 VERSION: Final = "1"
 """Of the workflows: fixed, so that a worker of the next release goes on with the jobs of this one."""
-AREA, BLOCK, OVERVIEWS = "area", "block", "overviews"
-"""Names of the workflows."""
+BLOCK, OVERVIEWS = "block", "overviews"
+"""Names of the workflows, beside AREA."""
 JOBS, BLOCKS = "jobs", "blocks"
 """Names of the queues."""
-STATED_RATE: Final = 4000.0
-"""Pixels a second that are expected of a worker before any were measured: the least the shipped encoder must do."""
 _LATELY: Final = 20
 """Blocks whose time says how fast workers are."""
 _LISTED: Final = 50
@@ -45,31 +43,6 @@ KEPT: Final = dt.timedelta(days=30)
 _FORGOTTEN: Final = 100
 """Most that are forgotten in one go."""
 _RUNNING: Final = ["ENQUEUED", "DELAYED", "PENDING"]
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is asked for. Two orders that are equal are one job."""
-
-    dataset: str
-    window: str
-    model: str
-    """Identity of the encoder."""
-    encoder: str
-    """Digest of its file: a worker that has another one refuses."""
-    min_s2: int
-    pixels: Mapping[str, int]
-    """Blocks, by name, and how many pixels of each the source has."""
-
-    @property
-    def id(self) -> str:
-        """20 hex digits made from the content."""
-        return content_id({"kind": AREA, **asdict(self)})
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self:
-        """Back from `asdict`."""
-        return cls(**document)
 
 
 class Jobs:
@@ -144,7 +117,7 @@ class Jobs:
         self.set_up()
         with self._lock, self.reaching():
             last = self._last_run(order.id)
-            if last and (last.status in _RUNNING or (_ended(last) == "done" and not missing)):
+            if last and (last.status in _RUNNING or (ended(last) == "done" and not missing)):
                 return self._info(last)
             most = self._settings.limits.jobs_waiting
             if len(self._runs(status=_RUNNING, limit=most, load_input=False, load_output=False)) >= most:
@@ -177,7 +150,7 @@ class Jobs:
             for run in self._runs(limit=_LISTED):
                 newest.setdefault(run.workflow_id.partition(".")[0], run)
             workers, rate = len(self.workers()), self.rate()
-            return [_described(run, self._children(run), workers, rate, listed=False) for run in newest.values()]
+            return [described(run, self._children(run), workers, rate, listed=False) for run in newest.values()]
 
     def cancel(self, key: str) -> JobInfo:
         """End a job. A block that is being embedded is finished; those that wait are not begun.
@@ -195,7 +168,7 @@ class Jobs:
                 raise Conflict(f"job {key} is {job.state}: there is nothing left to cancel.", field="id")
             self._client.cancel_workflow(run.workflow_id, cancel_children=True)
             if job.done:  # what it did make shall show at every zoom
-                self._enqueue(OVERVIEWS, f"{run.workflow_id}:{OVERVIEWS}", _order_of(run))
+                self._enqueue(OVERVIEWS, f"{run.workflow_id}:{OVERVIEWS}", order_of(run))
         return self.read(key)
 
     def forget(self, older_than: dt.timedelta = KEPT) -> int:
@@ -210,7 +183,7 @@ class Jobs:
 
     def rate(self, model: str | None = None) -> float | None:
         """Pixels a second of one worker, from the blocks embedded last; None where there are none."""
-        return _rate(made for made in self._lately() if model in (None, made["model"]))
+        return speed_of(made for made in self._lately() if model in (None, made["model"]))
 
     def block_seconds(self) -> float | None:
         """Seconds that a block took, on average over the blocks embedded last; None where there are none."""
@@ -246,6 +219,9 @@ class Jobs:
         return runs[0] if runs else None
 
     def _children(self, run: WorkflowStatus) -> list[WorkflowStatus]:
+        """What became of a run's blocks, as far as it did not say so itself when it ended."""
+        if run.status == "SUCCESS":
+            return []
         return self._client.list_workflows(parent_workflow_id=run.workflow_id, name=BLOCK, load_input=False)
 
     def _info(self, run: WorkflowStatus) -> JobInfo:
@@ -255,84 +231,5 @@ class Jobs:
             for child in children
             if child.status == "PENDING"
         }
-        own = _rate(child.output for child in children if child.output)
-        return _described(run, children, len(self.workers()), own or self.rate(_order_of(run)["model"]), begun)
-
-
-def _order_of(run: WorkflowStatus) -> dict[str, Any]:
-    assert run.input is not None  # noqa: S101  # always loaded with it
-    return dict(run.input["args"][0])
-
-
-def _rate(outcomes: Iterable[Mapping[str, Any]]) -> float | None:
-    made = [(outcome["pixels"], outcome["seconds"]) for outcome in outcomes if outcome.get("seconds")]
-    return sum(pixels for pixels, _ in made) / sum(seconds for _, seconds in made) if made else None
-
-
-def _ended(run: WorkflowStatus) -> str:
-    """The state of a run as the job tells it."""
-    if run.status == "SUCCESS":
-        return str((run.output or {}).get("state", "failed"))
-    states = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "CANCELLED": "cancelled"}
-    return states.get(run.status, "failed")
-
-
-def _state_of(child: WorkflowStatus | None, job: str) -> str:
-    """The state of a block."""
-    if child is None or child.status in ("ENQUEUED", "DELAYED"):
-        return job if job in ("cancelled", "failed") else "queued"
-    return _ended(child)
-
-
-def _error(run: WorkflowStatus, failed: Mapping[str, str]) -> str | None:
-    if failed:
-        first = "; ".join(f"{name}: {text}" for name, text in list(failed.items())[:5])
-        return f"{len(failed)} blocks failed. {first}"
-    if run.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-        return "its workers died too often."
-    return str(run.error) if run.error else None
-
-
-def _described(
-    run: WorkflowStatus,
-    children: list[WorkflowStatus],
-    workers: int,
-    rate: float | None,
-    begun: Mapping[str, int] | None = None,
-    *,
-    listed: bool = True,
-) -> JobInfo:
-    """A job as it is told, from its newest run and what became of its blocks."""
-    order, state = Order.of(_order_of(run)), _ended(run)
-    of_block = {child.workflow_id.partition("/")[2]: child for child in children}
-    states = {name: _state_of(of_block.get(name), state) for name in order.pixels}
-    pixels_done = sum(order.pixels[name] for name, block in states.items() if block == "done")
-    pixels_done += sum((begun or {}).values())
-    pixels = sum(order.pixels.values())
-    outputs = {name: child.output or {} for name, child in of_block.items() if child.status == "SUCCESS"}
-    failed = {name: made["error"] for name, made in outputs.items() if made.get("state") == "failed"}
-    eta = None
-    if state in ("queued", "running") and workers:
-        eta = round((pixels - pixels_done) / ((rate or STATED_RATE) * min(workers, len(states))), 1)
-    return JobInfo(
-        id=run.workflow_id.partition(".")[0],
-        kind=AREA,
-        dataset=order.dataset,
-        window=order.window,
-        model=order.model,
-        min_s2=order.min_s2,
-        state=state,
-        done=sum(block == "done" for block in states.values()),
-        total=len(states),
-        pixels_done=min(pixels_done, pixels),
-        pixels=pixels,
-        eta_s=eta,
-        error=_error(run, failed),
-        blocks=[JobBlock(block=name, state=block) for name, block in states.items()] if listed else None,
-        created=_time(run.created_at),
-        updated=_time(max(one.updated_at or 0 for one in (run, *children))),
-    )
-
-
-def _time(epoch_ms: int | None) -> dt.datetime:
-    return dt.datetime.fromtimestamp((epoch_ms or 0) / 1000, dt.UTC)
+        own = speed_of(child.output for child in children if child.output)
+        return described(run, children, len(self.workers()), own or self.rate(order_of(run)["model"]), begun)

@@ -25,7 +25,8 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowHandle
 from dbos import error as faults
 from filelock import FileLock, Timeout
 
-from api.jobs import APP, AREA, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs, Order
+from api.jobs import APP, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs
+from api.progress import AREA, Order
 from api.state import State
 from service.embed import embed_block, missing_blocks
 from service.encoder import Encoder
@@ -78,17 +79,17 @@ class Bench:
         return source_of(document, window), encoder, self.state.datasets.writable(order.dataset, window)
 
     def embed(self, order: Order, block: Block) -> dict[str, Any]:
-        """Embed one block unless that was done; how it went."""
+        """Embed one block; how fast that went, or nothing where it was embedded already."""
         source, encoder, store = self.of(order)
         store.refresh()
         if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
-            return {"state": "done", "skipped": True}
+            return {}
         series = source.read(*source.placement.within(block))
         with self.busy:
             started = time.monotonic()
             embed_block(source, encoder, store, block, series=series, min_s2=order.min_s2, on_progress=_Told())
         seconds = time.monotonic() - started
-        return {"state": "done", "model": order.model, "pixels": order.pixels[block.name], "seconds": seconds}
+        return {"model": order.model, "pixels": order.pixels[block.name], "seconds": seconds}
 
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""
@@ -140,7 +141,7 @@ def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
     try:
         return _embed_step(order, name)
     except Exception as error:
-        return {"state": "failed", "error": _told(name, error)}
+        return {"error": _told(name, error)}
 
 
 @DBOS.workflow(name=AREA, max_recovery_attempts=10_000)
@@ -158,12 +159,12 @@ def _area(order: dict[str, Any]) -> dict[str, Any]:
         try:
             outcome = handle.get_result(polling_interval_sec=POLL_S)
         except faults.DBOSAwaitedWorkflowMaxRecoveryAttemptsExceeded:
-            outcome = {"state": "failed", "error": f"{MAX_DEATHS} workers died over it."}
-        if outcome["state"] == "failed":
+            outcome = {"error": f"{MAX_DEATHS} workers died over it."}
+        if "error" in outcome:
             failed[name] = outcome["error"]
     if len(failed) < len(order["pixels"]):
         _renew_step(order)
-    return {"state": "failed" if failed else "done"}
+    return {"failed": failed}
 
 
 @DBOS.workflow(name=OVERVIEWS)

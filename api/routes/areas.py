@@ -7,8 +7,8 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field, model_validator
 
-from api.jobs import STATED_RATE, Order
 from api.problems import documented
+from api.progress import STATED_RATE, Order
 from api.schemas import Box, JobState, Lat, Lon, MultiPolygonBody, PolygonBody, Strict
 from api.security import require
 from api.state import State, get_state
