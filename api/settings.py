@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     shutdown_seconds: int = Field(3, ge=0, description="how long requests under way may take once told to stop")
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         (),
-        description="<sha256>:<scope>+<scope>, comma separated; none: what writes or is expensive answers on loopback",
+        description="SHA256:SCOPE+SCOPE, comma separated; none: what writes or is expensive answers on loopback only",
     )
     local_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="addresses that count as this machine besides loopback, comma separated: a container's gateway"
