@@ -114,7 +114,7 @@ def test_the_empty_quarter_is_embedded_from_the_page(browser: Any, demo_home: Se
             page.wait_for_selector("#job progress")
             assert page.locator("#job").inner_text().count("of 1 block") == 1
             page.shot("15-embedding")
-            page.wait_for_selector("#pixel .badge.valid", timeout=120_000)
+            page.wait_for_selector("#pixel .badge.valid", timeout=100_000)
         assert "on the map and in the search" in page.inner_text("#toast")
         page.settle()
         page.shot("16-embedded")

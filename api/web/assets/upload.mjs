@@ -19,6 +19,9 @@ function tell(...parts) {
 const progress = (words, value) =>
   tell(el("p", { text: words }), el("progress", { max: 1, ...(value === undefined ? {} : { value }), "aria-label": words }));
 
+// JSON comes back as numbers, NPZ as codes and a scale.
+const numbers = ({ vector, codes, scale }) => vector ?? codes.map((code) => code * scale);
+
 // Length 1 each, then the mean: the direction they share.
 function average(vectors) {
   const mean = new Float64Array(vectors[0].length);
@@ -49,7 +52,7 @@ export async function send(file) {
     const [path, type, body] = await prepare(file);
     const answer = await api.upload(path, type, body, (share) =>
       share < 1 ? progress(`Sending ${file.name} …`, share) : progress("Embedding …"));
-    const vectors = answer.results.filter((result) => result.vector).map((result) => result.vector);
+    const vectors = answer.results.filter(({ status }) => status === "valid").map(numbers);
     if (!vectors.length) throw new api.Refusal(0, { detail: `None of ${count(answer.results.length, "pixel")} could be embedded: ${answer.results[0].status}.` });
     await giveVectors(vectors.length > MOST ? [average(vectors)] : vectors, answer.model);
     report(file, answer, vectors.length);
@@ -60,7 +63,7 @@ export async function send(file) {
 
 function report(file, answer, embedded) {
   const many = embedded > MOST ? " Their average is the example." : "";
-  const seen = answer.results.find((result) => result.vector).counts;
+  const seen = answer.results.find(({ status }) => status === "valid").counts;
   tell(el("p", { class: "good", text: `${file.name} behaves like these places.` }),
     el("p", { class: "hint", text: `${count(embedded, "pixel")} embedded by ${answer.model}; ${seen.s2} optical and ${seen.s1_asc + seen.s1_desc} radar observations${embedded > 1 ? " in the first" : ""}.${many}` }));
   $("find").scrollIntoView({ block: "nearest" });
