@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from api.settings import Settings
 from api.watch import Watch
-from service.bucket import Bucket
+from service.bucket import Bucket, require_conditional_puts
 from service.embed import require_writable
 from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
@@ -269,6 +269,8 @@ def open_or_make(storage: Bucket, dataset: str, identity: ModelIdentity, dims: i
     try:
         held = open_store(location)
     except (NotFound, Corrupt):  # Corrupt: in a bucket also one that is just being made, or whose maker was killed
+        if storage.remote:
+            require_conditional_puts(storage)
         held = _made(location, identity, dims, window)
     store = require_writable(held, dataset)
     store.identity.require_same(identity, "what is to be stored")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from service import shelf as shelf_module
-from service.bucket import Bucket, open_bucket, trouble
+from service.bucket import Bucket, open_bucket, require_conditional_puts, trouble
 from service.bucket.folder import FolderBucket
 from service.bucket.objects import ObjectBucket
 from service.errors import Corrupt, InvalidInput, LimitExceeded, NotFound, ReadOnly, SmaltiError, Unavailable
@@ -199,6 +199,20 @@ def test_each_trouble_has_its_remedy(text: str, writing: bool, kind: type[Smalti
     assert type(error) is kind
     assert str(error).startswith("s3://b/x")
     assert says in str(error)
+
+
+def test_a_store_that_ignores_conditions_is_refused() -> None:
+    class Careless(ObjectBucket):
+        def put_new(self, key: str, body: bytes) -> bool:
+            self.put(key, body)
+            return True
+
+    store = MemoryStore()
+    with pytest.raises(Unavailable, match="conditions"):
+        require_conditional_puts(Careless("s3://careless", store, store))
+    careful = memory()
+    require_conditional_puts(careful)
+    assert careful.names() == []
 
 
 class Counting:

@@ -23,14 +23,16 @@ from api.state import State
 from service.bucket import is_remote, open_bucket
 from service.colour import fit_basis
 from service.errors import Conflict, IdentityMismatch, SmaltiError, Unavailable
-from service.grid import Block, Zone
+from service.grid import Block, Zone, archive_grid
 from service.store import create_store, open_store
 from service.store.repository import Repository
 from service.values import ModelIdentity, Window
 from tests.conftest import SIDE, client_of
 from tests.services import S3, moto_python, s3_server
 from tests.store_worker import YEAR, filled
+from tests.stores import random_vectors
 from tests.test_embed_api import NPZ, patch
+from tests.test_journeys import write_tiffs
 
 pytestmark = pytest.mark.slow
 
@@ -301,6 +303,10 @@ def test_the_command_line_works_on_a_bucket(
     smalti("store", "tidy", "demo")
     smalti("store", "export", "demo", str(tmp_path / "out"))
     assert (tmp_path / "out").is_dir()
+    vectors = random_vectors((40, 40), 16)
+    write_tiffs(tmp_path, archive_grid(Zone(31)), 358_400, 25_600, vectors, 2024)
+    smalti("ingest", str(tmp_path), "--dataset", "taken", "--model", "tiny@1", "--window", "2024")
+    assert open_store(f"{place}/datasets/taken.icechunk").blocks(YEAR) == (Block("31N", 1400, 100),)
     assert "mine" in State(homes[1]).bases("demo").names()
     assert not list((tmp_path / "home").rglob("*.icechunk"))
 

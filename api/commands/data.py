@@ -61,6 +61,7 @@ def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
     ]
     for name, error in state.datasets.broken.items():
         console.print(f"[bold red]broken[/] {name}: {escape(str(error))}", soft_wrap=True)
+    state.datasets.require_storage()
     show(rows, as_json, "No datasets yet: `smalti demo` makes one, `smalti ingest` copies published ones.")
 
 

@@ -6,6 +6,7 @@ next. Keys are names joined by `/`; no name begins with a dot.
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -13,9 +14,9 @@ from service.bucket.contract import Access, Bucket, is_remote
 from service.bucket.faults import trouble
 from service.bucket.folder import FolderBucket
 from service.bucket.objects import ObjectBucket
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unavailable
 
-__all__ = ["Access", "Bucket", "is_remote", "open_bucket", "trouble"]
+__all__ = ["Access", "Bucket", "is_remote", "open_bucket", "require_conditional_puts", "trouble"]
 
 
 def open_bucket(location: str | Path, *, anonymous: bool = False) -> Bucket:
@@ -35,3 +36,22 @@ def open_bucket(location: str | Path, *, anonymous: bool = False) -> Bucket:
     if url.scheme != "s3" or not url.netloc or url.query or url.fragment or url.username:
         raise InvalidInput(f"{text} is neither a folder nor s3://bucket/prefix.", field="storage")
     return ObjectBucket.of_s3(url.netloc, anonymous).at(*url.path.strip("/").split("/"))
+
+
+def require_conditional_puts(bucket: Bucket) -> None:
+    """Refuse an object store that would let two writers win: commits rest upon one of them being told.
+
+    Raises:
+        Unavailable: It is such a one, or cannot be reached.
+        ReadOnly: Nothing can be written there.
+    """
+    key = f"probe-{uuid.uuid4().hex}"
+    bucket.put_new(key, b"first")
+    twice = bucket.put_new(key, b"second")
+    bucket.delete(key)
+    if twice:
+        raise Unavailable(
+            f"{bucket.location}: this object store ignores conditions on puts (If-None-Match), so that writers would "
+            "overwrite each other.",
+            remedy="Use one that keeps them.",
+        )

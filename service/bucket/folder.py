@@ -14,7 +14,7 @@ from typing import IO, Final
 from service.bucket.contract import checked_key, joined
 from service.errors import NotFound, ReadOnly, Unavailable
 
-_RACES: Final = 5
+_RACES: Final = 50
 
 
 class FolderBucket:
@@ -95,11 +95,8 @@ class FolderBucket:
                     file.flush()
                     os.fsync(file.fileno())
                 if new:
-                    _link(temporary, path)
-                else:
-                    temporary.replace(path)
-            except FileExistsError:
-                return False
+                    return _link(temporary, path)
+                temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
         return True
@@ -126,19 +123,20 @@ class FolderBucket:
 def _opened(temporary: Path) -> IO[bytes]:
     """A new file, in a folder that may have to be made and that others may be removing for it is empty."""
     for _ in range(_RACES):
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, FileExistsError):  # mkdir says either
+            temporary.parent.mkdir(parents=True, exist_ok=True)
             return temporary.open("xb")
     raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(temporary))
 
 
-def _link(temporary: Path, path: Path) -> None:
-    """Give a whole file its name unless that is taken: FileExistsError then."""
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name, unless that is taken; whether it was not."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        raise
+        return False
     except OSError:  # some network and removable disks have no hard links: the next best
         if path.exists():
-            raise FileExistsError from None
+            return False
         temporary.replace(path)
+    return True

@@ -14,7 +14,7 @@ from zarr.storage import WrapperStore
 
 from service.bucket import is_remote
 
-PATIENCE: Final = 15.0
+PATIENCE: Final = 20.0
 """Seconds for one object or one question; a chunk has about 2 MB."""
 COMMIT_PATIENCE: Final = 300.0
 """Seconds for a commit, which may have to be repeated many times while others commit too."""

@@ -35,6 +35,7 @@ COMMIT_WAIT: Final = 300.0
 """Seconds to wait for another committer."""
 CHUNK_CACHE: Final = 128_000_000
 """Bytes of chunks kept of a repository that lies beyond a network: some 60 whole ones."""
+_UNSEEN: Final = dt.timedelta(minutes=10)
 _TRIES: Final = 3
 _BRANCH: Final = "main"
 
@@ -167,13 +168,21 @@ class Repository:
     def tidy(self, older_than: dt.timedelta) -> tuple[int, int, int]:
         """Forget snapshots older than `older_than` and delete what nothing refers to any more.
 
+        In a bucket writers elsewhere cannot be seen. There `older_than` keeps what they have not published yet, so it
+        must be longer than any write takes: a block takes seconds.
+
         Returns:
             (snapshots forgotten, files deleted, bytes deleted).
 
         Raises:
             Conflict: A writer is open.
             ReadOnly: The location does not allow it.
+            InvalidInput: In a bucket, less than ten minutes.
         """
+        if is_remote(self.location) and older_than < _UNSEEN:
+            raise InvalidInput(
+                f"{older_than} is too short for a bucket.", field="older_than", remedy=f"Give {_UNSEEN}."
+            )
         before = dt.datetime.now(dt.UTC) - older_than
         with writing(self.location), self._no_writers(), self._one_committer():
             expired = self._repo.expire_snapshots(before)
