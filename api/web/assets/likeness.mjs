@@ -67,6 +67,7 @@ async function named({ dataset, window, ...body }) {
     // Who shared this link may have saved it: the same examples always have the same id.
     const answer = await api.search(dataset, window, { ...body, k: 1 });
     if (answer.saved) return `similarity:${answer.query}`;
+    error.message = `The hits are right, but the map cannot be coloured by several examples: they would have to be saved. ${error.message}`;
     throw error;
   }
 }
