@@ -4,30 +4,36 @@ const night = matchMedia("(prefers-color-scheme: dark)");
 const DAY = { sea: "#dfe7e5", land: "#f3f0e7", coast: "#b9c4bf", grid: "#c9d3d0" };
 const NIGHT = { sea: "#0e1716", land: "#1b2725", coast: "#3b4c49", grid: "#263533" };
 const palette = () => (night.matches ? NIGHT : DAY);
-const nothing = { type: "FeatureCollection", features: [] };
+const ORDER = ["sea", "land", "coast", "basemap", "grid", "context", "tiles", "area-fill"]; // from below
 
+// At first there is sea alone: the first tile waits for nothing that can come later.
 export const style = () => ({
-  version: 8,
-  sources: { grid: { type: "geojson", data: nothing } },
-  layers: [
-    { id: "sea", type: "background", paint: { "background-color": palette().sea } },
-    { id: "grid", type: "line", source: "grid", paint: { "line-color": palette().grid, "line-width": 1 } },
-  ],
+  version: 8, sources: {}, layers: [{ id: "sea", type: "background", paint: { "background-color": palette().sea } }],
 });
+
+// Layers come when their data do, each into its own place.
+export function addLayer(map, layer) {
+  map.addLayer(layer, ORDER.slice(ORDER.indexOf(layer.id) + 1).find((id) => map.getLayer(id)));
+}
 
 // A megabyte that nobody waits for: called once the data are on the map.
 export function addLand(map) {
   if (map.getSource("land")) return;
   map.addSource("land", { type: "geojson", data: "/web/vendor/land.geojson", maxzoom: 9, attribution: "Land: Natural Earth" });
-  map.addLayer({ id: "land", type: "fill", source: "land", paint: { "fill-color": palette().land } }, "grid");
-  map.addLayer({ id: "coast", type: "line", source: "land", paint: { "line-color": palette().coast, "line-width": 1 } }, "grid");
+  addLayer(map, { id: "land", type: "fill", source: "land", paint: { "fill-color": palette().land } });
+  addLayer(map, { id: "coast", type: "line", source: "land", paint: { "line-color": palette().coast, "line-width": 1 } });
 }
 
 export function addBasemap(map, { url, attribution }) {
   // The library writes an attribution as HTML; an operator's words are words.
   const plain = attribution.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
   map.addSource("basemap", { type: "raster", tiles: [url], tileSize: 256, attribution: plain });
-  map.addLayer({ id: "basemap", type: "raster", source: "basemap" }, "grid");
+  addLayer(map, { id: "basemap", type: "raster", source: "basemap" });
+}
+
+export function addGrid(map, data) {
+  map.addSource("grid", { type: "geojson", data });
+  addLayer(map, { id: "grid", type: "line", source: "grid", paint: { "line-color": palette().grid, "line-width": 1 } });
 }
 
 export function followTheme(map) {

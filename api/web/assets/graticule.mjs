@@ -1,5 +1,6 @@
 // Meridians and parallels whose spacing follows the zoom. Labels are HTML: text inside the map would need glyph files.
 
+import { addGrid } from "./base.mjs";
 import { $, el } from "./dom.mjs";
 
 const STEPS = [30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001];
@@ -29,7 +30,8 @@ function redraw(map) {
     ...meridians.map((lon) => [[lon, south], [lon, north]]),
     ...parallels.map((lat) => [[west, lat], [east, lat]]),
   ];
-  map.getSource("grid").setData({ type: "Feature", properties: {}, geometry: { type: "MultiLineString", coordinates } });
+  const data = { type: "Feature", properties: {}, geometry: { type: "MultiLineString", coordinates } };
+  map.getSource("grid") ? map.getSource("grid").setData(data) : addGrid(map, data);
 }
 
 // Meridians are named along the top edge, parallels along the right one: the panel covers the others.

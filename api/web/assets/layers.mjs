@@ -1,6 +1,7 @@
 // Draws the chosen view, and the area that was drawn, into a map.
 
 import * as api from "./api.mjs";
+import { addLayer } from "./base.mjs";
 import { current } from "./catalogue.mjs";
 import { state } from "./state.mjs";
 import { trouble } from "./status.mjs";
@@ -41,9 +42,8 @@ function raster(map, id, dataset, url, look) {
     map.addSource(id, { type: "raster", tiles: [url], tileSize: 256, bounds: dataset.bounds ?? undefined,
       maxzoom: dataset.maxzoom, attribution: plain(dataset.attribution) });
     map.getSource(id).frame = frame;
-    const above = ["tiles", "area-fill"].find((layer) => layer !== id && map.getLayer(layer));
     // Pixels stay pixels: each is one 10 m tessera.
-    map.addLayer({ id, type: "raster", source: id, paint: { "raster-resampling": "nearest", "raster-fade-duration": 0 } }, above);
+    addLayer(map, { id, type: "raster", source: id, paint: { "raster-resampling": "nearest", "raster-fade-duration": 0 } });
   } else if (source.tiles[0] !== url) source.setTiles([url]);
   for (const [property, value] of Object.entries(look)) map.setPaintProperty(id, property, value);
 }

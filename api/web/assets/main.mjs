@@ -22,6 +22,7 @@ import * as keys from "./keys.mjs";
 import * as sheet from "./sheet.mjs";
 import * as upload from "./upload.mjs";
 
+const LAND_WAIT_MS = 250;
 const SHOWS = ["dataset", "window", "view", "basis", "bands", "threshold", "least", "other", "like", "unlike", "query", "use"];
 
 function redraw() {
@@ -73,7 +74,7 @@ async function begin() {
     if (changed) maps().forEach(refresh);
   });
   followChoices();
-  map.once("idle", () => addLand(map));
+  map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
   resume();
   watch();
   return first;
