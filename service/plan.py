@@ -243,7 +243,7 @@ class Touched:
     """What a picture looks like depends on this and on nothing else in the store."""
 
     blocks: tuple[Block, ...] | None
-    """The blocks it shows pixels of, with data or without, at the levels it reads on each side; None if over 1024."""
+    """The blocks it shows pixels of and reads, at the levels it reads on each side; None if over 1024."""
     stale: bool
     """Whether it shows an overview that is older than what lies below it."""
 
@@ -259,15 +259,20 @@ def touched(source: Source, target: Target) -> Touched:
 
 
 def _shown_blocks(choices: tuple[_Choice, ...]) -> tuple[Block, ...] | None:
+    """Only where something is read: what is asked of the sea must not make a store look up, and keep, its versions."""
     blocks: list[Block] = []
     for choice in choices:
-        part, level = choice.shown, choice.level
-        top, bottom, left, right = (edge // (level * BLOCK) for edge in part.box)
+        if choice.box is None:
+            continue
+        part, side = choice.shown, choice.level * BLOCK
+        top, bottom, left, right = (edge // side for edge in choice.box)
         shape = bottom - top + 1, right - left + 1
         if shape[0] * shape[1] > MAX_TOUCHED * 4:
             return None
+        rows, cols = part.rows // side - top, part.cols // side - left
+        read = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
         hit = np.zeros(shape, bool)
-        hit[part.rows // (level * BLOCK) - top, part.cols // (level * BLOCK) - left] = True
+        hit[rows[read], cols[read]] = True
         name = part.grid.zone.name
-        blocks += [Block(name, top + int(i), left + int(j), level) for i, j in np.argwhere(hit)]
+        blocks += [Block(name, top + int(i), left + int(j), choice.level) for i, j in np.argwhere(hit)]
     return tuple(blocks) if len(blocks) <= MAX_TOUCHED else None

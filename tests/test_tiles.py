@@ -333,6 +333,9 @@ def test_touched_blocks_are_those_whose_pixels_are_shown() -> None:
     )
     ((rectangle),) = plan(Source(store, YEAR, VectorView(4), 4), target)
     assert rectangle.level == blocks[0].level == 1
+    for lon in (5.0, -60.0):  # the same zone, far from any data; and another
+        target = tile_target(TMS, *TMS.tile(lon, 40.0, 13))
+        assert touched(Source(store, YEAR, VectorView(4), 4), target).blocks == ()
 
 
 def test_a_view_of_another_model_is_refused_before_anything_is_read() -> None:
