@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import threading
@@ -36,6 +37,16 @@ def test_every_module_is_asked_for_at_once() -> None:
     page = (ROOT / "api" / "web" / "index.html").read_text()
     modules = {path.name for path in (ROOT / "api" / "web" / "assets").glob("*.mjs")}
     assert {name for name in modules if f'href="/web/assets/{name}"' in page} == modules - {"main.mjs"}
+
+
+def test_modules_are_short_and_import_no_circles() -> None:
+    texts = {path.name: path.read_text() for path in (ROOT / "api" / "web" / "assets").glob("*.mjs")}
+    assert not {name for name, text in texts.items() if len(text.splitlines()) > 200}
+    graph = {name: set(re.findall(r'from "\./([a-z]+\.mjs)"', text)) for name, text in texts.items()}
+    assert not {seen for names in graph.values() for seen in names} - graph.keys()
+    while leaves := {name for name, names in graph.items() if not names & graph.keys()}:
+        graph = {name: names for name, names in graph.items() if name not in leaves}
+    assert not graph, f"modules import each other: {sorted(graph)}"
 
 
 def test_the_policy_lets_in_the_base_map_and_nothing_else() -> None:

@@ -3,7 +3,6 @@
 import * as api from "./api.mjs";
 import { look } from "./catalogue.mjs";
 import { $, count, duration, el, show } from "./dom.mjs";
-import { again } from "./inspect.mjs";
 import { state } from "./state.mjs";
 import { notice, toast } from "./status.mjs";
 
@@ -12,6 +11,8 @@ const REMEMBERED = "smalti-job"; // a reload finds the job again
 const LINGER_MS = 6000;
 let source = null;
 let shown = 0;
+const listeners = [];
+export const onEmbedded = (listener) => listeners.push(listener);
 
 // What can be done about an empty pixel: embed it here where the dataset knows where scenes come from.
 export async function offer(card, dataset, [lon, lat], status) {
@@ -69,7 +70,7 @@ function update(job) {
   }
   if (job.state === "done") {
     toast("Embedded: it is on the map and in the search.");
-    again();
+    listeners.forEach((listener) => listener());
     setTimeout(() => { if (!source) forget(); }, LINGER_MS);
   }
   if (["done", "failed", "cancelled"].includes(job.state)) {

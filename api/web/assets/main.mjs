@@ -7,7 +7,7 @@ import * as choose from "./choose.mjs";
 import * as compare from "./compare.mjs";
 import { $, show } from "./dom.mjs";
 import * as draw from "./draw.mjs";
-import { resume } from "./embed.mjs";
+import { onEmbedded, resume } from "./embed.mjs";
 import * as examples from "./examples.mjs";
 import * as hits from "./hits.mjs";
 import * as inspector from "./inspect.mjs";
@@ -56,7 +56,7 @@ function followChoices() {
 
 // The first look: data on the map before anything else, then what the link asks for, then the rest of the world.
 async function begin() {
-  const [first] = await Promise.all([look(), ready]);
+  await Promise.all([look(), ready]);
   choose.fill();
   if (!placed && current()?.bounds) frame(current().bounds);
   redraw();
@@ -75,9 +75,9 @@ async function begin() {
   });
   followChoices();
   map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
+  onEmbedded(inspector.again);
   resume();
   watch();
-  return first;
 }
 
 api.settings().then(({ basemap, max_hits }) => {
