@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ CHUNK_CACHE: Final = 128_000_000
 """Bytes of chunks kept of a repository that lies beyond a network: some 60 whole ones."""
 _UNSEEN: Final = dt.timedelta(minutes=10)
 _TRIES: Final = 3
+_BEGUN: Final = ("clean prefix", "updated by other session")
+"""What Icechunk says of a repository that somebody else is just making: in a moment it can be opened."""
+_RACES: Final = 20
+_RACE_PAUSE: Final = 0.2
+"""Seconds between looks whether a repository that somebody else began can be opened; twenty of them."""
 _BRANCH: Final = "main"
 
 
@@ -242,15 +248,22 @@ def _create_local(cls: type[Repository], location: str, fill: Callable[[Reposito
 
 def _create_remote(cls: type[Repository], location: str, fill: Callable[[Repository], None]) -> None:
     open_bucket(location).folders()  # knows sooner what is amiss
-    storage, config = _storage(location), _config()
     with writing(location):
+        fill(cls(location, _begun(_storage(location), _config())))
+
+
+def _begun(storage: icechunk.Storage, config: icechunk.RepositoryConfig) -> icechunk.Repository:
+    """A repository that was just made, here or by somebody else at the same time."""
+    for again in reversed(range(_RACES)):
         try:
-            repo = within(PATIENCE, icechunk.Repository.create_async(storage, config))
-        except icechunk.IcechunkError:
-            if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
+            return within(PATIENCE, icechunk.Repository.create_async(storage, config))
+        except icechunk.IcechunkError as error:
+            if within(PATIENCE, icechunk.Repository.exists_async(storage)):
+                break
+            if not again or not any(words in str(error) for words in _BEGUN):
                 raise
-            repo = within(PATIENCE, icechunk.Repository.open_async(storage, config))
-        fill(cls(location, repo))
+            time.sleep(_RACE_PAUSE)
+    return within(PATIENCE, icechunk.Repository.open_async(storage, config))
 
 
 def _exists(location: str) -> InvalidInput:
