@@ -10,7 +10,7 @@ import numpy as np
 from api.catalogue import DatasetWindow
 from api.schemas import Examples
 from api.state import State
-from indexing.averages import Average
+from indexing.averages import MAX_BLOCKS, Average
 from service.colour import VectorView
 from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
 from service.footprint import ByIdentity
@@ -111,12 +111,13 @@ def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -
 
 def _averaged(state: State, at: DatasetWindow, polygons: list[Polygon]) -> Float32Array:
     """(n, d) what the pixels of each polygon have in common."""
-    found, room = np.empty((len(polygons), at.dataset.store.dims), np.float32), MAX_AVERAGED
+    found = np.empty((len(polygons), at.dataset.store.dims), np.float32)
+    room, blocks = MAX_AVERAGED, MAX_BLOCKS  # slivers hold few pixels, and cost a block each
     for n, polygon in enumerate(polygons):
-        average = state.searcher(at.dataset).average(at.window, polygon, room, f"polygons[{n}]")
+        average = state.searcher(at.dataset).average(at.window, polygon, room, f"polygons[{n}]", blocks=blocks)
         if not average.pixels:
             raise _no_vector(average, at.window, f"polygons[{n}]")
-        found[n], room = average.vector, room - average.inside
+        found[n], room, blocks = average.vector, room - average.inside, blocks - average.blocks
     return found
 
 

@@ -13,7 +13,7 @@ from service.errors import LimitExceeded
 from service.values import BLOCK, Float32Array, Float64Array, Int8Array, UInt8Array
 
 MAX_BLOCKS: Final = 1024
-"""Blocks that a polygon may touch."""
+"""Blocks that the polygons of one question may touch."""
 _ROWS: Final = 2048
 """Pixels converted to float64 at once."""
 
@@ -28,11 +28,13 @@ class Average:
     """Valid pixels, those it is the mean of."""
     inside: int
     """Pixels in blocks with data whose centre lies in the polygon, valid or not."""
+    blocks: int
+    """Blocks with data that the polygon touches."""
     statuses: UInt8Array
     """(n,) what keeps the others from being valid, most frequent first."""
 
 
-def average_of(drawn: Drawn, read: Reader, most: int, field: str) -> Average:
+def average_of(drawn: Drawn, read: Reader, most: int, field: str, blocks: int = MAX_BLOCKS) -> Average:
     """The mean of the unit vectors of the valid pixels in a polygon, summed in float64.
 
     Args:
@@ -40,12 +42,13 @@ def average_of(drawn: Drawn, read: Reader, most: int, field: str) -> Average:
         read: How to read a block.
         most: How many pixels it may hold.
         field: What the caller calls it, for errors.
+        blocks: How many blocks it may touch.
 
     Raises:
-        LimitExceeded: It holds more, or touches over 1,024 blocks.
+        LimitExceeded: It holds more pixels, or touches more blocks.
         Corrupt, Unavailable: As `read` does.
     """
-    inside = _count(drawn, most, field)
+    inside = _count(drawn, most, blocks, field)
     total, pixels, others = np.zeros(0), 0, np.zeros(256, np.int64)
     for block in sorted(drawn.near):
         mask = drawn.mask(block)
@@ -59,14 +62,18 @@ def average_of(drawn: Drawn, read: Reader, most: int, field: str) -> Average:
         total = part if not len(total) else total + part
     mean = np.asarray(total / max(1, pixels), np.float32)
     ranked = np.argsort(-others, kind="stable")[: np.count_nonzero(others)]
-    return Average(mean, pixels, inside, ranked.astype(np.uint8))
+    return Average(mean, pixels, inside, len(drawn.near), ranked.astype(np.uint8))
 
 
-def _count(drawn: Drawn, most: int, field: str) -> int:
+def _count(drawn: Drawn, most: int, blocks: int, field: str) -> int:
     """Pixels in the polygon, found without reading one."""
     remedy = "Draw a smaller one, or give points."
-    if len(drawn.near) > MAX_BLOCKS:
-        raise LimitExceeded(f"touches over {MAX_BLOCKS:,} blocks.", field=field, remedy=remedy)
+    if len(drawn.near) > blocks:
+        raise LimitExceeded(
+            f"touches {len(drawn.near):,} blocks; {blocks:,} are left of {MAX_BLOCKS:,} for all polygons.",
+            field=field,
+            remedy=remedy,
+        )
     count = len(drawn.whole) * BLOCK * BLOCK
     if count <= most:
         count += sum(int(drawn.mask(block).sum()) for block in drawn.near - drawn.whole)

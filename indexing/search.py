@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from indexing.areas import Within, drawn, within_of
-from indexing.averages import Average, average_of
+from indexing.averages import MAX_BLOCKS, Average, average_of
 from indexing.candidates import candidates
 from indexing.exact import Top, rank, scan
 from indexing.ids import cols_of, rows_of, zones_of
@@ -126,7 +126,7 @@ class Searcher:
         """What (n, 2) points in degrees lie on: pixel ids and vectors, with the status where there is no vector."""
         return self._reader.places(self._reader.snapshot(window), lonlat)
 
-    def average(self, window: Window, polygon: Polygon, most: int, field: str) -> Average:
+    def average(self, window: Window, polygon: Polygon, most: int, field: str, *, blocks: int = MAX_BLOCKS) -> Average:
         """The mean of the unit vectors of the valid pixels whose centre lies in a polygon.
 
         Args:
@@ -134,13 +134,14 @@ class Searcher:
             polygon: Where.
             most: How many pixels it may hold in blocks with data.
             field: What the caller calls the polygon, for errors.
+            blocks: How many blocks with data it may touch.
 
         Raises:
             LimitExceeded: It holds more, touches too many blocks, or its edges are too long to be followed.
             Corrupt: A block cannot be read.
         """
         at = self._reader.snapshot(window)
-        return average_of(drawn(at, polygon, field), lambda block: self._reader.block(at, block), most, field)
+        return average_of(drawn(at, polygon, field), lambda block: self._reader.block(at, block), most, field, blocks)
 
     def search(
         self,

@@ -268,6 +268,12 @@ def test_what_cannot_be_or_is_too_much_is_refused_by_name(client: TestClient, mo
     assert client.post(SEARCH, json={"polygons": [good]}).status_code == 200
     answer = client.post(SEARCH, json={"polygons": [good, good]})
     assert (answer.status_code, answer.json()["field"]) == (413, "polygons[1]"), "polygons share one limit"
+    monkeypatch.undo()
+    small = square(client, 99.9, 49.9, 1.2)
+    assert client.post(SEARCH, json={"polygons": [small, small]}).status_code == 200
+    monkeypatch.setattr(examples, "MAX_BLOCKS", 1)
+    answer = client.post(SEARCH, json={"polygons": [small, small]})
+    assert (answer.status_code, answer.json()["field"]) == (413, "polygons[1]"), "of blocks too"
 
 
 def test_all_pixels_valid_is_not_assumed() -> None:
