@@ -66,6 +66,19 @@ def test_colours_and_what_they_mean(page: Page) -> None:
     assert page.inner_text("#zoom").startswith("zoom 13.")
 
 
+def test_from_far_away_a_dataset_is_a_stone_that_leads_to_it(page: Page) -> None:
+    page.open("/#map=1.3/40/10")
+    land = eventually(lambda: page.colour((20.0, 48.0)).tolist() != page.colour((-30.0, 30.0)).tolist(), "no land")
+    assert land
+    page.shot("0-world")
+    assert page.locator(".stone").count() == 1
+    page.click(".stone")
+    eventually(lambda: page.inner_text("#zoom").startswith("zoom 13."), "the stone leads nowhere")
+    page.settle()
+    assert page.locator(".stone").count() == 0
+    assert far(page.colour(RAPESEED), page.colour(FOREST)) > 40
+
+
 def test_bands_basis_and_opacity(page: Page) -> None:
     page.open()
     colours = page.colour(FOREST)

@@ -178,12 +178,17 @@ def test_an_empty_server_says_what_to_do(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_dataset_without_colours_offers_to_fit_them(browser: Any, own_world: Settings) -> None:
-    shutil.rmtree(own_world.home / "shelf" / "bases")
+    datasets = own_world.home / "datasets"
+    shutil.copytree(datasets / "demo.icechunk", datasets / "second.icechunk")
     with running(own_world) as address:
         page = Page(browser, address)
         page.open()
+        assert "% of the variance" in page.inner_text("#legend")
+        page.select_option("#dataset", "second")
+        page.settle()
         page.shot("23-no-basis")
-        assert "smalti pca fit demo" in page.inner_text("#legend")
+        assert "dataset=second" in page.url
+        assert "smalti pca fit second" in page.inner_text("#legend")
         page.click("text=Fit the colours")
         eventually(lambda: "% of the variance" in page.inner_text("#legend"), "the colours are not fitted")
         page.settle()

@@ -9,6 +9,7 @@ import { notice, toast } from "./status.mjs";
 const NEAR = 0.0002; // degrees: the block that holds the point, and no neighbour unless it lies on the edge
 const REMEMBERED = "smalti-job"; // a reload finds the job again
 const LINGER_MS = 6000;
+const POLL_MS = 2000;
 let source = null;
 let shown = 0;
 const listeners = [];
@@ -54,9 +55,15 @@ export function follow(id) {
   const told = ({ data }) => data && update(JSON.parse(data));
   source.addEventListener("progress", told);
   source.addEventListener("end", told);
-  source.addEventListener("error", () => { // a proxy that cuts streams, or a server that went away
-    if (source?.readyState === EventSource.CLOSED) api.job(id).then(update, forget);
-  });
+  source.addEventListener("error", () => { if (source?.readyState === EventSource.CLOSED) poll(id); });
+}
+
+// Where the stream is refused: a proxy that cuts it, or a key, which an EventSource cannot send.
+function poll(id) {
+  api.job(id).then((job) => {
+    update(job);
+    if (source) setTimeout(poll, POLL_MS, id);
+  }, forget);
 }
 
 const forget = () => { sessionStorage.removeItem(REMEMBERED); show($("job"), false); };
