@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from api.routes.page import policy
-from api.settings import Settings
+from api.settings import ApiKey, Settings
 from tests.browser import EMPTY, Page, chromium, eventually, somewhere
 from tests.conftest import ROOT, client_of, running
 
@@ -218,6 +219,32 @@ def test_trouble_is_told_where_one_looks(browser: Any, server: str) -> None:
     page.unroute("**/datasets")
     eventually(lambda: "cannot be reached" not in page.inner_text("#trouble"), "nothing tells that it is back")
     page.close()
+
+
+@pytest.mark.slow
+def test_a_private_server_asks_for_a_key_and_takes_it(browser: Any, world: Settings) -> None:
+    key = ApiKey(digest=sha256(b"open sesame").hexdigest(), scopes=frozenset({"read"}))
+    with running(world.model_copy(update={"api_keys": (key,), "public_read": False})) as address:
+        page = Page(browser, address)
+        page.expected += ["status of 401"]
+        page.goto(address)
+        page.wait_for_selector("#trouble input[type=password]")
+        page.shot("25-key")
+        page.fill("#trouble input[type=password]", "open sesame")
+        page.click("#trouble form button")
+        page.wait_for_selector("#choices:not([hidden])")
+        page.settle()
+        assert page.is_hidden("#trouble")
+        middle = tuple(
+            page.request.get(f"{address}/datasets", headers={"X-API-Key": "open sesame"}).json()["datasets"][0][
+                "center"
+            ]
+        )
+        eventually(lambda: np.ptp(page.colour(middle)) > 30, "tiles do not carry the key")
+        page.click_map(middle)
+        page.wait_for_selector("#hits li")
+        page.settle()
+        page.close()
 
 
 @contextmanager
