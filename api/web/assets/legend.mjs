@@ -56,7 +56,7 @@ const WORDS = {
 function ramp({ colours, range, view }) {
   const [low, high] = range;
   const stops = Array.isArray(colours) ? colours.join(",") : String(colours);
-  const marks = [0, 0.25, 0.5, 0.75, 1].map((t) => el("span", { text: (low + t * (high - low)).toFixed(2) }));
+  const marks = [0, 0.25, 0.5, 0.75, 1].map((t) => el("span", { text: `${(low + t * (high - low)).toFixed(2)}${t === 1 && high < 1 ? " +" : ""}` }));
   const [from, to] = WORDS[view] ?? WORDS[state.view] ?? ["low", "high"];
   const unit = state.view === "change" ? `1 − cosine of ${state.other} and ${state.window}` : "cosine with the examples";
   return [

@@ -14,7 +14,9 @@ export async function viewOf(window) {
     return view && query(view, { threshold: state.threshold, clip: true });
   }
   if (state.view === "change") {
-    return state.other ? query(`change:${state.other}`, { threshold: state.least, clip: state.least > 0 }) : null;
+    // Land seldom changes by more than half: there the ramp ends, unless one asks for more than that.
+    const top = state.least < 0.45 ? 0.5 : 1;
+    return state.other ? query(`change:${state.other}`, { threshold: state.least, top, clip: state.least > 0 }) : null;
   }
   if (!dataset.bases.length) return null;
   if (state.view === "bands") return query(`bands:${state.bands}`);
