@@ -45,6 +45,11 @@ def database_url(text: str | None, home: Path) -> sa.URL:
     raise InvalidInput("is neither Postgres nor SQLite.", field="SMALTI_JOBS_DATABASE", remedy=remedy)
 
 
+def shown(url: sa.URL) -> str:
+    """An address without its password, which may stand in its query as well."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 @contextmanager
 def reaching(url: sa.URL) -> Iterator[None]:
     """Say that the database cannot be reached, and why, without its password.
@@ -59,7 +64,7 @@ def reaching(url: sa.URL) -> Iterator[None]:
         if url.password:
             cause = cause.replace(str(url.password), "***")
         raise Unavailable(
-            f"the jobs database {url.render_as_string(hide_password=True)} cannot be used: {cause}.",
+            f"the jobs database {shown(url)} cannot be used: {cause}.",
             remedy="Tiles, search and uploads go on without it.",
         ) from None
 

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from api.jobs import APP, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs
 from api.progress import AREA, Order
+from api.roster import shown
 from api.state import State
 from service.embed import embed_block, missing_blocks
 from service.encoder import Encoder
@@ -207,7 +208,7 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
         _bench = Bench(state)
         jobs.roster.sign(own, instance, first=True)
         _launch(jobs, own)
-        log.info("worker %s takes jobs from %s", own, jobs.roster.url.render_as_string(hide_password=True))
+        log.info("worker %s takes jobs from %s", own, shown(jobs.roster.url))
         beat = min(5.0, state.settings.worker_lapse / 4)
         beats = itertools.count()
         while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance, next(beats)):

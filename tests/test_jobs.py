@@ -180,8 +180,9 @@ def test_asking_and_cancelling_need_the_right_to_embed(own_world: Settings) -> N
     assert client.get("/jobs").status_code == 200
 
 
-def test_a_lost_jobs_database_shows_in_readyz_without_its_password(world: Settings) -> None:
-    secret = SecretStr("postgresql://smalti:hunter2@127.0.0.1:1/jobs")
+@pytest.mark.parametrize("who", ["smalti:hunter2@127.0.0.1:1/jobs", "127.0.0.1:1/jobs?user=smalti&password=hunter2"])
+def test_a_lost_jobs_database_shows_in_readyz_without_its_password(world: Settings, who: str) -> None:
+    secret = SecretStr(f"postgresql://{who}")
     settings = world.model_copy(update={"jobs_database": secret})
     client = client_of(settings)
     ready = client.get("/readyz")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from hashlib import sha256
 
 import pytest
 from fastapi.testclient import TestClient
 
 from api.settings import ApiKey, Settings
-from tests.conftest import client_of
+from tests.conftest import client_of, running
 
 EMBED = {"window": "2024", "pixels": [{}]}
 SECRET = "a key that is long enough"
@@ -78,6 +79,14 @@ def test_a_host_name_that_was_rebound_to_this_machine_is_refused(client: TestCli
         assert answer.json()["field"] == "Host"
     for host in ("localhost:8000", "[::1]:8000", "127.0.0.1"):
         assert client.get("/datasets", headers={"Host": host}).status_code == 200
+
+
+def test_a_load_balancer_that_names_no_host_may_ask_whether_it_is_ready(world: Settings) -> None:
+    with running(world) as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as line:
+        line.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+    assert b" 200 " in answer.partition(b"\r\n")[0]
+    assert answer.endswith(b'{"ready":true,"parts":{}}')
 
 
 def test_with_keys_a_route_wants_its_scope(world: Settings) -> None:

@@ -40,7 +40,8 @@ def readyz(request: Request, state: Annotated[State, Depends(get_state)], respon
     ready = all(text.startswith("ok") for text in parts.values())
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
-    return Ready(ready=ready, parts=parts if is_allowed_host(request.headers["host"], state.settings) else {})
+    name = request.headers.get("host", "")  # HTTP/1.0 needs none, and some load balancers ask so
+    return Ready(ready=ready, parts=parts if is_allowed_host(name, state.settings) else {})
 
 
 def _parts(state: State) -> Iterator[tuple[str, str]]:
