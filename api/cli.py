@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from contextlib import nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, NoReturn, get_args
 
@@ -62,8 +63,9 @@ def _settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "__".join(map(str, first["loc"])).upper()
-        raise InvalidInput(first["msg"], field=f"SMALTI_{name}") from None
+        # Beyond the names stand positions in a list, and what pydantic calls its attempts.
+        name = "__".join(takewhile(lambda part: isinstance(part, str), first["loc"])).upper()  # type: ignore[arg-type]
+        raise InvalidInput(first["msg"], field=name if name.startswith("AWS_") else f"SMALTI_{name}") from None
     except SettingsError as error:
         raise InvalidInput(str(error), field="SMALTI_ settings") from None
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from api.cli import app
+from api.cli import app, main
 from api.settings import Settings
 from tests.conftest import ROOT
 
@@ -93,10 +93,24 @@ def test_mistakes_are_one_line_and_an_exit_code(world: Settings, arguments: list
     assert "Traceback" not in done.stderr
 
 
-def test_wrong_settings_name_the_variable(tmp_path: Path) -> None:
-    done = run(tmp_path, "datasets", "list", SMALTI_PORT="many")
-    assert done.returncode == 2
-    assert "SMALTI_PORT" in done.stderr
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SMALTI_PORT", "many"),
+        ("SMALTI_LOCAL_NETWORKS", "lan"),
+        ("SMALTI_LIMITS__HITS", "x"),
+        ("AWS_SKIP_SIGNATURE", "x"),
+    ],
+)
+def test_wrong_settings_name_the_variable(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["smalti", "version"])
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"{variable}: " in capsys.readouterr().err
 
 
 def test_a_new_key_opens_what_its_line_says(tmp_path: Path) -> None:
