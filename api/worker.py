@@ -62,6 +62,19 @@ class Bench:
         self.state = state
         self.busy = threading.Lock()
         """Held while a block is embedded, and for good once this worker ends."""
+        self.ending = threading.Event()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold `busy`; once this worker ends nobody gets it any more, and whoever asks waits until the process is gone.
+
+        A lock is not fair: without this, blocks that wait would go on getting it before the thread that ends.
+        """
+        with self.busy:
+            if not self.ending.is_set():
+                yield
+                return
+        threading.Event().wait()
 
     def of(self, order: Order) -> tuple[Source, Encoder, WritableStore]:
         """What an order needs, checked.
@@ -86,7 +99,7 @@ class Bench:
         if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
             return {}
         series = source.read(*source.placement.within(block))
-        with self.busy:
+        with self.turn():
             started = time.monotonic()
             embed_block(source, encoder, store, block, series=series, min_s2=order.min_s2, on_progress=_Told())
         seconds = time.monotonic() - started
@@ -95,7 +108,7 @@ class Bench:
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""
         store = self.of(order)[2]
-        with self.busy:
+        with self.turn():
             store.refresh()
             window = Window.parse(order.window)
             return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
@@ -214,6 +227,7 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
         while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance, next(beats)):
             pass
         log.info("worker %s ends after the block in hand", own)
+        _bench.ending.set()
         while not _bench.busy.acquire(timeout=beat):
             with suppress(Unavailable):
                 jobs.roster.sign(own, instance)  # else others would take the block as well

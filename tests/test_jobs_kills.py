@@ -131,6 +131,18 @@ def test_a_worker_told_to_end_commits_its_block_and_hands_the_rest_over_at_once(
         check_nothing_twice(coming)
 
 
+def test_a_worker_told_to_end_begins_no_further_block_however_many_wait(settings: Settings) -> None:
+    settings = settings.model_copy(update={"worker_lapse": 1.0})  # it signs often while it waits for the block in hand
+    client = client_of(settings)
+    slowly(settings, 1.0)
+    with worker(settings) as leaving:
+        for year in (2025, 2026, 2027):
+            ask(client, year)
+        leaving.wait_for("begin", 2)
+        assert leaving.end() == 0
+        assert len(leaving.notes("begin")) == len(leaving.notes("end")) <= 3
+
+
 def test_postgres_restarted_in_the_middle_of_a_job(postgres: Postgres, own_world: Settings, tmp_path: Path) -> None:
     address = postgres.create(f"jobs-{uuid.uuid4().hex[:8]}")
     settings = own_world.model_copy(update={"jobs_database": SecretStr(address), "worker_lapse": 3.0})
