@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import statistics
 import threading
 import warnings
 from collections.abc import Iterator
@@ -70,37 +69,6 @@ def test_the_page_tells_its_settings(world: Settings) -> None:
     client = client_of(chosen)
     assert client.get("/page.json").json()["basemap"] == {"url": chosen.basemap, "attribution": "Maps"}
     assert "https://a.example" in client.get("/").headers["content-security-policy"]
-
-
-FIRST_COLOUR = """
-const real = HTMLCanvasElement.prototype.getContext;
-HTMLCanvasElement.prototype.getContext = function (kind, options) {
-  const context = real.call(this, kind, { ...options, preserveDrawingBuffer: true });
-  const look = () => {
-    const [pixel, at] = [new Uint8Array(4), [context.drawingBufferWidth * 0.45, context.drawingBufferHeight * 0.4]];
-    context.readPixels(...at.map(Math.round), 1, 1, context.RGBA, context.UNSIGNED_BYTE, pixel);
-    const spread = Math.max(...pixel.slice(0, 3)) - Math.min(...pixel.slice(0, 3));
-    if (spread > 40) document.documentElement.dataset.coloured = performance.now(); else setTimeout(look, 30);
-  };
-  setTimeout(look, 30);
-  return context;
-};
-"""
-
-
-@pytest.mark.slow
-def test_the_first_coloured_tile_shows_within_two_seconds(browser: Any, server: str) -> None:
-    """From navigation until a pixel of data is drawn, an empty browser cache each time."""
-    took = []
-    for _ in range(3):
-        page = Page(browser, server)
-        page.add_init_script(FIRST_COLOUR)
-        page.goto(server)
-        page.wait_for_selector("html[data-coloured]", state="attached")
-        took.append(float(page.get_attribute("html", "data-coloured")) / 1000)
-        page.close()
-    print(f"first coloured tile after {', '.join(f'{s:.2f}' for s in took)} s")
-    assert statistics.median(took) < 2, took
 
 
 @pytest.mark.slow
