@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 import numpy as np
 import numpy.ma as ma
 
 from service.plan import Rectangle, Source, plan
 from service.values import BoolArray, Int64Array, Vectors
 from service.warp import Int32Array, Target
+
+LARGE_BYTES: Final = 32_000_000
+"""Codes of a rectangle that counts as large."""
+LARGE_AT_ONCE: Final = 3
+"""A map at a low zoom asks for twenty tiles together, of up to 320 MB of codes each: a small server has no 6 GB."""
+
+_large: Final = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
 
 def paint(source: Source, target: Target) -> ma.MaskedArray:
@@ -28,12 +40,23 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
     for rectangle in plan(source, target):
         if rectangle.stale:
             source.notes.add("stale")
-        pixels, bands, held = _painted(source, rectangle, size)
+        with _turn(rectangle.count * source.dims * len(source.sides)):
+            pixels, bands, held = _painted(source, rectangle, size)
         out[pixels] = bands
         valid[pixels] = held
     shape = (source.bands, target.height, target.width)
     data = np.ascontiguousarray(out.T).reshape(shape)
     return ma.MaskedArray(data, np.repeat(~valid.reshape(1, *shape[1:]), source.bands, axis=0))
+
+
+@contextmanager
+def _turn(size: int) -> Iterator[None]:
+    """Wait until so many bytes of codes may be in memory."""
+    if size <= LARGE_BYTES:
+        yield
+        return
+    with _large:
+        yield
 
 
 def _painted(source: Source, rectangle: Rectangle, size: int) -> tuple[Int32Array, np.ndarray, BoolArray]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import morecantile
 import numpy as np
@@ -15,6 +19,7 @@ from rasterio.warp import Resampling, reproject
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.models import ImageData
 
+from service import paint as painting
 from service import plan as planning
 from service.colour import Basis, PcaView, SimilarityView, VectorView, fit_basis
 from service.errors import IdentityMismatch, InvalidInput, LimitExceeded, NotFound
@@ -336,6 +341,30 @@ def test_touched_blocks_are_those_whose_pixels_are_shown() -> None:
     for lon in (5.0, -60.0):  # the same zone, far from any data; and another
         target = tile_target(TMS, *TMS.tile(lon, 40.0, 13))
         assert touched(Source(store, YEAR, VectorView(4), 4), target).blocks == ()
+
+
+def test_few_large_rectangles_are_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, target = around(3.0, 52.0, (Zone(31), 7)), tile_target(TMS, *TMS.tile(3.0, 52.0, 14))
+    read, reading, seen = store.read, set[int](), list[int]()
+
+    def slowly(*args: Any, **more: Any) -> Vectors:
+        reading.add(threading.get_ident())
+        seen.append(len(reading))
+        time.sleep(0.1)
+        reading.discard(threading.get_ident())
+        return read(*args, **more)
+
+    monkeypatch.setattr(store, "read", slowly)
+
+    def most_at_once() -> int:
+        seen.clear()
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda _: paint(Source(store, YEAR, VectorView(4), 4, picture=False), target), range(8)))
+        return max(seen)
+
+    assert most_at_once() > painting.LARGE_AT_ONCE, "small ones do not wait for each other"
+    monkeypatch.setattr(painting, "LARGE_BYTES", 0)
+    assert most_at_once() <= painting.LARGE_AT_ONCE
 
 
 def test_a_view_of_another_model_is_refused_before_anything_is_read() -> None:
