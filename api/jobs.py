@@ -167,7 +167,7 @@ class Jobs:
             if run is None or run.status not in _RUNNING:
                 raise Conflict(f"job {key} is {job.state}: there is nothing left to cancel.", field="id")
             self._client.cancel_workflow(run.workflow_id, cancel_children=True)
-            if job.done:  # what it did make shall show at every zoom
+            if run.status == "PENDING":  # what it did make shall show at every zoom
                 self._enqueue(OVERVIEWS, f"{run.workflow_id}:{OVERVIEWS}", order_of(run))
         return self.read(key)
 

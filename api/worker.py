@@ -100,9 +100,13 @@ class Bench:
             return {}
         series = source.read(*source.placement.within(block))
         with self.turn():
+            if _is_cancelled():
+                return {}
             started = time.monotonic()
             embed_block(source, encoder, store, block, series=series, min_s2=order.min_s2, on_progress=_Told())
-        seconds = time.monotonic() - started
+            seconds = time.monotonic() - started
+            if _is_cancelled():  # the overviews of its job may have been renewed before it was stored
+                store.write_overviews(source.window, [block])
         return {"model": order.model, "pixels": order.pixels[block.name], "seconds": seconds}
 
     def renew_overviews(self, order: Order) -> int:
@@ -124,6 +128,12 @@ class _Told:
         if done < total and time.monotonic() - self._last > TOLD_S:
             self._last = time.monotonic()
             DBOS.set_event("pixels", done)
+
+
+def _is_cancelled() -> bool:
+    """Whether the block in hand belongs to a job that was cancelled meanwhile."""
+    status = DBOS.get_workflow_status(DBOS.workflow_id or "")
+    return status is not None and status.status == "CANCELLED"
 
 
 _bench: Bench | None = None

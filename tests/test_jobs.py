@@ -326,6 +326,25 @@ def test_a_running_job_is_cancelled_after_the_block_in_hand(one: tuple[Settings,
     assert client.get(f"/jobs/{job}").json()["state"] == "cancelled"
 
 
+def test_a_job_cancelled_in_its_first_block_shows_that_block_at_every_zoom(one: tuple[Settings, Worker]) -> None:
+    settings, running = one
+    client, window = client_of(settings), Window.year(2027)
+    begun, done = len(running.notes("begin")), len(running.notes("end"))
+    running.tell(slow=1.5)
+    job = client.post("/areas", json=body_of(client, window="2027")).json()["id"]
+    running.wait_for("begin", begun + 1)
+    assert client.delete(f"/jobs/{job}").json()["done"] == 0
+    running.wait_for("end", done + 1)
+    running.tell(slow="")
+    store = State(settings).datasets["demo"].store
+    until = time.monotonic() + 30
+    while not (parents := store.blocks(window, level=2)) or store.stale(window, parents):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        store.refresh()
+    assert len(running.notes("begin")) == begun + 1, "the one that waited for its turn was not begun"
+
+
 def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
     from api.worker import named
 
