@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -38,6 +39,9 @@ JOBS, BLOCKS = "jobs", "blocks"
 _LATELY: Final = 20
 """Blocks whose time says how fast workers are."""
 _LISTED: Final = 50
+LOOK_S: Final = 0.5
+"""Seconds between two looks at a job that is being listened to."""
+_LOOKS_KEPT_S: Final = 10.0
 KEPT: Final = dt.timedelta(days=30)
 """How long ended jobs are remembered."""
 _FORGOTTEN: Final = 100
@@ -53,6 +57,7 @@ class Jobs:
         self._lock = threading.Lock()
         self.listeners = 0
         """Streams of events that are open in this process."""
+        self._looks: dict[str, tuple[float, JobInfo | None]] = {}
 
     @cached_property
     def roster(self) -> Roster:
@@ -140,6 +145,18 @@ class Jobs:
                 if last:
                     return self._info(last)
         raise NotFound(f"no job {key[:40]!r}.", field="id", remedy="GET /jobs lists the newest.")
+
+    def look(self, key: str) -> JobInfo:
+        """The same, `LOOK_S` old at most: however many listen to a job, one of them asks for all."""
+        now = time.monotonic()
+        seen, known = self._looks.get(key, (now, None))
+        if known is not None and now - seen < LOOK_S:
+            return known
+        held = {other: look for other, look in dict(self._looks).items() if now - look[0] < _LOOKS_KEPT_S}
+        self._looks = {**held, key: (now, known)}  # others go on with what is known while this one asks
+        job = self.read(key)
+        self._looks[key] = now, job
+        return job
 
     def all(self) -> list[JobInfo]:
         """The newest jobs, newest first; without their blocks."""

@@ -173,6 +173,21 @@ def test_limits_of_jobs_hold(own_world: Settings) -> None:
     assert deaf.get(f"/jobs/{first.json()['id']}/events").status_code == 503
 
 
+def test_however_many_listen_the_database_is_asked_once(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of(own_world)
+    key = client.post("/areas", json=body_of(client)).json()["id"]
+    jobs = client.app.state.smalti.jobs  # type: ignore[attr-defined]
+    asked: list[str] = []
+    read = jobs.read
+    monkeypatch.setattr(jobs, "read", lambda key: asked.append(key) or read(key))
+    monkeypatch.setattr("api.jobs.LOOK_S", 60.0)
+    assert [jobs.look(key).state for _ in range(20)] == ["queued"] * 20
+    assert len(asked) == 1
+    monkeypatch.setattr("api.jobs.LOOK_S", 0.0)
+    jobs.cancel(key)
+    assert jobs.look(key).state == "cancelled", "a look is believed for its time only"
+
+
 def test_asking_and_cancelling_need_the_right_to_embed(own_world: Settings) -> None:
     client = client_of(own_world, client=("192.0.2.1", 50000))
     assert client.post("/areas", json=body_of(client)).status_code == 403
@@ -330,9 +345,10 @@ def test_a_job_cancelled_in_its_first_block_shows_that_block_at_every_zoom(one: 
     settings, running = one
     client, window = client_of(settings), Window.year(2027)
     begun, done = len(running.notes("begin")), len(running.notes("end"))
-    running.tell(slow=1.5)
+    running.tell(slow=2.5)
     job = client.post("/areas", json=body_of(client, window="2027")).json()["id"]
     running.wait_for("begin", begun + 1)
+    time.sleep(0.8)  # until another block waits for its turn
     assert client.delete(f"/jobs/{job}").json()["done"] == 0
     running.wait_for("end", done + 1)
     running.tell(slow="")

@@ -11,6 +11,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import StreamingResponse
 
+from api.jobs import LOOK_S
 from api.problems import documented
 from api.schemas import JobInfo, JobList
 from api.security import require
@@ -21,8 +22,6 @@ router = APIRouter(tags=["areas"])
 
 JobKey = Annotated[str, Path(pattern=r"^[0-9a-f]{20}$", description="id of a job, as POST /areas gives it")]
 EVENTS: Final = "text/event-stream"
-LOOK_S: Final = 0.5
-"""Seconds between two looks at a job that is being listened to."""
 QUIET_S: Final = 15.0
 """Seconds of silence after which a comment keeps the line open."""
 ENDED: Final = frozenset({"done", "failed", "cancelled"})
@@ -78,7 +77,7 @@ async def _listened(state: State, job: JobInfo) -> AsyncIterator[str]:
         while job.state not in ENDED:
             await asyncio.sleep(LOOK_S)
             try:
-                now = await run_sync(state.jobs.read, job.id)
+                now = await run_sync(state.jobs.look, job.id)
             except SmaltiError:
                 return
             if now != job:
