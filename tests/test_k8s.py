@@ -47,7 +47,10 @@ SCALED: Final = COMMON | {
 DASK: Final = {
     "Deployment smalti-dask", "Service smalti-dask", "Deployment smalti-dask-worker",
     "NetworkPolicy to-dask-scheduler", "NetworkPolicy to-dask-worker", "NetworkPolicy within-dask",
+    "NetworkPolicy from-dask-client",
 }  # fmt: skip
+DASK_CLIENT: Final = {"smalti/dask-client": "true"}
+"""Pods that send work to Dask; the overlay itself has none."""
 EXPECTED: Final = {"cpu": SCALED, "gpu": SCALED, "dev": COMMON, "dask": SCALED | DASK}
 
 
@@ -212,7 +215,7 @@ def test_selectors_find_their_own_pods_and_no_others(overlay: str) -> None:
         selector = spec["selector"] if "selector" in spec else spec["podSelector"]
         labels = selector if document["kind"] == "Service" else selector.get("matchLabels", {})
         found = [workload for workload in everything if selects(labels, workload)]
-        assert found, title(document)
+        assert found or labels == DASK_CLIENT, title(document)
         if document["kind"] != "NetworkPolicy":
             assert len(found) == 1
     for workload in of_kind(overlay, "StatefulSet"):
@@ -263,7 +266,7 @@ def test_probes_ask_for_what_is_served_and_a_pod_that_stops_has_time_to(overlay:
     assert {name: probe["path"] for name, probe in asked.items()} == {
         "startupProbe": "/livez",
         "livenessProbe": "/livez",
-        "readinessProbe": "/readyz",
+        "readinessProbe": "/readyz?enough=some",
     }
     assert {probe["port"] for probe in asked.values()} == {"http"}
     assert served >= {"/livez", "/readyz", api["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"]}
@@ -336,6 +339,46 @@ def test_the_parts_of_dask_find_each_other() -> None:
         assert f"--dashboard-address=:{ports_of(spec)['health']}" in spec["args"]
     (way,) = named("dask", "NetworkPolicy within-dask")["spec"]["egress"]
     assert [port["port"] for port in way["ports"]] == [ports_of(spec)["dask"] for spec in (scheduler, worker)]
+
+
+def holds(selector: Document, labels: dict[str, str]) -> bool:
+    """Whether a pod with these labels is selected; knows what the policies here use."""
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    expressions = selector.get("matchExpressions", [])
+    assert all(one["operator"] == "In" for one in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(one["key"]) in one["values"] for one in expressions
+    )
+
+
+def may_reach(source: dict[str, str], target: dict[str, str], named_port: str, number: int) -> tuple[bool, bool]:
+    """Whether a pod is let out to a port of another in the dask overlay, and whether it is let in there."""
+    found = []
+    for own, other, direction, peers in ((source, target, "egress", "to"), (target, source, "ingress", "from")):
+        found.append(
+            any(
+                {port["port"] for port in rule["ports"]} & {named_port, number}
+                and any(holds(peer["podSelector"], other) for peer in rule[peers] if "podSelector" in peer)
+                for document in of_kind("dask", "NetworkPolicy")
+                if holds(document["spec"]["podSelector"], own)
+                for rule in document["spec"].get(direction, [])
+            )
+        )
+    return found[0], found[1]
+
+
+def test_only_dask_and_its_clients_reach_what_runs_any_code() -> None:
+    pods = {title(each): each["spec"]["template"]["metadata"]["labels"] for each in workloads("dask")}
+    scheduler, worker = pods.pop("Deployment smalti-dask"), pods.pop("Deployment smalti-dask-worker")
+    assert pods.keys() >= {"Deployment smalti-api", "StatefulSet smalti-worker"}
+    for labels in pods.values():
+        assert may_reach(labels, scheduler, "dask", 8786) == (False, False)
+        assert may_reach(labels, worker, "dask", 8788) == (False, False)
+    assert may_reach(worker, scheduler, "dask", 8786) == (True, True)
+    assert may_reach(scheduler, worker, "dask", 8788) == (True, True)
+    assert may_reach(worker, worker, "dask", 8788) == (True, True)
+    assert may_reach(DASK_CLIENT, scheduler, "dask", 8786) == (True, True)
+    assert may_reach(DASK_CLIENT, worker, "dask", 8788) == (False, False)
 
 
 @pytest.mark.slow
