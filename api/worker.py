@@ -29,6 +29,7 @@ from api.jobs import APP, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs
 from api.progress import AREA, Order
 from api.roster import shown
 from api.state import State
+from indexing.search import EXACT_BLOCKS
 from service.embed import embed_block, missing_blocks
 from service.encoder import Encoder
 from service.errors import Conflict, IdentityMismatch, InvalidInput, SmaltiError, Unavailable
@@ -41,6 +42,8 @@ log = logging.getLogger("smalti.worker")
 
 JOBS_AT_ONCE: Final = 4
 """Jobs whose blocks take turns in one worker."""
+REINDEX: Final = EXACT_BLOCKS // 2
+"""Blocks behind the index after which it is built anew: well before there are more than a search may scan."""
 BLOCKS_AT_ONCE: Final = 2
 """Blocks in hand: one is embedded while the series of the next are read."""
 AHEAD: Final = 16
@@ -117,6 +120,17 @@ class Bench:
             window = Window.parse(order.window)
             return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
 
+    def renew_index(self, order: Order) -> int:
+        """Index the window anew where searches have many blocks to scan beside it; how many those were."""
+        window = Window.parse(order.window)
+        self.state.datasets.look_now()
+        dataset = self.state.datasets[order.dataset].at(window)
+        behind = self.state.searcher(dataset).behind(window)
+        if behind > REINDEX:
+            with self.turn():
+                self.state.build_index(dataset, window)
+        return behind
+
 
 class _Told:
     """Notes now and then how many pixels of a block are done."""
@@ -159,6 +173,16 @@ def _renew_step(order: dict[str, Any]) -> int:
     return _here().renew_overviews(Order.of(order))
 
 
+@DBOS.step(name="index")
+def _index_step(order: dict[str, Any]) -> int | None:
+    """An index is derived: where it cannot be made, /readyz tells, and the job is none the worse."""
+    try:
+        return _here().renew_index(Order.of(order))
+    except SmaltiError as error:
+        log.warning("the index of %s %s was not renewed: %s", order["dataset"], order["window"], error)
+        return None
+
+
 @DBOS.workflow(name=BLOCK, max_recovery_attempts=MAX_DEATHS)
 def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
     """Embed one block. An error is an outcome: the other blocks go on."""
@@ -170,7 +194,7 @@ def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
 
 @DBOS.workflow(name=AREA, max_recovery_attempts=10_000)
 def _area(order: dict[str, Any]) -> dict[str, Any]:
-    """All blocks of a job, a few of them queued at a time; then the overviews above them."""
+    """All blocks of a job, a few of them queued at a time; then the overviews above them. The index is kept near."""
     run, queued, failed = DBOS.workflow_id, deque[tuple[str, WorkflowHandle[dict[str, Any]]]](), {}
     names = deque(order["pixels"])
     while names or queued:
@@ -186,8 +210,11 @@ def _area(order: dict[str, Any]) -> dict[str, Any]:
             outcome = {"error": f"{MAX_DEATHS} workers died over it."}
         if "error" in outcome:
             failed[name] = outcome["error"]
+        if (len(order["pixels"]) - len(names) - len(queued)) % REINDEX == 0:
+            _index_step(order)
     if len(failed) < len(order["pixels"]):
         _renew_step(order)
+        _index_step(order)
     return {"failed": failed}
 
 

@@ -233,6 +233,15 @@ class Searcher:
             known = self._standings[window] = state, standing
         return known[1]
 
+    def behind(self, window: Window) -> int:
+        """Blocks that a search of this window scans exactly: all there are, where there is no index.
+
+        Raises:
+            Corrupt, Conflict, IdentityMismatch: The index cannot serve.
+        """
+        standing = self.standing(window)
+        return len(self._reader.snapshot(window).versions) if standing is None else standing.behind
+
     def cache_use(self) -> CacheUse:
         """How the blocks kept in memory were used."""
         return self._reader.use()

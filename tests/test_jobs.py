@@ -16,9 +16,13 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api import demo
+from api.progress import Order
 from api.settings import Limits, Settings
 from api.state import State
+from service.embed import embed_source
 from service.errors import Conflict
+from service.simulate import Landscape
+from service.sources import Simulated
 from service.values import VALID, Window
 from tests.conftest import SIDE, client_of
 from tests.services import Worker, worker
@@ -370,3 +374,19 @@ def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
             pass
     with named(tmp_path, None) as third:
         assert third == first, "free again when its process is gone"
+
+
+def test_a_worker_keeps_the_index_near_what_is_stored(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from api import worker as working_
+
+    state = State(own_world)
+    encoder = state.encoder(demo.MODEL)
+    source = Simulated(SCENE.placement, Landscape(demo.SEED, SIDE, SIDE), YEAR)
+    embed_source(source, encoder, state.datasets.writable("demo", YEAR))
+    state.datasets.look_now()
+    order = Order("demo", "2024", str(encoder.identity), encoder.digest, 0, {EMPTY: 1})
+    bench, searcher = working_.Bench(state), state.searcher(state.datasets["demo"].at(YEAR))
+    assert bench.renew_index(order) == searcher.behind(YEAR) == 1, "one block is no reason to index anew"
+    monkeypatch.setattr(working_, "REINDEX", 0)
+    assert bench.renew_index(order) == 1
+    assert searcher.behind(YEAR) == 0

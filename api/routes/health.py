@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import Dataset
@@ -31,20 +31,33 @@ async def livez() -> dict[str, bool]:  # async: needs no thread, for a server wh
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Something cannot serve; `parts` names it"}})
-def readyz(request: Request, state: Annotated[State, Depends(get_state)], response: Response) -> Ready:
-    """200 once stores, bases, indexes and encoders can serve; 503 otherwise, each named.
+def readyz(
+    request: Request,
+    state: Annotated[State, Depends(get_state)],
+    response: Response,
+    enough: Annotated[
+        Literal["all", "some"],
+        Query(
+            description="all: every part can serve. some: the storage answers and a dataset opens, where there are "
+            "any; what a load balancer should ask, for one broken part must not take away the rest"
+        ),
+    ] = "all",
+) -> Ready:
+    """200 once stores, bases, indexes, encoders and jobs can serve; 503 otherwise, each named.
 
     Whoever calls the server by a name that is not its own, as a kubelet does, learns only whether it is ready.
     """
-    parts = dict(_parts(state))
-    ready = all(text.startswith("ok") for text in parts.values())
+    parts = dict(_parts(state) if enough == "all" else _least(state))
+    fine = [text.startswith("ok") for text in parts.values()]
+    ready = all(fine) if enough == "all" else fine[0] and (any(fine[1:]) or len(fine) == 1)
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
     name = request.headers.get("host", "")  # HTTP/1.0 needs none, and some load balancers ask so
     return Ready(ready=ready, parts=parts if is_allowed_host(name, state.settings) else {})
 
 
-def _parts(state: State) -> Iterator[tuple[str, str]]:
+def _least(state: State) -> Iterator[tuple[str, str]]:
+    """The storage, then every dataset."""
     storage = _said(_storage, state)
     yield "storage", storage
     if not storage.startswith("ok"):
@@ -52,8 +65,15 @@ def _parts(state: State) -> Iterator[tuple[str, str]]:
     for name, error in state.datasets.broken.items():
         yield f"dataset {name}", str(error)
     for dataset in state.datasets.all():
+        yield f"dataset {dataset.id}", _said(_dataset, dataset)
+
+
+def _parts(state: State) -> Iterator[tuple[str, str]]:
+    yield from (least := tuple(_least(state)))
+    if not least[0][1].startswith("ok"):
+        return
+    for dataset in state.datasets.all():
         name = dataset.id
-        yield f"dataset {name}", _said(_dataset, dataset)
         yield f"basis {name}", _said(_basis, state, name)
         for window in dataset.windows():
             yield f"index {name} {window}", _said(_index, state, dataset, window)
