@@ -17,6 +17,14 @@ SCHEMA: Final = "dbos"
 """Where tables lie in Postgres; SQLite has no schemas."""
 CONNECT_S: Final = 5
 """Seconds a connection may take to come about."""
+_PATIENCE: Final = {
+    "connect_timeout": str(CONNECT_S),
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+}
+"""What libpq is told, so that a server that was cut off is given up within seconds; by itself it waits for hours."""
 _CLOCK: Final = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "extract(epoch from clock_timestamp())",
@@ -40,8 +48,7 @@ def database_url(text: str | None, home: Path) -> sa.URL:
     if url.drivername == "sqlite" and url.database:
         return url
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        query = {"connect_timeout": str(CONNECT_S), **url.query}
-        return url.set(drivername="postgresql+psycopg", query=query)
+        return url.set(drivername="postgresql+psycopg", query={**_PATIENCE, **url.query})
     raise InvalidInput("is neither Postgres nor SQLite.", field="SMALTI_JOBS_DATABASE", remedy=remedy)
 
 
@@ -90,7 +97,7 @@ class Roster:
 
     @cached_property
     def _engine(self) -> sa.Engine:
-        return sa.create_engine(self.url, pool_size=2, max_overflow=4, pool_pre_ping=True)
+        return sa.create_engine(self.url, pool_size=2, max_overflow=4, pool_timeout=CONNECT_S, pool_pre_ping=True)
 
     def is_there(self) -> bool:
         """Whether the database has been set up; looking does not make it.
@@ -108,10 +115,15 @@ class Roster:
 
     def set_up(self) -> None:
         """Make the table beside the tables of jobs, which are there already."""
-        with reaching(self.url), self._engine.begin() as connection:
-            if self._schema is None:  # so that readers do not wait for writers; stays with the file
-                connection.execute(sa.text("PRAGMA journal_mode=WAL"))
-            self._table.create(connection, checkfirst=True)
+        with reaching(self.url):
+            try:
+                with self._engine.begin() as connection:
+                    if self._schema is None:  # so that readers do not wait for writers; stays with the file
+                        connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+                    self._table.create(connection, checkfirst=True)
+            except DBAPIError:  # maybe because another process made it at the same moment
+                if not self.is_there():
+                    raise
 
     def sign(self, name: str, instance: str, *, first: bool = False) -> bool:
         """Sign as alive; False if another process has taken the name since.

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from api import demo
 from api.progress import Order
+from api.roster import Roster, database_url
 from api.settings import Limits, Settings
 from api.state import State
 from service.embed import embed_source
@@ -221,6 +222,28 @@ def test_what_is_no_jobs_database_is_refused_without_repeating_it(world: Setting
     assert answer.status_code == 422
     assert "SMALTI_JOBS_DATABASE" in answer.text
     assert "hunter2" not in answer.text
+
+
+def test_several_may_set_up_the_database_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = database_url(None, tmp_path)
+    first, second = Roster(url), Roster(url)
+    create = second._table.create
+
+    def overtaken(connection: Any, *, checkfirst: bool) -> None:
+        first.set_up()
+        create(connection, checkfirst=not checkfirst)  # it looked before the other one made the table
+
+    monkeypatch.setattr(second._table, "create", overtaken)
+    second.set_up()
+    assert second.sign("one", "a", first=True)
+    assert first.seen(10) == ("one",)
+
+
+def test_a_cut_off_database_is_given_up_within_seconds(tmp_path: Path) -> None:
+    told = database_url("postgresql://a@b/c?connect_timeout=9", tmp_path).query
+    assert told["connect_timeout"] == "9", "what is asked for is done"
+    assert int(str(told["tcp_user_timeout"])) <= 10_000
+    assert sum(int(str(told[f"keepalives_{name}"])) for name in ("idle", "interval", "count")) <= 15
 
 
 @pytest.fixture(scope="module")
