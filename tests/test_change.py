@@ -83,6 +83,9 @@ def test_opposite_and_empty_codes_are_told_apart() -> None:
     values = VIEW.values(side_by_side(first, second))[:, 0]
     assert values[:2] == pytest.approx([2, 0], abs=1e-6)
     assert np.isnan(values[2])
+    for scale in (Scale(), Scale(-0.5, clip=True)):
+        picture = ChangeView(YEAR, LAST, scale).picture(side_by_side(first, second))
+        assert picture[:, 3].tolist() == [255, 255, 0], "no direction, no colour"
 
 
 def test_the_ramp_runs_from_the_threshold_to_the_top_and_clips_below() -> None:
@@ -101,7 +104,7 @@ def test_the_ramp_runs_from_the_threshold_to_the_top_and_clips_below() -> None:
     index = np.array([np.abs(change_ramp().astype(int) - colour.astype(int)).sum(axis=1).argmin()
                       for colour in picture[..., :3].reshape(-1, 3)]).reshape(40, 40)  # fmt: skip
     assert np.abs(index - place).max() <= 1.5
-    assert ChangeView(YEAR, LAST, Scale(0.01)).picture(pair).shape == (40, 40, 3)
+    assert (ChangeView(YEAR, LAST, Scale(0.01)).picture(pair)[..., 3] == 255).all()
 
 
 def two(levels: tuple[int, ...] = (1, 2, 4, 8, 16, 32)) -> MemoryStore:

@@ -160,7 +160,9 @@ def test_every_view_gives_nan_exactly_where_not_valid_and_one_value_a_name(store
         else:
             picture = view.picture(mixed)
             assert picture.dtype == np.uint8
-            assert picture.shape == (97, 97, 3)
+            if isinstance(view, SimilarityView):
+                assert ((picture[..., 3] == 255) == mixed.valid).all()
+            assert picture[..., :3].shape == (97, 97, 3)
     assert len({view.key for view in some(basis)}) == 6
 
 
@@ -173,8 +175,8 @@ def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store
     exact = query.exact_scores(vectors.codes.reshape(-1, 64)).reshape(97, 97)
     assert np.abs(values - exact).max() < 1e-6
     picture = view.picture(vectors)
-    assert (picture[50, 50] == ramp()[-1]).all()
-    assert (picture[exact < 0.499] == ramp()[0]).all()
+    assert (picture[50, 50, :3] == ramp()[-1]).all()
+    assert (picture[exact < 0.499, :3] == ramp()[0]).all()
     with pytest.raises(InvalidInput):
         Scale(1.0)
 
@@ -207,6 +209,14 @@ def test_change_does_not_look_like_likeness() -> None:
     assert np.abs(first[:, None] - second[None]).sum(axis=-1).min() > 80
 
 
+def test_a_valid_pixel_without_a_direction_has_no_colour() -> None:
+    codes = np.array([[3, 4], [0, 0], [-3, -4]], np.int8)
+    pixels = Vectors(codes, np.ones(3, np.float32), np.ones(3, np.uint8))
+    query = Query.of(IDENTITY, np.array([[3.0, 4.0]]))
+    for scale in (Scale(0.5), Scale(-1.0, clip=True)):
+        assert SimilarityView(query, scale).picture(pixels)[:, 3].tolist() == [255, 0, 255]
+
+
 def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -> None:
     vectors = store.parts[0].vectors
     query = Query.of(IDENTITY, vectors.dequantised()[50, 50])
@@ -214,7 +224,7 @@ def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -
     picture = SimilarityView(query, Scale(0.8, clip=True)).picture(vectors)
     assert ((picture[..., 3] == 255) == (scores >= np.float32(0.8))).all()
     assert 0 < (picture[..., 3] == 0).sum() < scores.size
-    assert (picture[..., :3] == SimilarityView(query, Scale(0.8)).picture(vectors)).all()
+    assert (picture[..., :3] == SimilarityView(query, Scale(0.8)).picture(vectors)[..., :3]).all()
     for low, high in ((0.5, 0.5), (0.5, 0.4), (0.0, 2.5), (0.0, float("nan")), (float("nan"), 1.0)):
         with pytest.raises(InvalidInput):
             Scale(low, top=high)

@@ -44,12 +44,10 @@ class Scale:
         return f"{self.threshold!r}..{self.top!r}{':clip' if self.clip else ''}"
 
     def picture(self, values: Float32Array, colours: UInt8Array) -> UInt8Array:
-        """(..., 3) colours of (..., 1) numbers, (..., 4) with alpha 0 or 255 where pixels are clipped."""
+        """(..., 4) colours of (..., 1) numbers with alpha 0 or 255: where they are clipped, or no number (NaN)."""
         shown = colours[stretched(values, np.array([self.threshold]), np.array([self.top]))[..., 0]]
-        if not self.clip:
-            return shown
-        alpha = np.where(values >= np.float32(self.threshold), np.uint8(255), np.uint8(0))
-        return np.concatenate([shown, alpha], axis=-1)
+        least = np.float32(self.threshold if self.clip else -np.inf)
+        return np.concatenate([shown, np.where(values >= least, np.uint8(255), np.uint8(0))], axis=-1)
 
     def legend(self, colours: UInt8Array, low: str, high: str) -> Mapping[str, Any]:
         """The range, eleven colours along it, and what its ends mean."""
@@ -108,7 +106,7 @@ class SimilarityView:
         return scores[..., None]
 
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3): the ramp from the threshold to the top; (..., 4) where what lies below it is clipped."""
+        """(..., 4): the ramp from the threshold to the top, with alpha; see `Scale.picture`."""
         return self.scale.picture(self.values(vectors), ramp())
 
 
@@ -161,7 +159,7 @@ class ChangeView:
         return np.asarray(change[..., None], np.float32)
 
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3): the ramp from the threshold to the top; (..., 4) where what lies below it is clipped."""
+        """(..., 4): the ramp from the threshold to the top, with alpha; see `Scale.picture`."""
         return self.scale.picture(self.values(vectors), change_ramp())
 
 
