@@ -72,6 +72,13 @@ def test_any_host_name_does_not_mean_any_origin(world: Settings) -> None:
     assert anywhere.post("/embed", json=EMBED, headers={"Origin": "http://evil.example"}).status_code == 403
 
 
+def test_a_host_may_be_written_in_capitals(world: Settings) -> None:
+    hosts = Settings(allowed_hosts="Maps.Example, other.example").allowed_hosts
+    server = client_of(world.model_copy(update={"allowed_hosts": hosts}))
+    for host in ("maps.example", "MAPS.example:8000", "other.example"):
+        assert server.get("/datasets", headers={"Host": host}).status_code == 200, host
+
+
 def test_a_host_name_that_was_rebound_to_this_machine_is_refused(client: TestClient) -> None:
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""):
         answer = client.get("/datasets", headers={"Host": host})
