@@ -138,6 +138,13 @@ def test_units_follow_the_metric() -> None:
                 assert unit == "Bps", panel["title"]
 
 
+def test_servers_that_tell_nothing_are_noticed() -> None:
+    """Every other rule is about numbers that are there: with no server there are none, and nobody would hear."""
+    (gone,) = [rule for rule in ALERTS if rule["expr"].startswith("absent(")]
+    assert gone["expr"] == "absent(smalti_build_info)"
+    assert gone["labels"]["severity"] == "critical"
+
+
 def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
     for rule in ALERTS:
