@@ -24,7 +24,7 @@ from typing import Final
 from indexing.build import Progress, alone, build_index, drop_generations
 from indexing.manifest import IndexManifest, current, load, write_durably
 from service.bucket import Bucket
-from service.errors import Corrupt, NotFound, SmaltiError
+from service.errors import Conflict, Corrupt, NotFound, SmaltiError
 from service.store.contract import Store
 from service.values import Window
 
@@ -177,10 +177,14 @@ def publish(generation: Path, window: Window, bucket: Bucket) -> None:
 
     Raises:
         ReadOnly, Unavailable: The bucket does not allow it, or cannot be reached.
+        Conflict: Another build removed what was sent; what served goes on.
     """
     name = f"{datetime.now(UTC).strftime(_TIME)}-{uuid.uuid4().hex[:8]}"
-    for file in (*(record.name for record in load(generation).files), "manifest.json"):
+    files = {*(record.name for record in load(generation).files), "manifest.json"}
+    for file in sorted(files):
         bucket.upload(generation / file, f"{window}/{name}/{file}")
+    if not files.issubset(bucket.names(f"{window}/{name}")):  # sent for over an hour, or by a clock that is wrong
+        raise Conflict(f"another build cleared away what was being sent to {bucket.location}.", remedy="Repeat it.")
     before = published(bucket, window)
     bucket.put(f"{window}/current", name.encode())
     oldest = (datetime.now(UTC) - KEPT).strftime(_TIME)

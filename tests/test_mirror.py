@@ -15,7 +15,7 @@ from indexing.mirror import Mirror, build_published, publish, published
 from indexing.search import Searcher
 from service.bucket import Bucket
 from service.bucket.folder import FolderBucket
-from service.errors import Corrupt, NotFound, Unavailable
+from service.errors import Conflict, Corrupt, NotFound, Unavailable
 from service.queries import Query
 from tests.fakes import IDENTITY, MemoryStore
 from tests.test_indexing import YEAR, landscape
@@ -165,3 +165,20 @@ def test_a_generation_that_is_not_there_cannot_be_published(tmp_path: Path, buck
     with pytest.raises((Corrupt, NotFound)):
         publish(tmp_path / "g-none", YEAR, bucket)
     assert published(bucket, YEAR) is None
+
+
+def test_nothing_points_at_a_generation_that_was_cleared_away_while_it_was_sent(
+    tmp_path: Path, bucket: FolderBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build(tmp_path, bucket)
+    upload = bucket.upload
+
+    def cleared(path: Path, key: str) -> None:
+        upload(path, key)
+        if key.endswith(".faiss"):
+            bucket.delete(key)
+
+    monkeypatch.setattr(bucket, "upload", cleared)
+    with pytest.raises(Conflict, match="cleared away"):
+        build(tmp_path, bucket)
+    assert published(bucket, YEAR) == first
