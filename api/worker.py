@@ -178,7 +178,7 @@ def _index_step(order: dict[str, Any]) -> int | None:
     """An index is derived: where it cannot be made, /readyz tells, and the job is none the worse."""
     try:
         return _here().renew_index(Order.of(order))
-    except SmaltiError as error:
+    except Exception as error:
         log.warning("the index of %s %s was not renewed: %s", order["dataset"], order["window"], error)
         return None
 

@@ -413,3 +413,15 @@ def test_a_worker_keeps_the_index_near_what_is_stored(own_world: Settings, monke
     monkeypatch.setattr(working_, "REINDEX", 0)
     assert bench.renew_index(order) == 1
     assert searcher.behind(YEAR) == 0
+
+
+def test_an_index_that_cannot_be_made_fails_no_job(world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from api import worker as working
+
+    class FullDisk:
+        def renew_index(self, order: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(working, "_bench", FullDisk())
+    order = {"dataset": "demo", "window": "2024", "model": "m@1/x", "encoder": "", "min_s2": 0, "pixels": {}}
+    assert working._index_step(order) is None
