@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from anyio import CapacityLimiterStatistics
 
@@ -27,14 +28,23 @@ def readings(state: State, pool: CapacityLimiterStatistics) -> Iterator[Reading]
     yield from _uploads(state)
     yield from _caches(state)
     yield from _jobs(state)
-    datasets = state.datasets.all()
-    helped = "Datasets that can be served, and repositories or catalogue files that cannot be opened"
-    yield Reading("smalti_datasets", helped, len(datasets), {"state": "open"})
-    yield Reading("smalti_datasets", helped, len(state.datasets.broken), {"state": "broken"})
-    for dataset in datasets:
-        for window in dataset.windows():
-            yield from _index(state, dataset, window)
+    yield from _datasets(state)
     yield Reading("smalti_index_blocks_behind_limit", "Most blocks that a search scans without an index", EXACT_BLOCKS)
+
+
+def _datasets(state: State) -> Iterator[Reading]:
+    windows: dict[str, tuple[Dataset, tuple[Window, ...]]] = {}
+    datasets = state.datasets.all()
+    for dataset in datasets:
+        with suppress(SmaltiError):  # a store out of reach takes no other's numbers away
+            windows[dataset.id] = dataset, dataset.windows()
+    helped = "Datasets that can be served, and repositories or catalogue files that cannot be opened or read"
+    broken = len(state.datasets.broken) + len(datasets) - len(windows)
+    yield Reading("smalti_datasets", helped, len(windows), {"state": "open"})
+    yield Reading("smalti_datasets", helped, broken, {"state": "broken"})
+    for dataset, held in windows.values():
+        for window in held:
+            yield from _index(state, dataset, window)
 
 
 def _threads(pool: CapacityLimiterStatistics) -> Iterator[Reading]:

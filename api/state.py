@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, cast
 
+from anyio import CapacityLimiter
 from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
@@ -24,7 +25,7 @@ from indexing.mirror import Mirror, build_published
 from indexing.search import Searcher
 from service.bucket import open_bucket
 from service.encoder import Encoder
-from service.errors import NotFound, Unavailable
+from service.errors import NotFound, SmaltiError, Unavailable
 from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
@@ -52,7 +53,8 @@ class State:
         self._searchers: dict[str, Searcher] = {}
         self._uploads = 0
         self._encoding = 0
-        self._tally: tuple[float, Tally] | None = None
+        self._tally: tuple[float, Tally | SmaltiError] | None = None
+        self.scrapes = CapacityLimiter(1)
         self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
@@ -145,12 +147,21 @@ class State:
         """The jobs in numbers, a few seconds old at most: Prometheus may ask often, and from many places.
 
         Raises:
-            Unavailable: The jobs database cannot be reached.
+            Unavailable: The jobs database cannot be reached, or could not be a few seconds ago: each try takes long.
         """
         known = self._tally
         if known is None or time.monotonic() - known[0] > TALLY_S:
-            known = self._tally = time.monotonic(), tally(self.jobs)
+            found = self._counted()
+            known = self._tally = time.monotonic(), found  # only now: finding out may take longer than it is kept
+        if isinstance(known[1], SmaltiError):
+            raise known[1].with_traceback(None)
         return known[1]
+
+    def _counted(self) -> Tally | SmaltiError:
+        try:
+            return tally(self.jobs)
+        except SmaltiError as error:
+            return error
 
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
@@ -14,10 +16,15 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from api import state as states
 from api.access import Access
+from api.catalogue import Dataset
+from api.metrics import Reading
+from api.routes import metrics as metrics_route
 from api.settings import ApiKey, Limits, Settings
+from api.tally import Tally
 from api.watch import Watch
-from service.errors import Conflict
+from service.errors import Conflict, Unavailable
 from service.store.contract import BlockData
 from service.values import Counts, Window
 from tests.conftest import client_of
@@ -254,6 +261,54 @@ def test_a_jobs_database_out_of_reach_shows_and_stops_nobody(world: Settings) ->
     now = numbers(client_of(world.model_copy(update={"jobs_database": nowhere})))
     assert now("smalti_jobs_reachable") == 0
     assert now("smalti_datasets", state="open") == 1
+
+
+def test_a_dead_jobs_database_is_not_waited_for_at_every_scrape(
+    fresh: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def dead(_: object) -> Tally:
+        tries.append(time.monotonic())
+        time.sleep(0.3)
+        raise Unavailable("it does not answer.")
+
+    monkeypatch.setattr(states, "tally", dead)
+    monkeypatch.setattr(states, "TALLY_S", 0.2)
+    for _ in range(2):
+        assert numbers(fresh)("smalti_jobs_reachable") == 0
+    assert len(tries) == 1, "kept from when it was known, not from when it was asked"
+    time.sleep(0.25)
+    assert numbers(fresh)("smalti_jobs_reachable") == 0
+    assert len(tries) == 2
+
+
+def test_scrapes_take_one_thread_however_many_ask(fresh: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, most = 0, 0
+
+    def slow(*_: object) -> list[Reading]:
+        nonlocal now, most
+        now, most = now + 1, max(most, now + 1)
+        time.sleep(0.05)
+        now -= 1
+        return []
+
+    monkeypatch.setattr(metrics_route, "readings", slow)
+    with fresh, ThreadPoolExecutor(4) as askers:
+        assert [a.status_code for a in askers.map(fresh.get, ["/metrics"] * 4)] == [200] * 4
+    assert most == 1
+
+
+def test_a_store_out_of_reach_takes_no_other_numbers_away(fresh: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert numbers(fresh)("smalti_datasets", state="open") == 1
+
+    def out_of_reach(_: object) -> tuple[Window, ...]:
+        raise Unavailable("the bucket does not answer.")
+
+    monkeypatch.setattr(Dataset, "windows", out_of_reach)
+    now = numbers(fresh)
+    assert (now("smalti_datasets", state="open"), now("smalti_datasets", state="broken")) == (0, 1)
+    assert now("smalti_index_blocks_behind_limit") > 0
 
 
 def test_a_map_that_is_known_is_a_hit(fresh: TestClient) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyio import CapacityLimiter, CapacityLimiterStatistics
+from anyio import CapacityLimiterStatistics
 from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -28,8 +28,8 @@ async def metrics(request: Request) -> Response:
     scale by replicas, each of which is asked.
     """
     state, pool = get_state(request), current_default_thread_limiter().statistics()
-    # A thread beside the pool: when all of those are busy is when this answer matters.
-    text = await run_sync(_text, state, pool, limiter=CapacityLimiter(1))
+    # One thread beside the pool: when all of those are busy is when this answer matters.
+    text = await run_sync(_text, state, pool, limiter=state.scrapes)
     return Response(text, media_type=MEDIA_TYPE)
 
 
