@@ -189,7 +189,11 @@ class Jobs:
         return self.read(key)
 
     def forget(self, older_than: dt.timedelta = KEPT) -> int:
-        """Delete what is known of jobs that ended so long ago; how many. What they embedded stays."""
+        """Delete what is known of jobs that ended, and of workers last seen, so long ago; how many jobs.
+
+        What they embedded stays.
+        """
+        self.roster.forget(older_than.total_seconds())
         before = (dt.datetime.now(dt.UTC) - older_than).isoformat()
         with self.reaching():
             old = self._client.list_workflows(

@@ -152,6 +152,12 @@ class Roster:
         with reaching(self.url), self._engine.begin() as connection:
             connection.execute(sa.delete(table).where(table.c.name == name, table.c.instance == instance))
 
+    def forget(self, older_than: float) -> None:
+        """Strike out workers that have not signed for so many seconds: a container leaves its host's name for good."""
+        table = self._table
+        with reaching(self.url), self._engine.begin() as connection:
+            connection.execute(sa.delete(table).where(table.c.seen < self._now - older_than))
+
     def seen(self, within: float) -> tuple[str, ...]:
         """Names of the workers that signed within so many seconds; none where there is no database yet."""
         if not self.is_there():

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Scope = Literal["read", "write", "embed", "admin"]
@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         30.0, ge=1.0, description="seconds without a sign of life after which a worker counts as dead"
     )
     limits: Limits = Limits()
+
+    @field_validator("public_read")
+    @classmethod
+    def _needs_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and not info.data.get("api_keys"):
+            raise ValueError("false needs SMALTI_API_KEYS: without keys there is nobody whom reading is open to")
+        return value
 
     @field_validator("basemap")
     @classmethod

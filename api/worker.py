@@ -121,14 +121,16 @@ class Bench:
             return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
 
     def renew_index(self, order: Order) -> int:
-        """Index the window anew where searches have many blocks to scan beside it; how many those were."""
+        """Index the window anew where searches have many blocks to scan beside it; how many those were.
+
+        Takes no turn: a worker that ends does not wait for it, and what served goes on serving.
+        """
         window = Window.parse(order.window)
         self.state.datasets.look_now()
         dataset = self.state.datasets[order.dataset].at(window)
         behind = self.state.searcher(dataset).behind(window)
         if behind > REINDEX:
-            with self.turn():
-                self.state.build_index(dataset, window)
+            self.state.build_index(dataset, window)
         return behind
 
 

@@ -153,8 +153,11 @@ def test_jobs_that_ended_long_ago_are_forgotten(own_world: Settings) -> None:
     cancelled, waiting = (client.post("/areas", json=body_of(client, min_s2=n)).json()["id"] for n in (1, 2))
     client.delete(f"/jobs/{cancelled}")
     jobs = client.app.state.smalti.jobs  # type: ignore[attr-defined]
+    jobs.roster.sign("a-pod-long-gone", "x")
     assert jobs.forget() == 0, "not before their time"
+    assert jobs.workers() == ("a-pod-long-gone",)
     assert jobs.forget(dt.timedelta(seconds=-5)) == 1
+    assert jobs.workers() == ()
     assert client.get(f"/jobs/{cancelled}").status_code == 404
     assert client.get(f"/jobs/{waiting}").json()["state"] == "queued"
 

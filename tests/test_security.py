@@ -167,3 +167,9 @@ def test_a_large_question_is_refused_before_it_is_read(client: TestClient) -> No
     answer = client.post("/datasets/demo/2024/vectors", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
     assert answer.json()["kind"] == "limit-exceeded"
+
+
+def test_reading_cannot_be_closed_while_there_are_no_keys() -> None:
+    with pytest.raises(ValueError, match="SMALTI_API_KEYS"):
+        Settings(public_read=False)
+    assert not Settings(api_keys=f"{'0' * 64}:read", public_read=False).public_read
