@@ -12,9 +12,13 @@ from service.queries import MAX_EXAMPLES
 MAX_DIMS: Final = 4096
 MAX_POLYGONS: Final = 100
 
-Lon = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
-Lat = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+LonText = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
+"""Degrees in a path or query, which are text."""
+LatText = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False)]
+Lon = Annotated[LonText, Field(strict=True)]
+"""Degrees in JSON, where `true` and `"7"` are no numbers."""
+Lat = Annotated[LatText, Field(strict=True)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Point = Annotated[tuple[Lon, Lat], Field(description="[longitude, latitude] in degrees")]
 
 

@@ -191,6 +191,33 @@ def test_wrong_questions_for_vectors_are_refused(client: TestClient, body: dict)
     assert answer.json()["field"]
 
 
+@pytest.mark.parametrize("number", [True, "1"])
+def test_booleans_and_texts_are_no_numbers_in_json(client: TestClient, number: object) -> None:
+    """A whole number in the same place is one, whatever else is wrong with the question."""
+    s2 = {"bands": ["B02"], "dates": ["2024-05-01"], "unit": "dn"}
+    search, vectors = "/datasets/demo/2024/search", "/datasets/demo/2024/vectors"
+    for path, member, body in (
+        (vectors, "points", lambda n: {"points": [[n, 1]]}),
+        (vectors, "points", lambda n: {"points": [[1, n]]}),
+        (search, "vectors", lambda n: {"vectors": [[n] * 8], "model": "a@1"}),
+        (search, "bbox", lambda n: {"points": [[1, 1]], "bbox": [0, 0, n, 1]}),
+        (search, "within", lambda n: {"within": {"type": "Polygon", "coordinates": [[[n, 0]] * 4]}}),
+        ("/areas", "bbox", lambda n: {"dataset": "demo", "window": "2024", "bbox": [0, 0, n, 1]}),
+        ("/embed", "pixels", lambda n: {"window": "2024", "pixels": [{"s2": {**s2, "values": [[n]]}}]}),
+    ):
+        answer = client.post(path, json=body(number))
+        assert answer.status_code == 422
+        assert answer.json()["field"].startswith(f"body.{member}"), answer.text
+        assert answer.json()["detail"].startswith("Input should be a valid number")
+        assert "valid number" not in client.post(path, json=body(1)).text, path
+
+
+def test_numbers_in_a_query_are_text(client: TestClient) -> None:
+    lon, lat = client.get("/datasets/demo").json()["center"]
+    answer = client.get("/datasets/demo/2024/search", params={"lon": str(lon), "lat": str(lat)})
+    assert answer.status_code == 200
+
+
 def test_nan_in_json_is_refused(client: TestClient) -> None:
     answer = client.post(
         "/datasets/demo/2024/vectors", content=b'{"points": [[NaN, 0]]}', headers={"Content-Type": "application/json"}

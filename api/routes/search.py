@@ -16,7 +16,7 @@ from api.catalogue import DatasetWindow
 from api.examples import polygons_of, query_of
 from api.params import dataset_window
 from api.problems import documented
-from api.schemas import Examples, Finite, Geometry, Lat, Lon
+from api.schemas import Examples, Finite, Geometry, LatText, LonText
 from api.security import require
 from api.state import State, get_state
 from indexing.search import SearchResult
@@ -61,8 +61,8 @@ class SearchParams(BaseModel):
 
     model_config = {"extra": "forbid"}
 
-    lon: Lon | None = Field(None, description="longitude of the example, degrees")
-    lat: Lat | None = Field(None, description="latitude of the example, degrees")
+    lon: LonText | None = Field(None, description="longitude of the example, degrees")
+    lat: LatText | None = Field(None, description="latitude of the example, degrees")
     query: str | None = Field(None, max_length=64, description="id of a saved query, instead of lon and lat")
     k: int = K
     bbox: str | None = Field(
