@@ -22,6 +22,7 @@ from api.watch import Watch
 from indexing.build import Progress, build_index
 from indexing.manifest import IndexManifest
 from indexing.mirror import Mirror, build_published
+from indexing.pixels import BlockCache
 from indexing.search import Searcher
 from service.bucket import open_bucket
 from service.encoder import Encoder
@@ -51,6 +52,7 @@ class State:
         self._loading = threading.Lock()
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
+        self._blocks = BlockCache()
         self._uploads = 0
         self._encoding = 0
         self._tally: tuple[float, Tally | SmaltiError] | None = None
@@ -87,7 +89,8 @@ class State:
         with self._lock:
             known = self._searchers.get(dataset.store.location)
             if known is None:
-                known = Searcher(dataset.store, dataset.id, self._mirror(dataset.id) or self.indexes(dataset.id))
+                folder = self._mirror(dataset.id) or self.indexes(dataset.id)
+                known = Searcher(dataset.store, dataset.id, folder, cache=self._blocks)
                 self._searchers[dataset.store.location] = known
             return known
 

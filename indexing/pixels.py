@@ -14,14 +14,30 @@ from indexing.ids import cols_of, pixel_ids, rows_of, zone_codes, zones_of
 from service.grid import Block, Zone, ZoneGrid
 from service.queries import norms_of
 from service.store.contract import Store
-from service.values import BLOCK, OUTSIDE, CacheUse, Float32Array, Float64Array, Int8Array, Int64Array, Vectors, Window
+from service.values import (
+    BLOCK,
+    OUTSIDE,
+    CacheUse,
+    Float32Array,
+    Float64Array,
+    Int8Array,
+    Int64Array,
+    ModelIdentity,
+    Vectors,
+    Window,
+)
 
 CACHE_BYTES: Final = 256_000_000
+"""Of decoded blocks, whatever the number of stores: a small server has 4 GB for everything."""
 _LOOKS: Final = 3
 """Times a block is read again when a refresh comes in between, before it is given out without being kept."""
 
 KeptBlock = tuple[Vectors, Float32Array]
 """A decoded block: (256, 256) pixels, and the Euclidean norms of their codes."""
+_StoreKey = tuple[str, ModelIdentity, int]
+"""Location, model and dimensions: another store may come to lie where one was."""
+_Key = tuple[_StoreKey, Window, Block, str]
+"""Store, window, block and the block's version."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +62,55 @@ class Snapshot:
     """Zone name -> grid."""
 
 
+class BlockCache:
+    """Decoded blocks of however many stores, the least lately used thrown out first. Safe to use from many threads.
+
+    Args:
+        most: How many bytes to keep, of all stores together.
+    """
+
+    def __init__(self, most: int = CACHE_BYTES) -> None:
+        self.most = most
+        self._kept: OrderedDict[_Key, KeptBlock] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: _Key) -> KeptBlock | None:
+        """A block that is kept; None where it is not."""
+        with self._lock:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def put(self, key: _Key, kept: KeptBlock) -> None:
+        """Keep a block, and as many others as there is room for."""
+        with self._lock:
+            before = self._kept.pop(key, None)
+            self._bytes += _size(kept) - (_size(before) if before else 0)
+            self._kept[key] = kept
+            while self._bytes > self.most:
+                self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+    def bytes_of(self, store: _StoreKey) -> int:
+        """Bytes kept of one store."""
+        with self._lock:
+            return sum(_size(kept) for key, kept in self._kept.items() if key[0] == store)
+
+
 class PixelReader:
     """Reads blocks and pixels of one store. Safe to use from many threads.
 
     Args:
         store: What to read.
-        cache_bytes: How many bytes of decoded blocks to keep.
+        cache: Where to keep decoded blocks; several readers may share it.
     """
 
-    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, store: Store, cache: BlockCache) -> None:
         self._store = store
-        self._block_bytes = BLOCK * BLOCK * (store.dims + 9)
-        self._room = cache_bytes // self._block_bytes
-        self._kept: OrderedDict[tuple[Window, Block, str], KeptBlock] = OrderedDict()
+        self._cache = cache
+        self._name = (store.location, store.identity, store.dims)
+        self._room = cache.most // (BLOCK * BLOCK * (store.dims + 9))
         self._snapshots: dict[Window, Snapshot] = {}
         self._lock = threading.Lock()
         self._hits = 0
@@ -80,33 +132,27 @@ class PixelReader:
         Where the store has moved on since the snapshot, these are the pixels as they stand now. They are kept only
         under a version that was theirs for certain: one looked up and read with no refresh in between.
         """
-        key = (at.window, block, at.versions.get(block, ""))
+        kept = self._cache.get((self._name, at.window, block, at.versions.get(block, "")))
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                self._hits += 1
-                return self._kept[key]
-            self._misses += 1
+            self._hits += kept is not None
+            self._misses += kept is None
+        if kept is not None:
+            return kept
         for _ in range(_LOOKS):
             revision = self._store.revision()
             version = self._store.versions(at.window, [block])[block]
             vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols)
             kept = (vectors, norms_of(vectors.codes))
             if self._store.revision() == revision:
-                self._keep((at.window, block, version), kept)
+                self._cache.put((self._name, at.window, block, version), kept)
                 break
+        assert kept is not None  # noqa: S101  # it was looked for at least once
         return kept
 
     def use(self) -> CacheUse:
-        """How the blocks that are kept were used."""
+        """How this store's blocks that are kept were used."""
         with self._lock:
-            return CacheUse(self._hits, self._misses, len(self._kept) * self._block_bytes)
-
-    def _keep(self, key: tuple[Window, Block, str], kept: KeptBlock) -> None:
-        with self._lock:
-            self._kept[key] = kept
-            while len(self._kept) > self._room:
-                self._kept.popitem(last=False)
+            return CacheUse(self._hits, self._misses, self._cache.bytes_of(self._name))
 
     def codes(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Int8Array]:
         """Those of (n,) pixels that hold a vector with a direction: their ids and (m, d) codes.
@@ -149,6 +195,11 @@ class PixelReader:
 
     def _of_zone(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
         return ids, self._store.sample(zones_of(ids[:1])[0], at.window, rows_of(ids), cols_of(ids))
+
+
+def _size(kept: KeptBlock) -> int:
+    vectors, norms = kept
+    return vectors.codes.nbytes + vectors.scales.nbytes + vectors.status.nbytes + norms.nbytes
 
 
 def lonlat_of(at: Snapshot, ids: Int64Array) -> tuple[Float64Array, Float64Array]:

@@ -20,7 +20,7 @@ from indexing.exact import Top, rank, scan
 from indexing.ids import cols_of, rows_of, zones_of
 from indexing.mirror import Mirror
 from indexing.opened import OpenedIndex, Serving
-from indexing.pixels import CACHE_BYTES, PixelReader, Places, Snapshot, lonlat_of
+from indexing.pixels import BlockCache, PixelReader, Places, Snapshot, lonlat_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Block, Zone
 from service.polygons import Polygon
@@ -103,7 +103,7 @@ class Searcher:
         folder: The folder of its indexes, which need not be there: small windows are searched without. Or the copies
             of what is published elsewhere.
         exact_blocks: The most blocks scanned for one answer.
-        cache_bytes: How many bytes of decoded blocks to keep.
+        cache: Where decoded blocks are kept, shared with other searchers; its own if absent.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Searcher:
         folder: Path | Mirror,
         *,
         exact_blocks: int = EXACT_BLOCKS,
-        cache_bytes: int = CACHE_BYTES,
+        cache: BlockCache | None = None,
     ) -> None:
         self._store = store
         self._dataset = dataset_id
         self._exact_blocks = exact_blocks
-        self._reader = PixelReader(store, cache_bytes)
+        self._reader = PixelReader(store, cache or BlockCache())
         self._serving = Serving(store, dataset_id, folder)
         self._standings: dict[Window, tuple[object, Standing]] = {}
 
@@ -243,7 +243,7 @@ class Searcher:
         return len(self._reader.snapshot(window).versions) if standing is None else standing.behind
 
     def cache_use(self) -> CacheUse:
-        """How the blocks kept in memory were used."""
+        """How this store's blocks kept in memory were used."""
         return self._reader.use()
 
     def _exactly(self, query: Query, at: Snapshot, within: Within, k: int) -> _Found:

@@ -15,7 +15,7 @@ from indexing.build import build_index
 from indexing.candidates import _whole_blocks
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.manifest import current
-from indexing.pixels import PixelReader
+from indexing.pixels import BlockCache, PixelReader
 from indexing.search import Searcher, SearchResult
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
@@ -134,7 +134,7 @@ def test_a_refresh_beside_a_read_does_not_poison_the_cache(store: MemoryStore, d
     """The store goes from A to B and back to A; what is kept of A must be A."""
     first = store.parts[0]
     other = replace(first, vectors=Vectors(-first.vectors.codes, first.vectors.scales, first.vectors.status))
-    reader = PixelReader(store)
+    reader = PixelReader(store, BlockCache())
     at = reader.snapshot(YEAR)
     block = next(iter(at.versions))
     want = store.read(Zone.parse(block.zone), YEAR, block.rows, block.cols)
@@ -169,12 +169,30 @@ def test_the_bits_of_whole_blocks_are_made_once_for_each_set_of_blocks() -> None
 
 def test_a_cache_too_small_for_the_blocks_changes_no_answer(shared: MemoryStore, built: Path) -> None:
     query = query_at(shared, 60, 250)
-    large, small = Searcher(shared, "demo", built), Searcher(shared, "demo", built, cache_bytes=1)
+    large, small = Searcher(shared, "demo", built), Searcher(shared, "demo", built, cache=BlockCache(1))
     before = len(shared.reads)
     assert small.search(query, YEAR, 10) == large.search(query, YEAR, 10)
     assert len(shared.reads) - before == len(shared.blocks(YEAR)), "the small one reads pixels, the large one blocks"
     large.search(query, YEAR, 10)
     assert len(shared.reads) - before == len(shared.blocks(YEAR)), "a second search reads nothing again"
+
+
+def test_searchers_that_share_a_cache_keep_no_more_together_than_it_holds() -> None:
+    stores = [landscape(seed=seed) for seed in (1, 2, 3)]
+    for number, each in enumerate(stores):
+        each.location = f"memory://{number}"
+    blocks = len(stores[0].blocks(YEAR))
+    own = [Searcher(each, "d", NOWHERE).search(query_at(each, 40, 50), YEAR, 5) for each in stores]
+    one = BLOCK * BLOCK * (stores[0].dims + 9)
+    cache = BlockCache(one * (blocks + 1))
+    shared = [Searcher(each, "d", NOWHERE, cache=cache) for each in stores]
+    for _ in range(2):
+        for each, searcher, found in zip(stores, shared, own, strict=True):
+            assert searcher.search(query_at(each, 40, 50), YEAR, 5) == found, "no block of another store"
+            assert sum(one.cache_use().bytes for one in shared) <= cache.most
+            assert searcher.cache_use().bytes == one * blocks, "the newest stay"
+    shared[-1].search(query_at(stores[-1], 40, 50), YEAR, 5)
+    assert shared[-1].cache_use().hits == blocks
 
 
 def test_what_changed_since_the_build_is_found_and_what_was_there_is_not(store: MemoryStore, tmp_path: Path) -> None:

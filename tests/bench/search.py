@@ -20,6 +20,7 @@ import faiss
 import numpy as np
 
 from indexing.build import build_index
+from indexing.pixels import BlockCache
 from indexing.search import Searcher
 from service.grid import Block, Zone
 from service.quant import dequantise, quantise
@@ -114,11 +115,11 @@ def run(folder: Path) -> list[dict[str, Any]]:
     directions = [query.direction.astype(np.float32)[None] for query in queries]
     many = len(queries)
 
-    exact = Searcher(store, "bench", folder / "none", cache_bytes=10**9)
+    exact = Searcher(store, "bench", folder / "none", cache=BlockCache(10**9))
     scan = alternate(lambda n: exact.search(queries[n], YEAR, 100), lambda n: flat.search(directions[n], 100), turns=4)
     manifest = build_index(store, "bench", YEAR, folder)
     size = sum(record.bytes for record in manifest.files) / manifest.count
-    indexed = Searcher(store, "bench", folder, cache_bytes=10**9)
+    indexed = Searcher(store, "bench", folder, cache=BlockCache(10**9))
     ann = alternate(
         lambda n: indexed.search(queries[n % many], YEAR, 10), lambda n: flat.search(directions[n % many], 10), turns=10
     )
