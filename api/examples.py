@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from service.colour import VectorView
 from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
 from service.footprint import ByIdentity
 from service.plan import Source
-from service.polygons import Polygon
+from service.polygons import MAX_PIECES, Polygon
 from service.queries import MAX_EXAMPLES, Query
 from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Array, ModelIdentity, Window
 
@@ -23,8 +24,16 @@ MAX_AVERAGED: Final = 4_000_000
 """Pixels that the polygons of one request may hold: some seconds."""
 
 
-def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tuple[Query, Int64Array]:
+def query_of(
+    state: State, at: DatasetWindow | None, examples: Examples, polygons: Sequence[Polygon] | None = None
+) -> tuple[Query, Int64Array]:
     """The query that some examples make, and the ids of the pixels it was made from.
+
+    Args:
+        state: What the server holds.
+        at: Where places are looked up.
+        examples: What to look for.
+        polygons: `polygons_of(examples)`, where the caller has them.
 
     Raises:
         InvalidInput: No example for, vectors of different lengths, or a part is missing.
@@ -50,7 +59,8 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples) -> tupl
             raise InvalidInput(f"have {given.shape[1]} dimensions, the dataset {store.dims}.", field="vectors")
     wanted, own = _looked_up(state, at, examples.points, "points")
     unwanted, _ = _looked_up(state, at, examples.against, "against")
-    held = [wanted, _averaged(state, at, polygons_of(examples)), given.reshape(-1, store.dims)]
+    drawn = polygons_of(examples) if polygons is None else polygons
+    held = [wanted, _averaged(state, at, drawn), given.reshape(-1, store.dims)]
     return Query.of(store.identity, np.concatenate(held), unwanted), own
 
 
@@ -109,15 +119,17 @@ def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -
     return places.vectors.dequantised(), places.ids
 
 
-def _averaged(state: State, at: DatasetWindow, polygons: list[Polygon]) -> Float32Array:
+def _averaged(state: State, at: DatasetWindow, polygons: Sequence[Polygon]) -> Float32Array:
     """(n, d) what the pixels of each polygon have in common."""
     found = np.empty((len(polygons), at.dataset.store.dims), np.float32)
-    room, blocks = MAX_AVERAGED, MAX_BLOCKS  # slivers hold few pixels, and cost a block each
+    searcher = state.searcher(at.dataset)
+    room, blocks, pieces = MAX_AVERAGED, MAX_BLOCKS, MAX_PIECES  # slivers hold few pixels, and cost a block each
     for n, polygon in enumerate(polygons):
-        average = state.searcher(at.dataset).average(at.window, polygon, room, f"polygons[{n}]", blocks=blocks)
+        average = searcher.average(at.window, polygon, room, f"polygons[{n}]", blocks=blocks, pieces=pieces)
         if not average.pixels:
             raise _no_vector(average, at.window, f"polygons[{n}]")
-        found[n], room, blocks = average.vector, room - average.inside, blocks - average.blocks
+        found[n], room = average.vector, room - average.inside
+        blocks, pieces = blocks - average.blocks, pieces - average.pieces
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from indexing.ids import cols_of, rows_of
 from indexing.pixels import Snapshot, block_of, by_block, lonlat_of
 from service.grid import Block, ZoneGrid
-from service.polygons import Box, GridPolygon, Polygon
+from service.polygons import MAX_PIECES, Box, GridPolygon, Polygon
 from service.values import BLOCK, Area, BoolArray, Float64Array, Int64Array
 
 _SIDE: Final = np.linspace(0, BLOCK, 5)
@@ -35,6 +36,11 @@ class Drawn:
     whole: frozenset[Block]
     """Those that lie wholly within it."""
 
+    @property
+    def pieces(self) -> int:
+        """Pieces that its edges took."""
+        return sum(shape.pieces for shape in self.on.values())
+
     def mask(self, block: Block) -> BoolArray:
         """(256, 256) bool: pixels of a block that lie in it."""
         if block in self.near and block not in self.whole:
@@ -42,12 +48,29 @@ class Drawn:
         return np.full((BLOCK, BLOCK), block in self.whole)
 
 
-def drawn(at: Snapshot, polygon: Polygon, field: str) -> Drawn:
+_drawn: Final[WeakKeyDictionary[Polygon, tuple[Snapshot, Drawn]]] = WeakKeyDictionary()
+"""What was drawn last of each polygon while it lives: one question may look for it, and leave it out."""
+
+
+def drawn(at: Snapshot, polygon: Polygon, field: str, pieces: int = MAX_PIECES) -> Drawn:
     """A polygon on the grids of a snapshot, and the blocks with data that it touches.
+
+    Args:
+        at: The snapshot.
+        polygon: What to draw.
+        field: What the caller calls it, for errors.
+        pieces: How many its edges may take.
 
     Raises:
         LimitExceeded: Its edges are too long to be followed; names `field`.
     """
+    known = _drawn.get(polygon)
+    if known is None or known[0] is not at or known[1].pieces > pieces:
+        known = _drawn[polygon] = at, _followed(at, polygon, field, pieces)
+    return known[1]
+
+
+def _followed(at: Snapshot, polygon: Polygon, field: str, pieces: int) -> Drawn:
     on: dict[str, GridPolygon] = {}
     near: set[Block] = set()
     whole: set[Block] = set()
@@ -56,9 +79,10 @@ def drawn(at: Snapshot, polygon: Polygon, field: str) -> Drawn:
         if not blocks:
             continue
         rows, cols = np.array([[block.row, block.col] for block in blocks]).T
-        shape = polygon.on(grid, _box(grid, rows, cols), field)
+        shape = polygon.on(grid, _box(grid, rows, cols), field, pieces)
         if shape is not None:
             on[zone] = shape
+            pieces -= shape.pieces
             is_near, is_whole = shape.touched(rows, cols)
             near |= {block for block, yes in zip(blocks, is_near, strict=True) if yes}
             whole |= {block for block, yes in zip(blocks, is_whole, strict=True) if yes}
@@ -141,10 +165,14 @@ def within_of(
     kept = drawn(at, inside, "within") if inside is not None else None
     if kept is not None:
         blocks, whole = blocks & kept.near, whole & kept.whole
-    left_out = tuple(drawn(at, polygon, f"polygons[{n}]") for n, polygon in enumerate(outside))
-    for one in left_out:
+    left_out: list[Drawn] = []
+    left = MAX_PIECES
+    for n, polygon in enumerate(outside):
+        one = drawn(at, polygon, f"polygons[{n}]", left)
+        left_out.append(one)
+        left -= one.pieces
         blocks, whole = blocks - one.whole, whole - one.near
-    return Within(blocks, whole, area, boxed, kept, left_out)
+    return Within(blocks, whole, area, boxed, kept, tuple(left_out))
 
 
 def _boxed(at: Snapshot, area: Area) -> tuple[frozenset[Block], frozenset[Block]]:

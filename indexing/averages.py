@@ -30,6 +30,8 @@ class Average:
     """Pixels in blocks with data whose centre lies in the polygon, valid or not."""
     blocks: int
     """Blocks with data that the polygon touches."""
+    pieces: int
+    """Pieces that its edges took."""
     statuses: UInt8Array
     """(n,) what keeps the others from being valid, most frequent first."""
 
@@ -62,7 +64,7 @@ def average_of(drawn: Drawn, read: Reader, most: int, field: str, blocks: int = 
         total = part if not len(total) else total + part
     mean = np.asarray(total / max(1, pixels), np.float32)
     ranked = np.argsort(-others, kind="stable")[: np.count_nonzero(others)]
-    return Average(mean, pixels, inside, len(drawn.near), ranked.astype(np.uint8))
+    return Average(mean, pixels, inside, len(drawn.near), drawn.pieces, ranked.astype(np.uint8))
 
 
 def _count(drawn: Drawn, most: int, blocks: int, field: str) -> int:

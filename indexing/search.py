@@ -23,7 +23,7 @@ from indexing.opened import OpenedIndex, Serving
 from indexing.pixels import BlockCache, PixelReader, Places, Snapshot, lonlat_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Block, Zone
-from service.polygons import Polygon
+from service.polygons import MAX_PIECES, Polygon
 from service.queries import Query
 from service.store.contract import Store
 from service.values import (
@@ -126,7 +126,16 @@ class Searcher:
         """What (n, 2) points in degrees lie on: pixel ids and vectors, with the status where there is no vector."""
         return self._reader.places(self._reader.snapshot(window), lonlat)
 
-    def average(self, window: Window, polygon: Polygon, most: int, field: str, *, blocks: int = MAX_BLOCKS) -> Average:
+    def average(
+        self,
+        window: Window,
+        polygon: Polygon,
+        most: int,
+        field: str,
+        *,
+        blocks: int = MAX_BLOCKS,
+        pieces: int = MAX_PIECES,
+    ) -> Average:
         """The mean of the unit vectors of the valid pixels whose centre lies in a polygon.
 
         Args:
@@ -135,13 +144,15 @@ class Searcher:
             most: How many pixels it may hold in blocks with data.
             field: What the caller calls the polygon, for errors.
             blocks: How many blocks with data it may touch.
+            pieces: How many pieces its edges may take.
 
         Raises:
             LimitExceeded: It holds more, touches too many blocks, or its edges are too long to be followed.
             Corrupt: A block cannot be read.
         """
         at = self._reader.snapshot(window)
-        return average_of(drawn(at, polygon, field), lambda block: self._reader.block(at, block), most, field, blocks)
+        shape = drawn(at, polygon, field, pieces)
+        return average_of(shape, lambda block: self._reader.block(at, block), most, field, blocks)
 
     def search(
         self,

@@ -20,6 +20,7 @@ from service.values import BLOCK, BoolArray, Float64Array, Int64Array
 MAX_VERTICES: Final = 1000
 """Positions of one geometry, all rings together."""
 MAX_PIECES: Final = 200_000
+"""Pieces that the edges of the polygons of one question may take, on all grids together."""
 _STEP: Final = 0.05
 """Degrees. An edge is first cut into parts no longer than this: along them it bends one way."""
 _BEND: Final = 1e-4
@@ -35,6 +36,11 @@ class GridPolygon:
 
     parts: tuple[Float64Array, ...]
     """Per polygon (n, 4) edges: row and column where each begins, row and column where it ends."""
+
+    @property
+    def pieces(self) -> int:
+        """Edges of all polygons together."""
+        return sum(map(len, self.parts))
 
     def mask(self, rows: slice, cols: slice) -> BoolArray:
         """(rows, cols) bool: which pixels of a rectangle have their centre in any of the polygons."""
@@ -104,7 +110,7 @@ class Polygon:
         (west, south), (east, north) = every.min(axis=0).tolist(), every.max(axis=0).tolist()
         return west, south, east, north
 
-    def on(self, grid: ZoneGrid, box: Box, field: str) -> GridPolygon | None:
+    def on(self, grid: ZoneGrid, box: Box, field: str, pieces: int = MAX_PIECES) -> GridPolygon | None:
         """The part of it that lies in a grid's nominal 6-degree zone, on that grid; None where there is none.
 
         So each pixel is taken from its own zone, whatever a store holds beyond a zone's edge.
@@ -113,6 +119,7 @@ class Polygon:
             grid: At level 1.
             box: Where pixels will be asked for. Beyond it, right and wrong are the same.
             field: What the caller calls the polygon, for errors.
+            pieces: How many its edges may take.
 
         Raises:
             LimitExceeded: Its edges are too long to be followed.
@@ -121,12 +128,15 @@ class Polygon:
         cut = max(west, box[0]), max(south, box[1]), min(east, box[2]), min(north, box[3])
         if cut[0] >= cut[2] or cut[1] >= cut[3]:
             return None
-        held = [[_clipped(ring, cut) for ring in rings] for rings in self.parts]
-        parts = [[_followed(ring, grid, field) for ring in rings if len(ring)] for rings in held]
-        edges = tuple(np.concatenate(rings) for rings in parts if rings)
-        if sum(map(len, edges)) > MAX_PIECES:
-            raise _too_long(field)
-        return GridPolygon(edges) if edges else None
+        edges = []
+        for rings in self.parts:
+            followed = []
+            for ring in (_clipped(ring, cut) for ring in rings):
+                if len(ring):
+                    followed.append(_followed(ring, grid, field, pieces))
+                    pieces -= len(followed[-1])
+            edges += [np.concatenate(followed)] if followed else []
+        return GridPolygon(tuple(edges)) if edges else None
 
 
 def _ring(positions: Sequence[Sequence[float]], field: str) -> Float64Array:
@@ -166,23 +176,23 @@ def _clipped(ring: Float64Array, box: Box) -> Float64Array:
     return ring
 
 
-def _followed(ring: Float64Array, grid: ZoneGrid, field: str) -> Float64Array:
+def _followed(ring: Float64Array, grid: ZoneGrid, field: str, most: int) -> Float64Array:
     """(n, 4) edges of a closed ring on a grid, cut so that each piece stays within `_BEND` of the true edge.
 
     An arc of length L that is b away from its chord is b / n**2 away from n chords of equal length.
     """
-    coarse = _cut(ring, np.abs(np.diff(ring, axis=0)).max(axis=1) / _STEP, field)
+    coarse = _cut(ring, np.abs(np.diff(ring, axis=0)).max(axis=1) / _STEP, field, most)
     middle = (coarse[:-1] + coarse[1:]) / 2
     ends, between = (np.stack(grid.from_lonlat(*places.T), axis=1) for places in (coarse, middle))
     bend = np.abs((ends[:-1] + ends[1:]) / 2 - between).max(axis=1)
-    fine = np.stack(grid.from_lonlat(*_cut(coarse, np.sqrt(2 * bend / _BEND), field).T), axis=1)
+    fine = np.stack(grid.from_lonlat(*_cut(coarse, np.sqrt(2 * bend / _BEND), field, most).T), axis=1)
     return np.concatenate([fine[:-1], fine[1:]], axis=1)
 
 
-def _cut(ring: Float64Array, pieces: Float64Array, field: str) -> Float64Array:
-    """A closed ring with each edge in so many pieces, at least one."""
+def _cut(ring: Float64Array, pieces: Float64Array, field: str, most: int) -> Float64Array:
+    """A closed ring with each edge in so many pieces, at least one; of all edges at most `most`."""
     count = np.maximum(np.ceil(pieces), 1).astype(np.int64)
-    if count.sum() > MAX_PIECES:
+    if count.sum() > most:
         raise _too_long(field)
     edge = np.repeat(np.arange(len(count)), count)
     share = (np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)) / count[edge]

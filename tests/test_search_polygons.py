@@ -12,12 +12,13 @@ from fastapi.testclient import TestClient
 from api import examples
 from api.catalogue import Dataset
 from api.settings import Settings
+from indexing import areas
 from indexing.build import build_index
 from indexing.ids import pixel_ids
 from indexing.search import Searcher
 from service.errors import LimitExceeded
 from service.grid import Zone, archive_grid
-from service.polygons import Polygon
+from service.polygons import GridPolygon, Polygon
 from service.queries import Query
 from service.values import VALID, WATER, Area, BoolArray
 from tests.conftest import client_of
@@ -274,6 +275,34 @@ def test_what_cannot_be_or_is_too_much_is_refused_by_name(client: TestClient, mo
     monkeypatch.setattr(examples, "MAX_BLOCKS", 1)
     answer = client.post(SEARCH, json={"polygons": [small, small]})
     assert (answer.status_code, answer.json()["field"]) == (413, "polygons[1]"), "of blocks too"
+
+
+def test_polygons_of_one_question_share_one_limit_of_pieces_and_each_is_followed_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = []
+    real = Polygon.on
+
+    def counted(self: Polygon, *args: Any) -> GridPolygon | None:
+        shape = real(self, *args)
+        followed.append(shape.pieces if shape else 0)
+        return shape
+
+    monkeypatch.setattr(Polygon, "on", counted)
+    shapes = [square(client, 99.9 + n, 49.9, 10.2) for n in range(2)]
+    assert client.post(SEARCH, json={"polygons": shapes, "exclude_examples": True}).status_code == 200
+    each, last = followed  # not once to look for them and once to leave them out
+    assert each >= 4
+    for room, status in ((each + last, 200), (each + last - 1, 413)):
+        monkeypatch.setattr(examples, "MAX_PIECES", room)
+        answer = client.post(SEARCH, json={"polygons": shapes})
+        assert answer.status_code == status, answer.text
+    assert answer.json()["field"] == "polygons[1]"
+    assert "too long" in answer.json()["detail"]
+    monkeypatch.undo()
+    monkeypatch.setattr(areas, "MAX_PIECES", each)
+    answer = client.post(SEARCH, json={"polygons": shapes, "exclude_examples": True})
+    assert (answer.status_code, answer.json()["field"]) == (413, "polygons[1]"), "left out or looked for"
 
 
 def test_all_pixels_valid_is_not_assumed() -> None:

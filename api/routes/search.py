@@ -145,9 +145,10 @@ def search_by_examples(
         if body.points or body.against or body.vectors or body.polygons:
             raise InvalidInput("give examples or a saved query, not both.", field="query")
         return _by_id(state, at, body.query, body.k, where)
-    query, own = query_of(state, at, body)
+    polygons = polygons_of(body)
+    query, own = query_of(state, at, body, polygons)
     if body.exclude_examples:
-        where = replace(where, outside=tuple(polygons_of(body)), exclude=own)
+        where = replace(where, outside=tuple(polygons), exclude=own)
     return _answer(state, at, query, body.k, where, own)
 
 
