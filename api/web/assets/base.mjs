@@ -1,5 +1,7 @@
 // The ground under the tiles: land and sea of our own, so that an offline map is not a void; or a base map of the operator's choice.
 
+import { escaped } from "./dom.mjs";
+
 const night = matchMedia("(prefers-color-scheme: dark)");
 const DAY = { sea: "#dfe7e5", land: "#f3f0e7", coast: "#b9c4bf", grid: "#c9d3d0" };
 const NIGHT = { sea: "#0e1716", land: "#1b2725", coast: "#3b4c49", grid: "#263533" };
@@ -25,9 +27,7 @@ export function addLand(map) {
 }
 
 export function addBasemap(map, { url, attribution }) {
-  // The library writes an attribution as HTML; an operator's words are words.
-  const plain = attribution.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
-  map.addSource("basemap", { type: "raster", tiles: [url], tileSize: 256, attribution: plain });
+  map.addSource("basemap", { type: "raster", tiles: [url], tileSize: 256, attribution: escaped(attribution) });
   addLayer(map, { id: "basemap", type: "raster", source: "basemap" });
 }
 

@@ -45,7 +45,7 @@ function settle() {
   const changes = { dataset: dataset.id };
   if (asked && asked !== dataset.id) trouble("choice", { message: `There is no dataset ${asked} here; this is ${dataset.id}.` });
   if (!dataset.windows.includes(state.window)) {
-    if (state.window && asked === dataset.id) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
+    if (state.window && (!asked || asked === dataset.id)) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
     changes.window = dataset.windows.at(-1);
   }
   const window = changes.window ?? state.window;
@@ -57,17 +57,20 @@ function settle() {
     changes.swipe = 0;
     if (state.view === "change") changes.view = "pca";
   }
+  if (state.bands.split(",").some((band) => band >= dataset.dims)) changes.bands = "0,1,2";
   if (dataset.bases.length && !dataset.bases.includes(state.basis)) changes.basis = dataset.bases.includes("default") ? "default" : dataset.bases[0];
   set(changes);
 }
 
 export function choose(dataset) {
+  trouble("choice", null);
   // Places and vectors of one dataset mean nothing in another.
   set({ dataset, like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });
   settle();
 }
 
 export function chooseWindow(window) {
+  trouble("choice", null);
   set({ window, other: window === state.other ? state.window : state.other });
 }
 

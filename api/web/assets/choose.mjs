@@ -2,13 +2,12 @@
 
 import * as api from "./api.mjs";
 import { chooseWindow, choose as chooseDataset, all, current } from "./catalogue.mjs";
-import { $, debounce, options, show } from "./dom.mjs";
+import { $, debounce, options, percent, show } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
 
 const RAMP_WAIT_MS = 120; // while a slider moves
 const lowKey = () => (state.view === "change" ? "least" : "threshold");
-const percent = (share) => `${Math.round(share * 100)} %`;
 
 export function fill() {
   const dataset = current();
@@ -44,6 +43,7 @@ export async function fillBases() {
   const dataset = current();
   if (!dataset?.bases.length) { options($("basis"), [["default", "none yet"]], "default"); return; }
   const { bases } = await api.bases(dataset.id).catch(() => ({ bases: dataset.bases.map((name) => ({ name })) }));
+  if (current()?.id !== dataset.id) return;
   const told = ({ name, explained }) =>
     [name, explained ? `${name} (${percent(explained.reduce((a, b) => a + b))})` : name];
   options($("basis"), bases.map(told), state.basis);

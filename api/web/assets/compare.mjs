@@ -5,21 +5,23 @@ import { addGraticule } from "./graticule.mjs";
 import { $, show } from "./dom.mjs";
 import * as draw from "./draw.mjs";
 import { paint } from "./layers.mjs";
-import { makeMap, map, maps } from "./map.mjs";
+import { makeMap, map, maps, narrow } from "./map.mjs";
 import { set, state } from "./state.mjs";
 
-const [LEAST, MOST, STEP] = [2, 98, 2];
+const [MOST, STEP] = [98, 2];
+const BESIDE = 72; // pixels from the panel on, so that grip and window's name stay free of it
 let below = null;
 let basemap = null;
 
 export const useBasemap = (given) => { basemap = given; };
 const active = () => state.swipe > 0 && state.view !== "change" && Boolean(state.other);
 
+const follow = () => active() && below.jumpTo({ center: map.getCenter(), zoom: map.getZoom() });
+
 function open() {
   below = makeMap("beside", { interactive: false, attributionControl: false });
-  const follow = () => below?.jumpTo({ center: map.getCenter(), zoom: map.getZoom() });
   map.on("move", follow);
-  map.on("resize", () => below?.resize());
+  map.on("resize", () => { if (active()) { below.resize(); cut(); } });
   below.once("style.load", () => {
     addGraticule(below, false);
     followTheme(below);
@@ -32,13 +34,19 @@ function open() {
   });
 }
 
+function within(share) {
+  const least = narrow.matches ? 2 : (100 * ($("panel").getBoundingClientRect().right + BESIDE)) / $("stage").clientWidth;
+  return [Math.min(MOST, Math.max(least, share)), least];
+}
+
 // Left of the divider the chosen window, right of it the other one: cut at a share of the stage's width.
 function cut() {
-  const share = active() ? Math.min(MOST, Math.max(LEAST, state.swipe)) : 100;
+  const [share, least] = within(active() ? state.swipe : 100);
   const divider = $("divider");
   map.getCanvas().style.clipPath = active() ? `inset(0 ${100 - share}% 0 0)` : "";
   show(divider, active());
   divider.style.left = `${share}%`;
+  divider.setAttribute("aria-valuemin", String(Math.ceil(least)));
   divider.setAttribute("aria-valuenow", String(Math.round(share)));
   divider.setAttribute("aria-valuetext", `${state.window} left, ${state.other} right, divider at ${Math.round(share)} percent`);
   $("left-window").textContent = state.window;
@@ -48,13 +56,13 @@ function cut() {
 export function render() {
   show($("beside"), active());
   if (active() && !below) open();
-  else if (active() && below.isStyleLoaded()) { below.resize(); paint(below, state.other); }
+  else if (active() && maps().includes(below)) { below.resize(); follow(); paint(below, state.other); }
   cut();
 }
 
 function drag(event) {
   const { left, width } = $("stage").getBoundingClientRect();
-  state.swipe = Math.min(MOST, Math.max(LEAST, (100 * (event.clientX - left)) / width));
+  [state.swipe] = within((100 * (event.clientX - left)) / width);
   cut();
 }
 
@@ -73,10 +81,11 @@ export function wire() {
     set({ swipe: settled });
   });
   divider.addEventListener("keydown", (event) => {
-    const to = { ArrowLeft: state.swipe - STEP, ArrowRight: state.swipe + STEP, Home: LEAST, End: MOST }[event.key];
+    const [now] = within(state.swipe);
+    const to = { ArrowLeft: now - STEP, ArrowRight: now + STEP, Home: 0, End: MOST }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    set({ swipe: Math.min(MOST, Math.max(LEAST, to)) });
+    set({ swipe: Math.ceil(within(to)[0]) });
   });
 }

@@ -39,6 +39,10 @@ export function icon(name) {
   return svg;
 }
 
+// The map library writes an attribution as HTML; an operator's words are words.
+export const escaped = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
+
+export const percent = (share) => `${Math.round(share * 100)} %`;
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 export function place([lon, lat], digits = 5) {

@@ -16,6 +16,7 @@ const listeners = [];
 export const onEmbedded = (listener) => listeners.push(listener);
 
 // What can be done about an empty pixel: embed it here where the dataset knows where scenes come from.
+// `card` is this pixel's own: an answer that comes late goes into a card that nobody sees any more.
 export async function offer(card, dataset, [lon, lat], status) {
   if (status === "water" || status === "rejected") return;
   if (!dataset.source || !dataset.writable) {
@@ -51,19 +52,18 @@ export function follow(id) {
   sessionStorage.setItem(REMEMBERED, id);
   source?.close();
   shown = 0;
-  source = api.jobEvents(id);
-  const told = ({ data }) => data && update(JSON.parse(data));
-  source.addEventListener("progress", told);
-  source.addEventListener("end", told);
-  source.addEventListener("error", () => { if (source?.readyState === EventSource.CLOSED) poll(id); });
+  const mine = (source = api.jobEvents(id));
+  const told = ({ data }) => data && source === mine && update(JSON.parse(data));
+  mine.addEventListener("progress", told);
+  mine.addEventListener("end", told);
+  mine.addEventListener("error", () => { if (source === mine && mine.readyState === EventSource.CLOSED) poll(id, mine); });
 }
 
 // Where the stream is refused: a proxy that cuts it, or a key, which an EventSource cannot send.
-function poll(id) {
-  api.job(id).then((job) => {
-    update(job);
-    if (source) setTimeout(poll, POLL_MS, id);
-  }, forget);
+function poll(id, mine) {
+  if (source !== mine) return; // over, or another job is followed
+  const again = () => setTimeout(poll, POLL_MS, id, mine);
+  api.job(id).then((job) => { if (source === mine) update(job); again(); }, (error) => (error.status ? forget() : again()));
 }
 
 const forget = () => { sessionStorage.removeItem(REMEMBERED); show($("job"), false); };
@@ -97,7 +97,7 @@ function render(job) {
     ? el("button", { type: "button", text: "Close", onclick: forget })
     : el("button", { type: "button", text: "Cancel", onclick: () => api.cancelJob(job.id).catch((error) => $("job").append(notice(error))) });
   $("job").replaceChildren(
-    el("header", {}, el("h2", { text: `${WORDS[job.state] ?? job.state}: ${job.window}` }), button),
+    el("header", {}, el("h2", { text: `${WORDS[job.state] ?? job.state}: ${job.dataset} ${job.window}` }), button),
     el("progress", { max: 1, value: job.state === "done" ? 1 : share, "aria-label": "Embedding" }),
     el("p", { class: "hint", text: `${job.done} of ${count(job.total, "block")}${left}` }),
     job.error ? notice({ message: job.error }) : "");

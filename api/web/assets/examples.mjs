@@ -1,13 +1,11 @@
 // The examples: chips that can be taken away, marks on the map, and what the next click does.
 
-import { $, el, icon, options, pair, show } from "./dom.mjs";
+import { $, distance, el, icon, options, pair, show } from "./dom.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
-import { set, state } from "./state.mjs";
+import { APART, HITS, set, state } from "./state.mjs";
 import { guide } from "./guide.mjs";
 
-const HITS = [5, 10, 25, 50, 100];
-const APART = [[0, "any"], [50, "50 m"], [100, "100 m"], [250, "250 m"], [1000, "1 km"]];
 let marks = [];
 
 export const mode = () => document.querySelector("#modes input:checked").value;
@@ -78,7 +76,7 @@ export function render() {
   $("find-hint").textContent = missing ? "Now click a place that is what you look for." : "Click the map: smalti finds the places that behaved like that pixel all year.";
   show($("find-hint"), !asks());
   options($("k"), HITS.map((n) => [String(n), String(n)]), String(state.k));
-  options($("apart"), APART.map(([m, text]) => [String(m), text]), String(state.apart));
+  options($("apart"), APART.map((m) => [String(m), m ? distance(m / 1000) : "any"]), String(state.apart));
 }
 
 export function wire() {

@@ -31,7 +31,7 @@ function card(point, answer) {
   ];
 }
 
-// The point's status, shown as soon as it is known; tells whether the pixel can be an example.
+// The last point's status is shown as soon as it is known; every point's is told, for it says whether the pixel can be an example.
 export async function inspect(point) {
   const mine = ++turn;
   const dataset = current();
@@ -40,10 +40,10 @@ export async function inspect(point) {
   if (!$("pixel").children.length) $("pixel").replaceChildren(el("p", { class: "hint", text: "Looking …" }));
   try {
     const answer = await api.vectors(dataset.id, state.window, [point]);
-    if (mine !== turn) return "";
     const { status } = answer.results[0];
+    if (mine !== turn) return status;
     $("pixel").replaceChildren(...card(point, answer).filter(Boolean));
-    if (status !== "valid") await offer($("pixel"), dataset, point, status);
+    if (status !== "valid") offer($("pixel").appendChild(el("div")), dataset, point, status);
     return status;
   } catch (error) {
     if (mine === turn) $("pixel").replaceChildren(notice(error, () => set({ at: [] })));

@@ -15,7 +15,7 @@ export function wire(pick, whole) {
   const onMap = { Enter: () => pick(here(), null), l: () => pick(here(), "like"), n: () => pick(here(), "unlike") };
   const anywhere = {
     d: () => (drawing() ? cancel() : (map.getCanvas().focus(), start())), s: swipe, f: whole, "[": earlier, "]": later,
-    "?": () => $("help").showModal(), Escape: () => arm("new"),
+    "?": () => $("help").showModal(), Escape: () => (drawing() ? cancel() : arm("new")),
     ...Object.fromEntries(VIEWS.map((name, i) => [String(i + 1), () => view(name)])),
   };
   addEventListener("keydown", (event) => {

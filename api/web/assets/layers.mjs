@@ -3,6 +3,7 @@
 import * as api from "./api.mjs";
 import { addLayer } from "./base.mjs";
 import { current } from "./catalogue.mjs";
+import { escaped } from "./dom.mjs";
 import { state } from "./state.mjs";
 import { trouble } from "./status.mjs";
 import { contextOf, viewOf } from "./views.mjs";
@@ -17,14 +18,9 @@ export async function paint(map, window) {
   turns.set(map, turn);
   const dataset = current();
   if (!dataset) return;
-  let view = null;
-  try {
-    view = await viewOf(window);
-    trouble("view", null);
-  } catch (error) {
-    trouble("view", error);
-  }
+  const [view, error] = await viewOf(window).then((made) => [made, null], (refused) => [null, refused]);
   if (turns.get(map) !== turn) return;
+  trouble("view", error);
   const context = contextOf();
   raster(map, "context", dataset, context && api.tiles(dataset.id, window, context), GREY);
   raster(map, "tiles", dataset, view && api.tiles(dataset.id, window, view), { "raster-opacity": state.opacity / 100 });
@@ -40,15 +36,16 @@ function raster(map, id, dataset, url, look) {
   if (!url) return;
   if (!map.getSource(id)) {
     map.addSource(id, { type: "raster", tiles: [url], tileSize: 256, bounds: dataset.bounds ?? undefined,
-      maxzoom: dataset.maxzoom, attribution: plain(dataset.attribution) });
-    map.getSource(id).frame = frame;
+      maxzoom: dataset.maxzoom, attribution: escaped(dataset.attribution) });
+    Object.assign(map.getSource(id), { frame, asked: url });
     // Pixels stay pixels: each is one 10 m tessera.
     addLayer(map, { id, type: "raster", source: id, paint: { "raster-resampling": "nearest", "raster-fade-duration": 0 } });
-  } else if (source.tiles[0] !== url) source.setTiles([url]);
+  } else if (source.asked !== url) { // its own `tiles` come a moment after it does
+    source.asked = url;
+    source.setTiles([url]);
+  }
   for (const [property, value] of Object.entries(look)) map.setPaintProperty(id, property, value);
 }
-
-const plain = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
 
 // New blocks: every visible tile is asked for again, and the server answers 304 for those that did not change.
 export function refresh(map) {

@@ -2,40 +2,40 @@
 
 import * as api from "./api.mjs";
 import { current, look } from "./catalogue.mjs";
-import { $, el } from "./dom.mjs";
+import { $, el, percent } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { state } from "./state.mjs";
 import { notice } from "./status.mjs";
 import { viewOf } from "./views.mjs";
 
 const CHANNELS = ["red", "green", "blue"];
-const percent = (share) => `${Math.round(share * 100)} %`;
 const short = (value) => (Math.abs(value) >= 10 ? value.toFixed(0) : value.toFixed(1));
-let asked = "";
+let shown = ""; // the picture that the legend tells of
+let turn = 0;
 
-// The server's legend, asked for only when the picture's meaning changed.
+// The server's legend, asked for only when the picture's meaning changed. Of several calls the last one counts.
 export async function explain() {
   const dataset = current();
+  const mine = ++turn;
   if (!dataset) return;
   if (!dataset.bases.length && (state.view === "pca" || state.view === "bands")) { put(withoutBasis(dataset)); return; }
   if (state.view === "similarity" && !asks()) {
     put(el("p", { class: "hint", text: "Click a place on the map: everywhere is then coloured by how much it is like that place." }));
     return;
   }
-  const view = await viewOf(state.window).catch(() => null);
-  const key = `${dataset.id}/${state.window}?${view}`;
-  if (!view || key === asked) return;
-  asked = key;
-  const legend = await api.legend(dataset.id, state.window, view).catch(() => null);
-  if (asked !== key) return;
-  if (!legend) { put(); asked = ""; return; }
-  put(...(legend.colours ? ramp(legend) : channels(legend)), emptiness(), asked);
+  const { window } = state;
+  const view = await viewOf(window).catch(() => null);
+  const key = `${dataset.id}/${window}?${view}`;
+  if (mine !== turn || key === shown) return;
+  const legend = view && await api.legend(dataset.id, window, view).catch(() => null);
+  if (mine !== turn) return;
+  if (!legend) { put(); return; }
+  put(...(legend.colours ? ramp(legend) : channels(legend)), emptiness());
+  shown = key;
 }
 
 function put(...parts) {
-  const key = parts.at(-1);
-  if (typeof key === "string") parts.pop();
-  asked = typeof key === "string" ? key : "";
+  shown = "";
   $("legend").replaceChildren(...parts);
 }
 

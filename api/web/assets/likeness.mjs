@@ -16,18 +16,23 @@ const tell = (changes) => { Object.assign(found, changes); listeners.forEach((li
 
 // Uploaded examples live under an id on the server, or, where saving is refused, only here.
 export const uploaded = { id: "", vectors: [], model: "" };
+const UNSAVED = "unsaved";
 export async function giveVectors(vectors, model) {
-  Object.assign(uploaded, { vectors, model, id: "unsaved" });
-  const id = await api.saveQuery({ vectors, model }).then((saved) => saved.id, () => "unsaved");
-  uploaded.id = id;
+  const id = await api.saveQuery({ vectors, model }).then((saved) => saved.id, () => UNSAVED);
+  Object.assign(uploaded, { vectors, model, id });
   set({ query: id, like: [], unlike: [], area: [], at: [], view: "similarity" });
 }
 
 async function recall() {
-  if (!state.query || uploaded.id === state.query) return;
-  const saved = await api.query(state.query);
-  Object.assign(uploaded, { id: state.query, vectors: saved.wanted, model: saved.model });
+  const id = state.query;
+  if (!id || uploaded.id === id) return;
+  if (id === UNSAVED) throw new api.Refusal(0, { detail: "The uploaded series of this link was not saved.", remedy: "Upload it again." });
+  const saved = await api.query(id);
+  if (state.query === id) Object.assign(uploaded, { id, vectors: saved.wanted, model: saved.model });
 }
+
+// The examples hold no vector here: then there is nothing to colour the map by, in any tile.
+export const barren = () => found.state === "refused" && found.error.status === 404;
 
 export const polygon = (ring) => ({ type: "Polygon", coordinates: [[...ring, ring[0]]] });
 const averaged = () => state.area.length > 2 && state.use === "example";
@@ -123,8 +128,8 @@ export const watchLikeness = () => on(["dataset", "window", "like", "unlike", "a
 // A click: a new question, or one more example.
 export function ask(point, mode) {
   const at = point.map((n) => Number(n.toFixed(6)));
-  if (mode === "like") set({ like: [...state.like, at], view: "similarity" });
-  else if (mode === "unlike") set({ unlike: [...state.unlike, at], view: "similarity" });
+  const more = (list) => [...list.filter((other) => other.join() !== at.join()), at];
+  if (mode === "like" || mode === "unlike") set({ [mode]: more(state[mode]), view: "similarity" });
   else set({ like: [at], unlike: [], query: "", use: "within", view: "similarity" });
 }
 

@@ -13,7 +13,7 @@ import * as hits from "./hits.mjs";
 import * as inspector from "./inspect.mjs";
 import { paint, refresh } from "./layers.mjs";
 import { explain } from "./legend.mjs";
-import { ask, asks, limits, search, watchLikeness } from "./likeness.mjs";
+import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
@@ -37,9 +37,13 @@ const whole = () => current()?.bounds && frame(current().bounds, true);
 async function pick(point, mode) {
   if (!current()) return;
   if (draw.drawing()) { draw.corner(point); return; }
+  const { dataset } = state;
   const meant = mode ?? examples.mode();
   const status = await inspector.inspect(point);
-  if (status === "valid") ask(point, meant);
+  if (state.dataset !== dataset) return;
+  // Of several new questions the last one counts; each further example counts.
+  const last = state.at[0]?.join() === point.join();
+  if (status === "valid" && (last || meant !== "new")) ask(point, meant);
   sheet.reveal($("pixel"));
 }
 
@@ -74,6 +78,7 @@ async function begin() {
     if (changed) maps().forEach(refresh);
   });
   followChoices();
+  onFound(({ state: how }) => { if (how === "refused" || how === "found") redraw(); });
   map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
   onEmbedded(inspector.again);
   resume();
@@ -92,7 +97,13 @@ map.on("click", ({ lngLat, originalEvent }) => {
   const mode = originalEvent.shiftKey ? "like" : originalEvent.altKey ? "unlike" : null;
   pick(lngLat.wrap().toArray().map((n) => Number(n.toFixed(6))), mode);
 });
-$("copy").addEventListener("click", () =>
-  navigator.clipboard.writeText(location.href).then(() => toast("Link copied: it shows this very picture."), () => toast("Copy the address bar: it holds this picture.")));
+$("copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(location.href); // there is no clipboard where a page comes over plain HTTP
+    toast("Link copied: it shows this very picture.");
+  } catch {
+    toast("Copy the address bar: it holds this picture.");
+  }
+});
 show($("panel"), true);
 begin();

@@ -5,6 +5,7 @@ import { headers, soon } from "./api.mjs";
 import { followTheme, style } from "./base.mjs";
 import { $, el, icon, place } from "./dom.mjs";
 import { addGraticule } from "./graticule.mjs";
+import { trouble } from "./status.mjs";
 
 export const { Marker } = maplibre;
 maplibre.setWorkerUrl("/web/vendor/maplibre-gl-worker.mjs");
@@ -23,8 +24,18 @@ export function makeMap(container, more = {}) {
   });
 }
 
+function first() {
+  try {
+    return makeMap("map", { hash: "map", boxZoom: false }); // Shift + click adds an example
+  } catch (error) {
+    trouble("map", { message: "This browser cannot draw the map: it offers no WebGL 2.",
+      remedy: "Switch on graphics acceleration in its settings, or use another browser. Tiles, search and uploads work without this page." });
+    throw error;
+  }
+}
+
 await soon;
-export const map = makeMap("map", { hash: "map", boxZoom: false }); // Shift + click adds an example
+export const map = first();
 const drawn = [map];
 export const maps = () => drawn; // the map, and the one beside it once there is one
 map.touchZoomRotate.disableRotation();

@@ -1,33 +1,41 @@
 // What is chosen, and nothing else. It lives in the URL, so a reload and a shared link show the same picture.
 
+export const HITS = [5, 10, 25, 50, 100];
+export const APART = [0, 50, 100, 250, 1000];
+
 const point = (text) => text.split(",").map(Number);
 const isPlace = (value) => value.length === 2 && value.every(Number.isFinite) && Math.abs(value[0]) <= 180 && Math.abs(value[1]) <= 90;
 const points = {
   read: (text) => text.split("~").map(point).filter(isPlace),
   write: (value) => value.map((place) => place.map((number) => Number(number.toFixed(6))).join(",")).join("~"),
 };
-const number = { read: Number, write: String };
-const text = { read: String, write: String };
+// What a link may say is what the page itself could have written: anything else counts as silence.
+const number = (least, most) => ({
+  read: (said) => { const value = said.trim() ? Number(said) : NaN; return value >= least && value <= most ? value : undefined; },
+  write: String,
+});
+const among = (...values) => ({ read: (said) => values.find((value) => String(value) === said), write: String });
+const text = (allowed = /^.*$/) => ({ read: (said) => (allowed.test(said) ? said : undefined), write: String });
 
 // Every key: how it is read and written, and what holds where the URL is silent.
 const KEYS = {
-  dataset: [text, ""],
-  window: [text, ""],
-  view: [text, "pca"],
-  basis: [text, "default"],
-  bands: [text, "0,1,2"],
-  opacity: [number, 100],
-  threshold: [number, 0.6], // low end of likeness
-  least: [number, 0.05], // low end of change
-  other: [text, ""], // the window compared with
-  swipe: [number, 0], // where the divider stands, percent; 0: no swipe
+  dataset: [text(), ""],
+  window: [text(), ""],
+  view: [among("pca", "bands", "similarity", "change"), "pca"],
+  basis: [text(), "default"],
+  bands: [text(/^\d{1,4},\d{1,4},\d{1,4}$/), "0,1,2"],
+  opacity: [number(0, 100), 100],
+  threshold: [number(0, 0.98), 0.6], // low end of likeness
+  least: [number(0, 0.98), 0.05], // low end of change
+  other: [text(), ""], // the window compared with
+  swipe: [number(0, 98), 0], // where the divider stands, percent; 0: no swipe
   like: [points, []],
   unlike: [points, []],
   area: [points, []],
-  use: [text, "within"], // the area: search within it, or its average is an example
-  query: [text, ""], // id of uploaded examples
-  k: [number, 10],
-  apart: [number, 100], // metres between hits
+  use: [among("within", "example"), "within"], // the area: search within it, or its average is an example
+  query: [text(), ""], // id of uploaded examples
+  k: [among(...HITS), 10],
+  apart: [among(...APART), 100], // metres between hits
   at: [points, []], // the pixel looked at
 };
 
@@ -36,8 +44,7 @@ const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 function read() {
   const asked = new URLSearchParams(location.search);
   return Object.fromEntries(Object.entries(KEYS).map(([key, [form, silent]]) => {
-    const value = asked.has(key) ? form.read(asked.get(key)) : silent;
-    return [key, Number.isNaN(value) ? silent : value];
+    return [key, (asked.has(key) ? form.read(asked.get(key)) : undefined) ?? silent];
   }));
 }
 

@@ -16,7 +16,8 @@ function tell(...parts) {
   $("uploading").scrollIntoView({ block: "nearest" });
 }
 
-const progress = (words, value) =>
+const refuse = (error) => tell(notice(error, () => show($("uploading"), false)));
+const waiting = (words, value) =>
   tell(el("p", { text: words }), el("progress", { max: 1, ...(value === undefined ? {} : { value }), "aria-label": words }));
 
 // JSON comes back as numbers, NPZ as codes and a scale.
@@ -35,7 +36,7 @@ function average(vectors) {
 // JSON is read here first: a file that is no JSON is told so, and what the dataset needs is filled in.
 async function prepare(file) {
   const model = current().model.split("@")[0];
-  if (file.name.endsWith(".npz")) return [`/embed?answer=json&model=${encodeURIComponent(model)}`, "application/x-npz", file];
+  if (/\.npz$/i.test(file.name)) return [`/embed?answer=json&model=${encodeURIComponent(model)}`, "application/x-npz", file];
   let body;
   try {
     body = JSON.parse(await file.text());
@@ -46,7 +47,12 @@ async function prepare(file) {
   return ["/embed", "application/json", JSON.stringify({ model, window: state.window, ...body })];
 }
 
+let turn = 0;
+
+// Of several files that are sent the last one counts.
 export async function send(file) {
+  const mine = ++turn;
+  const progress = (...said) => mine === turn && waiting(...said);
   try {
     progress(`Sending ${file.name} …`, 0);
     const [path, type, body] = await prepare(file);
@@ -54,10 +60,11 @@ export async function send(file) {
       share < 1 ? progress(`Sending ${file.name} …`, share) : progress("Embedding …"));
     const vectors = answer.results.filter(({ status }) => status === "valid").map(numbers);
     if (!vectors.length) throw new api.Refusal(0, { detail: `None of ${count(answer.results.length, "pixel")} could be embedded: ${answer.results[0].status}.` });
+    if (mine !== turn) return;
     await giveVectors(vectors.length > MOST ? [average(vectors)] : vectors, answer.model);
     report(file, answer, vectors.length);
   } catch (error) {
-    tell(notice(error, () => show($("uploading"), false)));
+    if (mine === turn) refuse(error);
   }
 }
 
@@ -78,13 +85,16 @@ export function wire() {
   $("choose-file").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => { if ($("file").files[0]) send($("file").files[0]); $("file").value = ""; });
   $("try-example").addEventListener("click", example);
-  const files = (event) => event.dataTransfer?.types.includes("Files") && Boolean(current());
-  addEventListener("dragover", (event) => { if (files(event)) { event.preventDefault(); show($("drop"), true); } });
+  const files = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragover", (event) => { if (files(event)) { event.preventDefault(); show($("drop"), Boolean(current())); } });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) show($("drop"), false); });
   addEventListener("drop", (event) => {
     show($("drop"), false);
     if (!files(event)) return;
-    event.preventDefault();
-    if (event.dataTransfer.files[0]) send(event.dataTransfer.files[0]);
+    event.preventDefault(); // or the browser would leave the page for the file
+    const [file, ...more] = event.dataTransfer.files;
+    if (!file || !current()) return;
+    if (more.length) refuse(new api.Refusal(0, { detail: `These are ${more.length + 1} files.`, remedy: "One file at a time: it may hold many pixels." }));
+    else send(file);
   });
 }

@@ -1,7 +1,7 @@
 // From what is chosen to what a tile is asked for: the `view=` of each window.
 
 import { current } from "./catalogue.mjs";
-import { similarityView } from "./likeness.mjs";
+import { barren, similarityView } from "./likeness.mjs";
 import { state } from "./state.mjs";
 
 const query = (view, more = {}) => new URLSearchParams({ view, ...more }).toString();
@@ -10,6 +10,7 @@ const query = (view, more = {}) => new URLSearchParams({ view, ...more }).toStri
 export async function viewOf(window) {
   const dataset = current();
   if (state.view === "similarity") {
+    if (window === state.window && barren()) return null;
     const view = await similarityView(window);
     return view && query(view, { threshold: state.threshold, clip: true });
   }
