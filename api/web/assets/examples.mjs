@@ -1,6 +1,6 @@
 // The examples: chips that can be taken away, marks on the map, and what the next click does.
 
-import { $, distance, el, icon, options, pair, show } from "./dom.mjs";
+import { $, el, icon, options, pair, show } from "./dom.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
 import { APART, HITS, set, state } from "./state.mjs";
@@ -76,7 +76,7 @@ export function render() {
   $("find-hint").textContent = missing ? "Now click a place that is what you look for." : "Click the map: smalti finds the places that behaved like that pixel all year.";
   show($("find-hint"), !asks());
   options($("k"), HITS.map((n) => [String(n), String(n)]), String(state.k));
-  options($("apart"), APART.map((m) => [String(m), m ? distance(m / 1000) : "any"]), String(state.apart));
+  options($("apart"), APART.map((m) => [String(m), m === 0 ? "any" : m < 1000 ? `${m} m` : `${m / 1000} km`]), String(state.apart));
 }
 
 export function wire() {
