@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import tomllib
@@ -18,6 +19,8 @@ from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
 from service.store.contract import Store, WritableStore
 from service.values import ModelIdentity, Window, checked_id
+
+log = logging.getLogger("smalti.catalogue")
 
 LOOK_AGAIN_S: Final = 1.0
 """How often, in seconds, requests make the server look for new revisions and new repositories."""
@@ -220,13 +223,20 @@ class Catalogue(Mapping[str, Dataset]):
                 stores.setdefault(entry.id, []).append(self._store(entry))
                 named.setdefault(entry.id, entry)
             except SmaltiError as error:
-                broken[entry.name] = error
+                broken[entry.name] = self._told(error, entry)
         self._open = {
             key: Dataset(key, held[0], named[key].title, named[key].licence, tuple(held[1:]))
             for key, held in stores.items()
             if held and key not in broken
         }
         self._broken = broken
+
+    def _told(self, error: SmaltiError, entry: Entry) -> SmaltiError:
+        """What whoever may read is told: the dataset by its name. Where it lies stands in the log, once."""
+        if entry.name not in self._broken:
+            log.warning("dataset %s cannot be opened: %s", entry.name, error)
+        message, remedy = (text and text.replace(entry.location, entry.name) for text in (error.message, error.remedy))
+        return type(error)(message or "", field=error.field, remedy=remedy)
 
     def _store(self, entry: Entry) -> Store:
         store = self._stores.get(entry.location)

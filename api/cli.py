@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import socket
 import sys
 from contextlib import nullcontext
 from itertools import takewhile
@@ -26,7 +28,7 @@ from api.settings import Scope, Settings
 from api.state import State
 from api.terminal import console
 from service import VERSION
-from service.errors import InvalidInput, SmaltiError
+from service.errors import InvalidInput, SmaltiError, Unavailable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,7 +96,23 @@ def serve(
         _serve(ctx.obj.settings, host, port)
 
 
+def _require_free(host: str, port: int) -> None:
+    """Say in words that somebody else listens there, before anything is started.
+
+    Raises:
+        Unavailable: Somebody does.
+    """
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        remedy = "Stop what listens there, or choose another: --port."
+        raise Unavailable(f"port {port} of {host} is taken.", field="port", remedy=remedy) from None
+
+
 def _serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
+    _require_free(host or settings.host, port or settings.port)
     logs.setup(settings)
     # One process: its caches, its queue of uploads and its numbers are its own. More of them are replicas.
     # Forwarded addresses are not believed: they decide what "this machine" means.
@@ -119,6 +137,8 @@ def demo(
     """Make a simulated landscape, embed, colour and index it, and serve it. A second run starts at once."""
     state: State = ctx.obj
     settings = state.settings
+    if serve:
+        _require_free(settings.host, port or settings.port)
     dataset = demo_.prepare(state)
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # what a browser can open
     base = f"http://{host}:{port or settings.port}"

@@ -152,6 +152,15 @@ def test_data_and_what_can_be_lost_can_lie_apart(own_world: Settings, tmp_path: 
     client = client_of(apart)
     answer = client.get("/readyz")
     assert answer.status_code == 200, answer.text
-    assert answer.json()["parts"]["storage"] == f"ok, {own_world.home}"
+    assert answer.json()["parts"]["storage"] == "ok, a folder"
     assert "pixels, recall" in answer.json()["parts"]["index demo 2024"], "used where it lies"
     assert not (tmp_path / "scratch" / "copies").exists()
+
+
+def test_whoever_reads_is_told_no_paths_of_this_machine(own_world: Settings) -> None:
+    (own_world.home / "datasets" / "torn.icechunk" / "refs").mkdir(parents=True)
+    client = client_of(own_world)
+    for path in ("/datasets", "/datasets/torn", "/readyz"):
+        answer = client.get(path).text
+        assert "torn" in answer
+        assert str(own_world.home) not in answer, path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,11 @@ def test_a_new_key_opens_what_its_line_says(tmp_path: Path) -> None:
 def test_openapi_does_not_depend_on_who_runs_it(tmp_path: Path) -> None:
     text = run(tmp_path, "openapi", SMALTI_LIMITS__HITS="3", SMALTI_PORT="9999").stdout
     assert yaml.safe_load(text) == yaml.safe_load((ROOT / "openapi.yaml").read_text())
+
+
+def test_a_taken_port_is_told_in_words(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = run(tmp_path, "serve", "--port", taken.getsockname()[1])
+    assert said.returncode == 1
+    assert "is taken" in said.stderr
+    assert "--port" in said.stderr

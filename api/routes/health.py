@@ -85,7 +85,7 @@ def _parts(state: State) -> Iterator[tuple[str, str]]:
 
 def _storage(state: State) -> str:
     state.storage.folders("datasets")
-    return state.storage.location
+    return state.storage.location if state.storage.remote else "a folder"
 
 
 def _dataset(dataset: Dataset) -> str:

@@ -7,6 +7,8 @@ import { trouble } from "./status.mjs";
 
 const LOOK_AGAIN_MS = 5000;
 let datasets = [];
+let turns = 0;
+let newest = 0; // whose answer is shown: on a slow server an older one may come later
 const listeners = [];
 
 export const all = () => datasets;
@@ -15,6 +17,7 @@ export const current = () => datasets.find((dataset) => dataset.id === state.dat
 export const onCatalogue = (listener) => listeners.push(listener);
 
 export async function look() {
+  const turn = ++turns;
   let answer;
   try {
     answer = await api.datasets();
@@ -22,6 +25,8 @@ export async function look() {
     trouble("server", error);
     return;
   }
+  if (turn < newest) return;
+  newest = turn;
   trouble("server", null);
   const broken = Object.entries(answer.broken ?? {});
   trouble("broken", broken.length ? { message: `${count(broken.length, "dataset")} cannot be opened: ${broken.map(([id, why]) => `${id} (${why})`).join("; ")}` } : null);
@@ -43,7 +48,10 @@ function settle() {
   const asked = state.dataset;
   const dataset = current() ?? datasets[0];
   const changes = { dataset: dataset.id };
-  if (asked && asked !== dataset.id) trouble("choice", { message: `There is no dataset ${asked} here; this is ${dataset.id}.` });
+  if (asked && asked !== dataset.id) {
+    trouble("choice", { message: `There is no dataset ${asked} here; this is ${dataset.id}.` });
+    Object.assign(changes, fresh());
+  }
   if (!dataset.windows.includes(state.window)) {
     if (state.window && (!asked || asked === dataset.id)) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
     changes.window = dataset.windows.at(-1);
@@ -62,10 +70,12 @@ function settle() {
   set(changes);
 }
 
+// Places and vectors of one dataset mean nothing in another.
+const fresh = () => ({ like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });
+
 export function choose(dataset) {
   trouble("choice", null);
-  // Places and vectors of one dataset mean nothing in another.
-  set({ dataset, like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });
+  set({ dataset, ...fresh() });
   settle();
 }
 

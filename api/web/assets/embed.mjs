@@ -89,18 +89,28 @@ function update(job) {
 
 const WORDS = { queued: "Waiting for a worker", running: "Embedding", done: "Embedded", failed: "It failed", cancelled: "Cancelled" };
 
+let card = null; // kept while its job runs, so that a press on Cancel never misses and keeps the focus
+
+function cardOf(job, over) {
+  if (card?.id === job.id && card.over === over) return card;
+  const cancel = () => api.cancelJob(job.id).catch((error) => $("job").append(notice(error)));
+  const button = el("button", { type: "button", text: over ? "Close" : "Cancel", onclick: over ? forget : cancel });
+  const held = $("job").contains(document.activeElement);
+  card = { id: job.id, over, title: el("h2"), progress: el("progress", { max: 1, "aria-label": "Embedding" }), hint: el("p", { class: "hint" }), error: el("div") };
+  $("job").replaceChildren(el("header", {}, card.title, button), card.progress, card.hint, card.error);
+  if (held) button.focus();
+  return card;
+}
+
 function render(job) {
   const share = job.pixels ? job.pixels_done / job.pixels : job.total ? job.done / job.total : 0;
   const over = ["done", "failed", "cancelled"].includes(job.state);
   const left = !over && job.eta_s ? `, ${duration(job.eta_s)} left` : "";
-  const button = over
-    ? el("button", { type: "button", text: "Close", onclick: forget })
-    : el("button", { type: "button", text: "Cancel", onclick: () => api.cancelJob(job.id).catch((error) => $("job").append(notice(error))) });
-  $("job").replaceChildren(
-    el("header", {}, el("h2", { text: `${WORDS[job.state] ?? job.state}: ${job.dataset} ${job.window}` }), button),
-    el("progress", { max: 1, value: job.state === "done" ? 1 : share, "aria-label": "Embedding" }),
-    el("p", { class: "hint", text: `${job.done} of ${count(job.total, "block")}${left}` }),
-    job.error ? notice({ message: job.error }) : "");
+  const { title, progress, hint, error } = cardOf(job, over);
+  title.textContent = `${WORDS[job.state] ?? job.state}: ${job.dataset} ${job.window}`;
+  progress.value = job.state === "done" ? 1 : share;
+  hint.textContent = `${job.done} of ${count(job.total, "block")}${left}`;
+  error.replaceChildren(job.error ? notice({ message: job.error }) : "");
   show($("job"), true);
 }
 

@@ -69,7 +69,16 @@ function words() {
   return `${count(hits.length, "place")} in ${answer.window}: ${how}.${short}`;
 }
 
-function render() {
+// Whoever works with the keyboard stays where they were, though the list is made anew.
+function keepingFocus(change) {
+  const held = document.activeElement?.closest("#hits li")?.dataset.rank;
+  change();
+  if (held) ($("hits").querySelector(`[data-rank="${held}"] button`) ?? $("result")).focus();
+}
+
+const render = () => keepingFocus(redraw);
+
+function redraw() {
   markers.forEach((made) => made.remove());
   markers = found.hits.map(marker);
   declutter();

@@ -61,21 +61,29 @@ function followChoices() {
 // The first look: data on the map before anything else, then what the link asks for, then the rest of the world.
 async function begin() {
   await Promise.all([look(), ready]);
+  let begun = false;
+  const follow = () => { // once there is a dataset: at once, or when a server that was away is back
+    begun = true;
+    if (!placed && current().bounds) frame(current().bounds);
+    if (asks()) search().then(examples.render);
+    if (state.at.length) inspector.again();
+  };
   choose.fill();
-  if (!placed && current()?.bounds) frame(current().bounds);
+  if (current()) follow();
   redraw();
   choose.fillBases();
   examples.render();
   draw.render();
   places.render();
-  if (asks()) search().then(examples.render);
-  if (state.at.length) inspector.again();
   onCatalogue((dataset, changed) => {
+    if (!begun) follow();
     choose.fill();
     choose.fillBases();
     redraw();
     places.render();
-    if (changed) maps().forEach(refresh);
+    if (!changed) return;
+    maps().forEach(refresh);
+    inspector.again(); // a job is over a moment before what it stored is seen
   });
   followChoices();
   onFound(({ state: how }) => { if (how === "refused" || how === "found") redraw(); });

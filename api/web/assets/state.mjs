@@ -3,7 +3,7 @@
 export const HITS = [5, 10, 25, 50, 100];
 export const APART = [0, 50, 100, 250, 1000];
 
-const point = (text) => text.split(",").map(Number);
+const point = (text) => text.split(",").map((part) => (part.trim() ? Number(part) : NaN));
 const isPlace = (value) => value.length === 2 && value.every(Number.isFinite) && Math.abs(value[0]) <= 180 && Math.abs(value[1]) <= 90;
 const points = {
   read: (text) => text.split("~").map(point).filter(isPlace),

@@ -46,6 +46,13 @@ const bar = () => show($("progress"), loading || busy.waiting > 0);
 busy.addEventListener("change", bar);
 
 export function watchLoading(map) {
-  map.on("dataloading", () => { loading = true; bar(); });
-  map.on("idle", () => { loading = false; bar(); });
+  let failed = false;
+  map.on("dataloading", () => { if (!loading) failed = false; loading = true; bar(); });
+  map.on("idle", () => { loading = false; bar(); if (!failed) trouble("tiles", null); });
+  map.on("error", ({ error, sourceId }) => {
+    if (!["tiles", "context"].includes(sourceId)) { console.info(`smalti: ${error?.message}`); return; }
+    failed = true;
+    const why = error?.status ? `the server answered ${error.status}` : "the server cannot be reached";
+    trouble("tiles", { message: `Part of the map could not be drawn: ${why}.`, remedy: "Moving the map asks for it again." });
+  });
 }
