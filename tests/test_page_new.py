@@ -115,7 +115,7 @@ def test_the_empty_quarter_is_embedded_from_the_page(browser: Any, demo_home: Se
             assert page.locator("#job").inner_text().count("of 1 block") == 1
             page.shot("15-embedding")
             page.wait_for_selector("#pixel .badge.valid", timeout=100_000)
-        assert "on the map and in the search" in page.inner_text("#toast")
+            eventually(lambda: "on the map and in the search" in page.inner_text("#toast"), "no word that it is done")
         page.settle()
         page.shot("16-embedded")
         eventually(lambda: abs(page.colour(EMPTY) - before).max() > 30, "the new pixels do not show")

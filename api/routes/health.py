@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import Dataset
+from api.problems import documented
 from api.security import is_allowed_host
 from api.state import State, get_state
 from service.errors import SmaltiError
@@ -30,7 +31,10 @@ async def livez() -> dict[str, bool]:  # async: needs no thread, for a server wh
     return {"alive": True}
 
 
-@router.get("/readyz", responses={503: {"model": Ready, "description": "Something cannot serve; `parts` names it"}})
+@router.get(
+    "/readyz",
+    responses={**documented(422), 503: {"model": Ready, "description": "Something cannot serve; `parts` names it"}},
+)
 def readyz(
     request: Request,
     state: Annotated[State, Depends(get_state)],
