@@ -113,6 +113,25 @@ def server(demo_home: Settings) -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser."""
+    from tests.browser import chromium  # which takes its paths from here
+
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Any, server: str) -> Iterator[Any]:
+    """A page of the whole demo; fails at the end if the console complained or a request left this machine."""
+    from tests.browser import Page
+
+    opened = Page(browser, server)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A Postgres server of our own, below /tmp because its user may enter no other folder of ours."""

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.browser import EMPTY, Page, chromium, eventually, kind_at, somewhere
+from tests.browser import EMPTY, Page, eventually, kind_at, somewhere
 
 pytestmark = pytest.mark.slow
 
 RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Any, server: str) -> Iterator[Page]:
-    """A page of the whole demo; fails at the end if the console complained or a request left this machine."""
-    opened = Page(browser, server)
-    yield opened
-    opened.close()
 
 
 def is_grey(colour: np.ndarray[Any, Any]) -> bool:

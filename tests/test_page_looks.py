@@ -20,17 +20,11 @@ from rasterio.io import MemoryFile
 
 from api.routes.page import policy
 from api.settings import ApiKey, Settings
-from tests.browser import EMPTY, Page, chromium, eventually, somewhere
+from tests.browser import EMPTY, Page, eventually, somewhere
 from tests.conftest import ROOT, client_of, running
 
 RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
 SMALL = {"size": (390, 800), "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 def test_every_module_is_asked_for_at_once() -> None:

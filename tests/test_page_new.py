@@ -5,33 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.settings import Settings
-from tests.browser import EMPTY, Page, chromium, eventually, kind_at
+from tests.browser import EMPTY, Page, eventually, kind_at
 from tests.conftest import ROOT, running
 from tests.services import worker
 
 pytestmark = pytest.mark.slow
 
 EXAMPLE = ROOT / "api" / "web" / "assets" / "example.json"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Any, server: str) -> Iterator[Page]:
-    opened = Page(browser, server)
-    yield opened
-    opened.close()
 
 
 DROP = """([name, type, base64]) => {

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.browser import EMPTY, Page, chromium, eventually, somewhere
+from tests.browser import EMPTY, Page, eventually, somewhere
 from tests.conftest import program
 
 pytestmark = pytest.mark.slow
 
 RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture
-def page(browser: Any, server: str) -> Iterator[Page]:
-    opened = Page(browser, server)
-    yield opened
-    opened.close()
 
 
 NEVER = "view=foo&bands=a,b&opacity=-40&threshold=9&swipe=900&k=-3&apart=x&use=z&like=abc"
