@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dpixels import arrays, real_pixel
 
-from service import encoder as module
 from service.dpixels import BANDS, DPixels, from_arrays, from_json
-from service.encoder import Encoder, standardise
+from service.encoder import Encoder
+from service.encoder import encode as module
+from service.encoder.encode import standardise
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import dequantise, quantise
 from service.registry import SHIPPED, Registry

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.encoder import standardise
+from service.encoder.encode import standardise
 from service.registry import Statistics
 from service.sampling import PADDING
 from service.signals import (

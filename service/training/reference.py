@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from service.dpixels import DPixels
-from service.encoder import standardise
+from service.encoder.encode import standardise
 from service.registry import Statistics
 from service.sampling import bin_of, pattern
 from service.training.networks import Student

@@ -1,4 +1,4 @@
-"""The only door to onnxruntime: d-pixels in, vectors out.
+"""D-pixels in, vectors out.
 
 A pixel's vector depends on that pixel alone: it is padded to a length chosen from its own observations and runs in a
 batch of fixed size, so neither its neighbours nor the number of pixels asked for change a bit of it.
