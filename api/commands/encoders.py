@@ -1,4 +1,4 @@
-"""Commands about encoders: listing, running, training."""
+"""Commands about encoders: listing, running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from service.encoder import Encoder
 from service.errors import NotFound
 from service.registry import register
 from service.training.evaluate import evaluate
-from service.values import ModelIdentity
 
 models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
 Precision = Literal["fp32", "fp16"]
@@ -106,23 +105,3 @@ def embed(
     with temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in arrays.items()})
     temporary.replace(out)
-
-
-def train(
-    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoints, curves, the ONNX model.")],
-    preset: Annotated[str, typer.Option(help="Which model and recipe; `mini` is the shipped one.")] = "mini",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Steps, instead of the preset's.", min=1)] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What to call it, name@version/variant; smalti-PRESET@0.1.0 where absent.")
-    ] = None,
-) -> None:
-    """Train an encoder on simulated series and export it to ONNX. Needs torch."""
-    try:
-        from service.training.train import run  # torch is an extra
-    except ModuleNotFoundError as error:
-        raise NotFound(f"{error.name} is not installed.", remedy="Run `make setup`, which installs torch.") from None
-    identity = ModelIdentity.parse(name) if name else None
-    with bar("Training, steps") as tick:
-        run(preset, out, seed=seed, steps=steps, identity=identity, on_progress=tick)
-    console.print(f"wrote {out}; `smalti models import {out}/model` makes it one of the encoders")
