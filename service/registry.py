@@ -8,12 +8,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from service.dpixels import BANDS
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
+from service.families import SAMPLINGS, Statistics
 from service.quant import Variant
 from service.values import ModelIdentity
 
@@ -22,28 +23,13 @@ SHIPPED: Final = Path(__file__).parent / "models"
 
 MANIFEST: Final = "manifest.json"
 
+SAMPLINGS: Final = ("v1.0-early", "v1.0", "v1.1", "v2")
+"""Rules of service.sampling."""
 
-@dataclass(frozen=True)
-class Statistics:
-    """Means and standard deviations that stored values are standardised with: (x - mean) / std, float32."""
+ORIGIN: Final = "checkpoint.json"
+"""Beside a manifest: where the checkpoint lies that the model was made from (`path`, `sha256`)."""
 
-    s2_mean: tuple[float, ...]
-    """10, in the order of BANDS; of reflectance x 10000."""
-    s2_std: tuple[float, ...]
-    s1_asc_mean: tuple[float, ...]
-    """VV, VH; of stored backscatter."""
-    s1_asc_std: tuple[float, ...]
-    s1_desc_mean: tuple[float, ...]
-    s1_desc_std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            values = tuple(float(v) for v in getattr(self, f.name))
-            object.__setattr__(self, f.name, values)
-            if len(values) != (10 if f.name.startswith("s2") else 2):
-                raise InvalidInput(f"has {len(values)} entries.", field=f"statistics.{f.name}")
-            if f.name.endswith("std") and not min(values) > 0:
-                raise InvalidInput("must be above 0.", field=f"statistics.{f.name}")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -82,25 +68,54 @@ class ModelManifest:
     """One line for people."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """How it was trained: data, seeds, steps, scores."""
+    data_file: str = ""
+    """Weights that the ONNX file keeps beside it (one file holds 2 GB at most); empty: it holds them itself."""
+    data_sha256: str = ""
+    half_file: str = ""
+    """The same graph with float16 weights and products, for engines that want it; empty: there is none."""
+    half_sha256: str = ""
+    half_data_file: str = ""
+    """Weights beside the half file."""
+    half_data_sha256: str = ""
+    checkpoint_sha256: str = ""
+    """Of the published checkpoint it was made from; empty: unknown."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "bands", tuple(self.bands))
         checks = {
-            "sha256": re.fullmatch(r"[0-9a-f]{64}", self.sha256),
+            "sha256": _HASH.fullmatch(self.sha256),
             "bands": sorted(self.bands) == sorted(BANDS),
-            "sampling": self.sampling == "v2",
+            "sampling": self.sampling in SAMPLINGS,
             "quantiser": self.quantiser in ("v1", "v2"),
             "doy": self.doy == "sin-cos-10000",
             "dims": 1 <= self.dims <= 4096,
             "depths": all(0 < a < b for a, b in zip((0, *self.depths), self.depths, strict=False) if a)
             and all(0 < depth <= self.dims for depth in self.depths),
             "max_observations": self.max_observations % 8 == 0 and 8 <= self.max_observations <= 256,
-            "file": Path(self.file).name == self.file and self.file.endswith(".onnx"),
+            "file": _plain(self.file, ".onnx"),
+            "half_file": not self.half_file or _plain(self.half_file, ".onnx"),
+            "data_file": not self.data_file or _plain(self.data_file, ".data"),
+            "half_data_file": not self.half_data_file or _plain(self.half_data_file, ".data"),
+            "checkpoint_sha256": not self.checkpoint_sha256 or _HASH.fullmatch(self.checkpoint_sha256),
         }
+        for name in ("data", "half", "half_data"):
+            named, vouched = getattr(self, f"{name}_file"), getattr(self, f"{name}_sha256")
+            checks[f"{name}_sha256"] = bool(_HASH.fullmatch(vouched)) if named else not vouched
         for name, good in checks.items():
             if not good:
                 raise InvalidInput(f"{getattr(self, name)!r} is not understood by this version.", field=name)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file it vouches for, by name, with its SHA-256."""
+        named = {
+            self.file: self.sha256,
+            self.data_file: self.data_sha256,
+            self.half_file: self.half_sha256,
+            self.half_data_file: self.half_data_sha256,
+        }
+        return {name: sha256 for name, sha256 in named.items() if name}
 
     def to_json(self) -> str:
         """The manifest as text, fields in order."""
@@ -130,24 +145,23 @@ class RegisteredModel:
     manifest: ModelManifest
     path: Path
     """The ONNX file."""
+    parity: tuple[ParityRow, ...] = ()
+    """How faithful it was found to be here; empty: nobody looked."""
+
+    @property
+    def half_path(self) -> Path | None:
+        """The ONNX file with float16 inside; none where there is none."""
+        return self.path.with_name(self.manifest.half_file) if self.manifest.half_file else None
 
     def verify(self) -> None:
-        """Hold the file against its manifest.
+        """Hold every file against its manifest.
 
         Raises:
-            Unavailable: The file is not there.
+            Unavailable: A file is not there.
             Corrupt: It is another file than the manifest vouches for.
         """
-        if not self.path.is_file():
-            raise Unavailable(f"model file {self.path} is missing.", remedy="Fetch or import the model again.")
-        with self.path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.manifest.sha256:
-            raise Corrupt(
-                f"model file {self.path} is not the one its manifest names (SHA-256 {found[:12]}... instead of "
-                f"{self.manifest.sha256[:12]}...).",
-                remedy="Fetch or import the model again.",
-            )
+        for name, sha256 in self.manifest.files.items():
+            _vouch(self.path.with_name(name), sha256)
 
 
 class Registry:
@@ -213,7 +227,7 @@ def read_model(folder: Path) -> RegisteredModel:
 
     Raises:
         Unavailable: No manifest there.
-        Corrupt: The manifest cannot be read.
+        Corrupt: The manifest, or the table of parity, cannot be read.
     """
     try:
         manifest = ModelManifest.from_json((folder / MANIFEST).read_bytes())
@@ -221,7 +235,7 @@ def read_model(folder: Path) -> RegisteredModel:
         raise Unavailable(f"{folder} holds no {MANIFEST}.") from None
     except InvalidInput as error:
         raise Corrupt(f"{folder / MANIFEST}: {error}") from None
-    return RegisteredModel(manifest, folder / manifest.file)
+    return RegisteredModel(manifest, folder / manifest.file, read_parity(folder))
 
 
 def register(folder: Path, src: Path) -> RegisteredModel:
@@ -244,10 +258,31 @@ def register(folder: Path, src: Path) -> RegisteredModel:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         whole = Path(temporary) / "model"
         whole.mkdir()
-        for path in (*src.glob("*.md"), src / MANIFEST, model.path):
+        beside = (src / name for name in (PARITY, ORIGIN) if (src / name).is_file())
+        for path in (*src.glob("*.md"), src / MANIFEST, *beside, *(src / name for name in model.manifest.files)):
             shutil.copy2(path, whole / path.name)
         whole.rename(target)
     return read_model(target)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _vouch(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise Unavailable(f"model file {path} is missing.", remedy="Fetch or import the model again.")
+    if (found := sha256_of(path)) != sha256:
+        raise Corrupt(
+            f"model file {path} is not the one its manifest names (SHA-256 {found[:12]}... instead of {sha256[:12]}...).",
+            remedy="Fetch or import the model again.",
+        )
+
+
+def _plain(name: str, suffix: str) -> bool:
+    return Path(name).name == name and name.endswith(suffix)
 
 
 def _version_key(identity: ModelIdentity) -> tuple[tuple[int, ...], str]:

@@ -46,7 +46,7 @@ def test_manifests_round_trip():
     [
         ("sha256", "zz"),
         ("bands", ["B04"] * 10),
-        ("sampling", "v1.1"),
+        ("sampling", "v3"),
         ("quantiser", "v3"),
         ("dims", 0),
         ("depths", [64, 16]),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from service.encoder.encode import standardise
-from service.registry import Statistics
+from service.families import Statistics
 from service.sampling import PADDING
 from service.signals import (
     CLOUD,

@@ -18,25 +18,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service.dpixels import BANDS
 from service.errors import InvalidInput
-from service.registry import MANIFEST, ModelManifest, RegisteredModel, Statistics, read_model
+from service.families import FAMILIES, Statistics
+from service.registry import MANIFEST, ModelManifest, RegisteredModel, read_model
 from service.training.networks import DAYS, Backbone, Student, doy_encoding
 from service.values import ModelIdentity
 
 OPSET: Final = 17
 IR: Final = 9
 EPSILON: Final = 1e-5
-PUBLISHED_V2: Final = Statistics(
-    s2_mean=(
-        1633.0042, 1341.1090, 1539.5536, 3054.8269, 3117.4658, 2004.1648, 2694.7275, 2945.1504, 2266.6079, 1657.3094,
-    ),
-    s2_std=(
-        1999.4603, 2014.7549, 1929.2201, 1754.2493, 1649.9807, 1936.8988, 1748.6041, 1708.6991, 1207.5250, 1108.6046,
-    ),
-    s1_asc_mean=(5909.3921, 3405.0322),
-    s1_asc_std=(1507.1750, 1531.2615),
-    s1_desc_mean=(5816.1382, 3277.7576),
-    s1_desc_std=(1554.6475, 1546.4733),
-)  # fmt: skip
+PUBLISHED_V2: Final = FAMILIES["tessera-v2"].statistics
 """Statistics that the published v2 students are standardised with."""
 
 

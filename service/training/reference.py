@@ -14,7 +14,7 @@ import torch
 
 from service.dpixels import DPixels
 from service.encoder.encode import standardise
-from service.registry import Statistics
+from service.families import Statistics
 from service.sampling import bin_of, pattern
 from service.training.networks import Student
 from service.values import Float32Array, Int64Array

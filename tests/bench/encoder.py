@@ -21,7 +21,8 @@ import torch
 
 from service.dpixels import DPixels
 from service.encoder import Encoder
-from service.registry import SHIPPED, Registry, Statistics
+from service.families import Statistics
+from service.registry import SHIPPED, Registry
 from service.training.export import export
 from service.training.networks import Student, StudentConfig
 from service.training.reference import reference_vectors
