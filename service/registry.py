@@ -15,6 +15,7 @@ from typing import Any, Final
 from service.dpixels import BANDS
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.families import SAMPLINGS, Statistics
+from service.parity import PARITY, ParityRow, read_parity
 from service.quant import Variant
 from service.values import ModelIdentity
 
@@ -22,9 +23,6 @@ SHIPPED: Final = Path(__file__).parent / "models"
 """The folder of models that come with smalti."""
 
 MANIFEST: Final = "manifest.json"
-
-SAMPLINGS: Final = ("v1.0-early", "v1.0", "v1.1", "v2")
-"""Rules of service.sampling."""
 
 ORIGIN: Final = "checkpoint.json"
 """Beside a manifest: where the checkpoint lies that the model was made from (`path`, `sha256`)."""
@@ -276,7 +274,8 @@ def _vouch(path: Path, sha256: str) -> None:
         raise Unavailable(f"model file {path} is missing.", remedy="Fetch or import the model again.")
     if (found := sha256_of(path)) != sha256:
         raise Corrupt(
-            f"model file {path} is not the one its manifest names (SHA-256 {found[:12]}... instead of {sha256[:12]}...).",
+            f"model file {path} is not the one its manifest names (SHA-256 {found[:12]}... instead of "
+            f"{sha256[:12]}...).",
             remedy="Fetch or import the model again.",
         )
 

@@ -1,0 +1,65 @@
+"""How faithful a model was found to be here: a table of measured differences beside its manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from service.errors import Corrupt
+
+PARITY: Final = "parity.json"
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One engine at one precision held against one judge."""
+
+    engine: str
+    """cpu, cuda, tensorrt, openvino; `torch` for PyTorch itself."""
+    precision: str
+    """fp32 or fp16."""
+    against: str
+    """golden (published numbers), torch (the checkpoint run by the published procedure), or cpu fp32."""
+    pixels: int
+    """How many were compared."""
+    max_abs: float
+    """Largest difference of any number of any vector."""
+    max_relative: float
+    """That, over the largest number of the judge's vectors."""
+    step_error_mean: float
+    """Mean difference in steps of the int8 that is stored; 0 for golden rows, which are never stored."""
+    step_error_max: float
+    codes_differ: float
+    """Share of int8 codes that differ."""
+    ok: bool
+    """Whether it holds what is asked of this precision."""
+    checked: str
+    """Date."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that ran."""
+
+
+def write_parity(folder: Path, rows: Sequence[ParityRow]) -> None:
+    """Keep the table beside the manifest; a reader sees the old one or the new one."""
+    temporary = folder / f".{PARITY}.part"
+    temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    temporary.replace(folder / PARITY)
+
+
+def read_parity(folder: Path) -> tuple[ParityRow, ...]:
+    """The table of a model's folder; empty where it was never verified.
+
+    Raises:
+        Corrupt: There is one that cannot be read.
+    """
+    try:
+        return tuple(ParityRow(**row) for row in json.loads((folder / PARITY).read_bytes()))
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise Corrupt(
+            f"{folder / PARITY} cannot be read: {error}", remedy="Write it anew with `smalti models verify`."
+        ) from None
