@@ -16,11 +16,10 @@ from test_dpixels import arrays, real_pixel
 from service.dpixels import BANDS, DPixels, from_arrays, from_json
 from service.encoder import Encoder
 from service.encoder import encode as module
-from service.encoder.encode import standardise
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import dequantise, quantise
 from service.registry import SHIPPED, Registry
-from service.sampling import LENGTHS, PADDING, bin_of, multiplicities, pattern, sequences
+from service.sampling import LENGTHS, PADDING, bin_of, multiplicities, pattern, sequences, standardise
 from service.values import NOT_EMBEDDED, REJECTED, VALID, Window
 
 

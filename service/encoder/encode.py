@@ -16,11 +16,11 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from service.dpixels import BANDS, DPixels, counts
+from service.dpixels import DPixels, counts
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import quantise
 from service.registry import ModelManifest, RegisteredModel
-from service.sampling import Sequences, sequences
+from service.sampling import Sequences, prepare
 from service.values import NOT_EMBEDDED, REJECTED, VALID, Counts, Float32Array, Int64Array, ModelIdentity, Vectors
 
 BATCH: Final = {"cpu": 16, "cuda": 512}
@@ -66,7 +66,6 @@ class Encoder:
         self.device = device
         self.threads = threads
         self._session = session
-        self._to_model = [BANDS.index(band) for band in model.manifest.bands]
 
     @classmethod
     def open(
@@ -181,7 +180,9 @@ class Encoder:
 
     def _submit(self, pool: ThreadPoolExecutor, dpixels: DPixels, wanted: Any, out: Float32Array) -> list[Future[None]]:
         """Prepare some pixels and hand them to the threads, which write their rows of `out`."""
-        s2, s1 = self._prepared(dpixels)
+        m = self.manifest
+        ready = prepare(dpixels, m.statistics, m.sampling, m.bands, m.max_observations)
+        s2, s1 = ready.s2, ready.s1
         batch = BATCH[self.device]
 
         def run(pixels: Int64Array) -> None:
@@ -190,31 +191,6 @@ class Encoder:
             out[pixels] = vectors[: len(pixels), : out.shape[1]]
 
         return [pool.submit(run, part) for part in _batches(s2.bucket, s1.bucket, np.flatnonzero(wanted), batch)]
-
-    def _prepared(self, dpixels: DPixels) -> tuple[Sequences, Sequences]:
-        """Standardise, and pick the observations that count. Radar: each orbit by its own statistics, then together."""
-        stats, longest = self.manifest.statistics, self.manifest.max_observations
-        s2 = standardise(dpixels.s2[..., self._to_model], stats.s2_mean, stats.s2_std)
-        asc = standardise(dpixels.s1_asc, stats.s1_asc_mean, stats.s1_asc_std)
-        desc = standardise(dpixels.s1_desc, stats.s1_desc_mean, stats.s1_desc_std)
-        return (
-            sequences(s2, dpixels.s2_doy, dpixels.s2_valid, longest),
-            sequences(
-                np.concatenate((asc, desc), axis=1),
-                np.concatenate((dpixels.s1_asc_doy, dpixels.s1_desc_doy), axis=1),
-                np.concatenate((dpixels.s1_asc_valid, dpixels.s1_desc_valid), axis=1),
-                longest,
-            ),
-        )
-
-
-def standardise(values: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Float32Array:
-    """(..., c) stored values -> (x - mean) / (std + 1e-9), all in float32 as published."""
-    centre, width = np.asarray(mean, np.float32), np.asarray(std, np.float32) + np.float32(1e-9)
-    out = values.astype(np.float32)
-    out -= centre
-    out /= width
-    return np.asarray(out, np.float32)
 
 
 def _finish(pending: list[Future[None]]) -> None:

@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.encoder.encode import standardise
 from service.families import Statistics
-from service.sampling import PADDING
+from service.sampling import PADDING, standardise
 from service.signals import (
     CLOUD,
     SNOW,

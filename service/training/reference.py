@@ -13,9 +13,8 @@ import numpy.typing as npt
 import torch
 
 from service.dpixels import DPixels
-from service.encoder.encode import standardise
 from service.families import Statistics
-from service.sampling import bin_of, pattern
+from service.sampling import bin_of, pattern, standardise
 from service.training.networks import Student
 from service.values import Float32Array, Int64Array
 
