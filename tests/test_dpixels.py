@@ -24,7 +24,7 @@ from service.dpixels import (
     from_json,
     load_npz,
 )
-from service.dpixels.series import s1_stored
+from service.dpixels.stored import s1_stored
 from service.errors import InvalidInput, LimitExceeded
 from service.values import Window
 

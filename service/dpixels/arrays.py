@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from service.dpixels.stored import RAW, S1_MAX, S2_MAX
 from service.dpixels.value import DPixels, Number, check_frames
 from service.errors import InvalidInput
 
@@ -20,9 +21,6 @@ ARRAYS: Final = (
     "sar_descending_doy",
 )
 """Names of the published files, without `.npy`."""
-
-SAR_MAX: Final = 32767
-"""Largest stored backscatter: the published scaling clips there."""
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> DPixels:
@@ -87,7 +85,7 @@ def _values(arrays: Mapping[str, Any], name: str, *, channels: int, sides: tuple
     if array.dtype.newbyteorder("=") not in [np.dtype(kind) for kind in allowed]:
         names = " or ".join(str(np.dtype(kind)) for kind in allowed)
         raise InvalidInput(f"is {array.dtype}.", field=name, remedy=f"It must be {names}, stored integers.")
-    _check_range(array, name, 65535 if channels == 10 else SAR_MAX)
+    _check_range(array, name, S2_MAX if channels == 10 else S1_MAX)
     return array
 
 
@@ -97,6 +95,8 @@ def _check_range(array: Number, name: str, most: int) -> None:
     low, high = array.min(), array.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InvalidInput("holds a value that is not finite.", field=name, remedy="Mark gaps with the mask, or 0 0.")
+    if -20 < low < 0 < high < 20:
+        raise InvalidInput(f"runs from {low} to {high}: that looks standardised.", field=name, remedy=RAW)
     if low < 0 or high > most:
         raise InvalidInput(f"runs from {low} to {high}.", field=name, remedy=f"Stored values lie in 0..{most}.")
     if array.dtype == np.float32 and 0 < high <= 2:

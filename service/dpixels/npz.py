@@ -14,14 +14,19 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.lib import format as npy
 
+from service.dpixels import scratch
 from service.dpixels.arrays import ARRAYS, from_arrays
-from service.dpixels.value import check_frames
+from service.dpixels.pixels import PIXEL_ARRAYS, TEXT, from_pixels
+from service.dpixels.upload import Declared, Upload, UploadLimits
+from service.dpixels.value import check_days, check_frames
 from service.errors import InvalidInput, LimitExceeded, SmaltiError
 
 HEADER: Final = 4096
 """Bytes within which the header of an .npy must end; numpy writes 128."""
 SMALL: Final = 16_000_000
 """Below this many bytes the ratio of packing is nobody's danger."""
+PIECE: Final = 1_000_000
+"""Bytes that are unpacked together."""
 _UNREADABLE: Final = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,18 +41,6 @@ _UNREADABLE: Final = (
 
 
 @dataclass(frozen=True)
-class UploadLimits:
-    """The most an NPZ may unpack to."""
-
-    pixels: int
-    """H * W of `bands`."""
-    unpacked_bytes: int
-    """All arrays together."""
-    ratio: float = 250.0
-    """Unpacked over packed bytes of the whole file; real series pack 1.5 to 10 times."""
-
-
-@dataclass(frozen=True)
 class _Member:
     """One array as the file's directory and its own header promise it."""
 
@@ -58,43 +51,62 @@ class _Member:
     start: int
 
 
+def read_npz(source: IO[bytes] | Path, limits: UploadLimits, declared: Declared) -> Upload:
+    """The d-pixels of an NPZ: of a published tile folder (`from_arrays`), or with the pixel first (`from_pixels`).
+
+    Args:
+        source: A file or an open stream.
+        limits: The most it may hold.
+        declared: Units of the second layout, and the window. A folder holds stored integers, and nothing else.
+
+    Raises:
+        InvalidInput, LimitExceeded, Unavailable: As `load_npz`, `from_arrays` and `from_pixels` do.
+    """
+    arrays = load_npz(source, limits)
+    if not arrays.keys() & set(ARRAYS) and arrays:
+        return from_pixels(arrays, declared)
+    for sensor, stored in (("s2", "dn"), ("s1", "scaled")):
+        if getattr(declared, f"{sensor}_unit") not in (None, stored):
+            raise InvalidInput(
+                f"the arrays of a d-pixel folder are {stored}.",
+                field=f"{sensor}_unit",
+                remedy="Leave it out, or send arrays with the pixel first.",
+            )
+    dpixels = from_arrays(arrays)
+    for name in ("doys", "sar_ascending_doy", "sar_descending_doy"):
+        check_days(arrays[name], declared.window, name)
+    return Upload(dpixels)
+
+
 def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.ndarray[Any, Any]]:
-    """Read and check the arrays of a d-pixel folder from an NPZ, given as a file or an open stream.
+    """Unpack the arrays of an NPZ, one layout or the other; large ones into files that are read where they lie.
 
     Returns:
-        The seven arrays by name, as `from_arrays` takes them.
+        The arrays by name, as `from_arrays` or `from_pixels` take them.
 
     Raises:
         InvalidInput: The file is cut short, holds something else, or an array is wrong; names it.
         LimitExceeded: It would unpack to more than `limits`; found out before unpacking.
+        Unavailable: The disk is full.
     """
     try:
         with zipfile.ZipFile(source) as archive:
             infos = _directory(archive, limits)
             members = {name: _promised(archive, info, name) for name, info in infos.items()}
             _check_sides(members, limits)
-            arrays = {name: _unpacked(archive, member) for name, member in members.items()}
+            return {name: _unpacked(archive, member, name) for name, member in members.items()}
     except SmaltiError:
         raise
     except _UNREADABLE as error:
         raise InvalidInput(f"the NPZ cannot be read: {error}.", field="body", remedy="Was it sent whole?") from None
-    from_arrays(arrays)
-    return arrays
 
 
 def _directory(archive: zipfile.ZipFile, limits: UploadLimits) -> dict[str, zipfile.ZipInfo]:
-    """The members by array name: the expected ones, each once, plainly packed, and small enough."""
+    """The members by array name: those of one layout, each once, plainly packed, and small enough."""
     infos: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
-        if name not in ARRAYS or name in infos:
-            raise InvalidInput(
-                f"{info.filename[:60]!r} does not belong, or comes twice.",
-                field="body",
-                remedy=f"Send {', '.join(ARRAYS)}.",
-            )
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InvalidInput("is encrypted or packed in an unusual way.", field=name, remedy="Use numpy.savez.")
+        _check_member(info, name, set(infos))
         infos[name] = info
     unpacked = sum(info.file_size for info in infos.values())
     packed = sum(info.compress_size for info in infos.values())
@@ -103,6 +115,21 @@ def _directory(archive: zipfile.ZipFile, limits: UploadLimits) -> dict[str, zipf
     if unpacked > SMALL and unpacked > limits.ratio * max(packed, 1):
         raise LimitExceeded(f"unpacks to {unpacked / max(packed, 1):,.0f} times its size.", field="body")
     return infos
+
+
+def _check_member(info: zipfile.ZipInfo, name: str, before: set[str]) -> None:
+    shown = repr(info.filename[:60])
+    if name not in ARRAYS and name not in PIXEL_ARRAYS:
+        remedy = f"Send {', '.join(ARRAYS)}; or, with the pixel first, {', '.join(PIXEL_ARRAYS)}."
+        raise InvalidInput(f"{shown} does not belong into the NPZ.", field="body", remedy=remedy)
+    if name in before:
+        raise InvalidInput(f"{shown} comes twice.", field=name, remedy="Send each array once.")
+    if before and (name in ARRAYS) != (next(iter(before)) in ARRAYS):
+        raise InvalidInput(f"{shown} is of the other layout.", field=name, remedy="Send arrays of one layout only.")
+    if info.flag_bits & 1:
+        raise InvalidInput("is encrypted.", field=name, remedy="Use numpy.savez.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidInput("is packed in an unusual way.", field=name, remedy="Use numpy.savez or savez_compressed.")
 
 
 def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Member:
@@ -115,7 +142,7 @@ def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Me
         shape, fortran, dtype = read(head, max_header_size=HEADER)
     except Exception as error:  # the header is evaluated as Python text: of what that may raise there is no list
         raise InvalidInput(f"is not an .npy array: {error}", field=name) from None
-    if dtype.hasobject or dtype.kind not in "biuf":
+    if dtype.hasobject or dtype.kind not in ("biufUS" if name in TEXT else "biuf"):
         raise InvalidInput(f"is {dtype}.", field=name, remedy="Only plain numbers are read.")
     start = head.tell()
     if start + math.prod(shape) * dtype.itemsize != info.file_size or min(shape, default=1) < 0:
@@ -124,23 +151,33 @@ def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Me
 
 
 def _check_sides(members: dict[str, _Member], limits: UploadLimits) -> None:
+    """Count frames and pixels by what the headers promise, before anything is unpacked."""
+    pixels = 0
     for name, member in members.items():
-        check_frames(member.shape[0] if member.shape else 0, name)
-    bands = members.get("bands")
-    pixels = math.prod(bands.shape[1:3]) if bands else 0
+        time_first = name in ARRAYS
+        if member.shape and time_first:
+            check_frames(member.shape[0], name)
+        elif len(member.shape) == 3:
+            check_frames(member.shape[1], name)
+        if len(member.shape) >= 3:
+            pixels = max(pixels, math.prod(member.shape[1:3]) if time_first else member.shape[0])
     if pixels > limits.pixels:
-        raise LimitExceeded(
-            f"{pixels:,} pixels, at most {limits.pixels:,} are taken.", field="bands", remedy="Send less at once."
-        )
+        name = "bands" if "bands" in members else "s2" if "s2" in members else "body"
+        said = f"{pixels:,} pixels, at most {limits.pixels:,} are taken."
+        raise LimitExceeded(said, field=name, remedy="Send less at once.")
 
 
-def _unpacked(archive: zipfile.ZipFile, member: _Member) -> np.ndarray[Any, Any]:
+def _unpacked(archive: zipfile.ZipFile, member: _Member, name: str) -> np.ndarray[Any, Any]:
     """Unpack one array; the reader stops at the promised size and checks the checksum."""
-    with archive.open(member.info) as file:
-        raw = file.read(member.info.file_size)
-    if len(raw) != member.info.file_size:
-        name = member.info.filename.removesuffix(".npy")
-        raise InvalidInput(f"unpacks to {len(raw):,} of {member.info.file_size:,} bytes promised.", field=name)
-    flat = np.frombuffer(raw, member.dtype, offset=member.start)
-    array = flat.reshape(member.shape, order="F" if member.fortran else "C")
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    size = 0
+    with scratch.spool() as out:
+        with archive.open(member.info) as file:
+            while piece := file.read(PIECE):
+                size += len(piece)
+                with scratch.on_disk():
+                    out.write(piece)
+        if size != member.info.file_size:
+            raise InvalidInput(f"unpacks to {size:,} of {member.info.file_size:,} bytes promised.", field=name)
+        with scratch.on_disk():
+            flat = scratch.held(out, member.dtype, member.start)
+    return scratch.in_c_order(flat.reshape(member.shape, order="F" if member.fortran else "C"))

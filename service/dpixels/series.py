@@ -5,20 +5,16 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Literal
 
 import numpy as np
 
-from service.dpixels.value import BANDS, DPixels, check_frames
+from service.dpixels.stored import UNUSABLE_SCL, one_piece
+from service.dpixels.value import BANDS, MERGE, Days, DPixels, check_frames, day_of_year
 from service.errors import InvalidInput
 from service.values import BoolArray, Float32Array, Float64Array, Int64Array, Window
 
 Date = str | dt.date
-
-UNUSABLE_SCL: Final = (0, 1, 2, 3, 8, 9)
-"""Scene classes the published pipeline leaves out: no data, saturated, dark, cloud shadow, cloud (medium, high)."""
-MAX_REFLECTANCE: Final = 6.5535
-"""What uint16 can hold at 10000 a unit."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class PixelSeries:
 
 @dataclass(frozen=True)
 class _Part:
-    """One checked series: stored values (t, c), day of the year (t,), validity (t,)."""
+    """One checked series in the order of its dates: stored values (t, c), day of the year (t,), validity (t,)."""
 
     values: Float32Array
     doy: Int64Array
@@ -118,13 +114,19 @@ def _nothing(channels: int) -> _Part:
 def _s2(series: S2Series | None, window: Window, path: str) -> _Part:
     if series is None:
         return _nothing(10)
-    order = _band_order(series.bands, f"{path}.bands")
-    doy = _days(series.dates, window, f"{path}.dates")
-    values = _matrix(series.values, len(doy), 10, f"{path}.values")[:, order]
-    return _Part(_s2_stored(values, series.unit, path), doy, _usable(series, len(doy), path))
+    order = band_order(series.bands, f"{path}.bands")
+    days = _days(series.dates, window, f"{path}.dates")
+    values = _matrix(series.values, len(days), 10, f"{path}.values")[:, order]
+    return _in_order(days, one_piece("s2", values, series.unit, path), _usable(series, len(days), path))
 
 
-def _band_order(bands: Sequence[str], path: str) -> list[int]:
+def _in_order(days: Days, values: Float32Array, valid: BoolArray) -> _Part:
+    """Sampling rules speak of the first and the last observation, so the order of rows must not matter."""
+    order = np.argsort(days, kind="stable")
+    return _Part(values[order], day_of_year(days[order]), valid[order])
+
+
+def band_order(bands: Sequence[str], path: str) -> list[int]:
     """The column of each model band, where the names are the ten and nothing else."""
     unknown = [name for name in bands if name not in BANDS]
     repeated = sorted({name for name in bands if list(bands).count(name) > 1})
@@ -136,8 +138,8 @@ def _band_order(bands: Sequence[str], path: str) -> list[int]:
     return [list(bands).index(name) for name in BANDS]
 
 
-def _days(dates: Sequence[Date], window: Window, path: str) -> Int64Array:
-    """Day of the year of each date; each within the window and there once."""
+def _days(dates: Sequence[Date], window: Window, path: str) -> Days:
+    """The dates, each within the window and there once."""
     check_frames(len(dates), path)
     seen: dict[dt.date, int] = {}
     for i, text in enumerate(dates):
@@ -145,13 +147,9 @@ def _days(dates: Sequence[Date], window: Window, path: str) -> Int64Array:
         if day not in window:
             raise InvalidInput(f"{day} lies outside the window {window}.", field=f"{path}[{i}]")
         if day in seen:
-            raise InvalidInput(
-                f"{day} is there twice, also at {seen[day]}.",
-                field=f"{path}[{i}]",
-                remedy="Merge the observations of one day, as the published pipeline does.",
-            )
+            raise InvalidInput(f"{day} is there twice, also at {seen[day]}.", field=f"{path}[{i}]", remedy=MERGE)
         seen[day] = i
-    return np.array([day.timetuple().tm_yday for day in seen], np.int64)
+    return np.array(list(seen), "datetime64[D]")
 
 
 def _date(text: Date, path: str) -> dt.date:
@@ -191,26 +189,6 @@ def _usable(series: S2Series, rows: int, path: str) -> BoolArray:
     return values.astype(bool) if name == "mask" else ~np.isin(values, UNUSABLE_SCL)
 
 
-def _s2_stored(values: Float64Array, unit: str, path: str) -> Float32Array:
-    """Stored integers: reflectance x 10000 to the nearest, dn as cast to uint16 by the published pipeline (truncated).
-
-    Slightly negative reflectance, an artefact of the offset, becomes 0.
-    """
-    low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
-    scale = {"dn": 1.0, "reflectance": 10000.0}.get(unit)
-    if scale is None:
-        raise InvalidInput(f"{str(unit)[:20]!r} is not a unit.", field=f"{path}.unit", remedy="Use dn or reflectance.")
-    if unit == "reflectance" and high > MAX_REFLECTANCE:
-        raise InvalidInput(f"values reach {high:g}, no reflectance.", field=f"{path}.unit", remedy="Is it dn?")
-    if unit == "dn" and 0 < high < 2:
-        raise InvalidInput(f"values never exceed {high:g}, no dn.", field=f"{path}.unit", remedy="Is it reflectance?")
-    if low * scale < -2000 or high * scale > 65535:
-        worst = low if low * scale < -2000 else high
-        raise InvalidInput(f"{worst:g} cannot be {unit}.", field=f"{path}.values", remedy="Is it a no-data value?")
-    whole = np.trunc(values) if unit == "dn" else np.rint(values * scale)
-    return np.asarray(np.maximum(whole, 0), np.float32)
-
-
 def _by_orbit(series: Sequence[S1Series], window: Window, path: str) -> dict[str, _Part]:
     found: dict[str, _Part] = {}
     for i, one in enumerate(series):
@@ -221,45 +199,7 @@ def _by_orbit(series: Sequence[S1Series], window: Window, path: str) -> dict[str
                 field=f"{where}.orbit",
                 remedy="Use ascending and descending, each once.",
             )
-        doy = _days(one.dates, window, f"{where}.dates")
-        stored = s1_stored(_matrix(one.values, len(doy), 2, f"{where}.values"), one.unit, where)
-        found[one.orbit] = _Part(stored, doy, np.ones(len(doy), bool))
+        days = _days(one.dates, window, f"{where}.dates")
+        stored = one_piece("s1", _matrix(one.values, len(days), 2, f"{where}.values"), one.unit, where)
+        found[one.orbit] = _in_order(days, stored, np.ones(len(days), bool))
     return found
-
-
-def s1_stored(values: Float64Array, unit: str, path: str = "s1") -> Float32Array:
-    """Backscatter as the published pipeline stores it.
-
-    stored = trunc(clip((20 log10 a + 50) x 200, 0, 32767)) for power a > 0, else 0, in float64. The published formula
-    takes 20 log10 of power, so it holds twice the physical decibels: with dB = 10 log10 a it is (2 dB + 50) x 200.
-
-    Args:
-        values: (..., 2) float64, finite.
-        unit: `db`, `power` or `scaled`.
-        path: Field path for errors.
-
-    Raises:
-        InvalidInput: Unknown unit, or values that cannot be of that unit.
-    """
-    if unit not in ("db", "power", "scaled"):
-        raise InvalidInput(f"{str(unit)[:20]!r} is not a unit.", field=f"{path}.unit", remedy="Use db, power, scaled.")
-    if values.size:
-        _check_s1_unit(float(values.min()), float(values.max()), unit, f"{path}.unit")
-    if unit == "scaled":
-        return np.asarray(np.trunc(values), np.float32)
-    with np.errstate(divide="ignore"):
-        doubled = 2 * values if unit == "db" else 20 * np.log10(values)
-    return np.asarray(np.trunc(np.clip((doubled + 50) * 200, 0, 32767)), np.float32)
-
-
-def _check_s1_unit(low: float, high: float, unit: str, path: str) -> None:
-    looks: Any = None
-    if unit == "db":
-        looks = (low > 0 and "power or scaled") or ((high > 40 or low < -100) and "scaled, or a no-data value")
-    elif unit == "power":
-        looks = (low < 0 and "db") or (high > 1000 and "scaled")
-    else:
-        looks = (low < 0 and "db, or a no-data value") or (high > 32767 and "a no-data value")
-        looks = looks or (0 < high < 100 and "power")
-    if looks:
-        raise InvalidInput(f"values run from {low:g} to {high:g}: that looks like {looks}.", field=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import InvalidInput, LimitExceeded
-from service.values import BoolArray, Counts
+from service.values import BoolArray, Counts, Int64Array, Window
 
 BANDS: Final = ("B04", "B02", "B03", "B08", "B8A", "B05", "B06", "B07", "B11", "B12")
 """Sentinel-2 bands in the order of every published TESSERA encoder. Not the order of wavelength."""
@@ -17,7 +18,14 @@ BANDS: Final = ("B04", "B02", "B03", "B08", "B8A", "B05", "B06", "B07", "B11", "
 MAX_FRAMES: Final = 1000
 """Most observations of one sensor and orbit: three a day of a year. Tables and counts are sized by it."""
 
+BLOCK_OF_PIXELS: Final = 4096
+"""Pixels that are looked at together where arrays may be larger than memory."""
+
+MERGE: Final = "Merge the observations of one day, as the published pipeline does."
+"""What to do about two observations of one pixel, sensor, orbit and day."""
+
 Number = npt.NDArray[Any]
+Days = npt.NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +100,45 @@ def check_frames(frames: int, name: str) -> None:
             field=name,
             remedy="Send those of one window; merge the observations of one day.",
         )
+
+
+def day_of_year(days: Days) -> Int64Array:
+    """1..366 for each datetime64[D]."""
+    return np.asarray((days - days.astype("datetime64[Y]")).astype(np.int64) + 1)
+
+
+def check_days(doy: Number, window: Window | None, name: str) -> None:
+    """Refuse days of the year that a window has not; where no window is named, there is nothing to hold them against.
+
+    Args:
+        doy: Integers; 0 stands for no observation.
+        window: When.
+        name: Field for errors.
+
+    Raises:
+        InvalidInput: A day that does not lie in the window.
+    """
+    if window is None:
+        return
+    days = np.arange(np.datetime64(window.start), np.datetime64(window.end) + 1)
+    known = np.isin(doy, [0, *day_of_year(days)])
+    if not known.all():
+        first = int(doy[~known][0])
+        raise InvalidInput(f"day {first} of the year lies outside the window {window}.", field=name)
+
+
+def digest(dpixels: DPixels) -> str:
+    """What some d-pixels are, as hex digits: SHA-256 over the names, shapes, types and bytes of their arrays."""
+    sha = hashlib.sha256()
+    for f in fields(dpixels):
+        array = getattr(dpixels, f.name)
+        if f.name == "shape":
+            sha.update(str(array).encode())
+            continue
+        sha.update(f"{f.name}{array.shape}{array.dtype}".encode())
+        for start in range(0, len(array), BLOCK_OF_PIXELS):  # views and files are never copied whole
+            sha.update(np.ascontiguousarray(array[start : start + BLOCK_OF_PIXELS]).data)
+    return sha.hexdigest()
 
 
 def counts(dpixels: DPixels) -> Counts:
