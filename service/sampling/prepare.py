@@ -70,8 +70,8 @@ def prepare(
     s2, s1 = _optical(dpixels, statistics, bands), _radar(dpixels, statistics, with_dummies=sampling == "v1.0")
     seen = s2.valid.any(axis=1) | s1.valid.any(axis=1)
     if sampling in RULES:
-        held = (sequences(one.values, one.doy, one.valid, longest, sampling) for one in (s2, s1))
-        return Prepared(*held, seen)
+        held = [sequences(one.values, one.doy, one.valid, longest, sampling) for one in (s2, s1)]
+        return Prepared(held[0], held[1], seen)
     wanted = seen & ((s2.doy > 0) & (s2.stored != 0).any(axis=2)).any(axis=1)
     if sampling == "v1.0-early":
         wanted &= (s1.doy > 0).any(axis=1)
