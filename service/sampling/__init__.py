@@ -5,6 +5,7 @@ keep each observation once, with the logarithm of its multiplicity, and pad to o
 of multiplicity zero.
 """
 
+from service.sampling.draws import DRAWS, drawn, seeds
 from service.sampling.packing import Sequences, packed, sequences
 from service.sampling.prepare import Prepared, prepare, standardise
 from service.sampling.rules import (
@@ -20,6 +21,7 @@ from service.sampling.rules import (
 )
 
 __all__ = [
+    "DRAWS",
     "LENGTHS",
     "LONGEST",
     "PADDING",
@@ -27,12 +29,14 @@ __all__ = [
     "Prepared",
     "Sequences",
     "bin_of",
+    "drawn",
     "multiplicities",
     "orders",
     "packed",
     "pattern",
     "prepare",
     "resample",
+    "seeds",
     "sequences",
     "standardise",
 ]

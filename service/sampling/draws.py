@@ -66,15 +66,17 @@ def drawn(among: BoolArray, seed: UInt64Array, draws: int = DRAWS) -> Int64Array
     """
     count = among.sum(axis=1)
     out = np.zeros(among.shape, np.int64)
+    rank = np.maximum(np.cumsum(among, axis=1) - 1, 0)  # never the place itself: padding must not have a say
     if len(enough := np.flatnonzero(count >= draws)):
-        keys = np.where(among[enough], stream(seed[enough], among.shape[1]), ~np.uint64(0))
+        keys = np.take_along_axis(stream(seed[enough], int(count.max())), rank[enough], axis=1)
+        keys[~among[enough]] = ~np.uint64(0)
         chosen = np.argpartition(keys, draws - 1, axis=1)[:, :draws]
         out[enough[:, None], chosen] = 1
     if len(few := np.flatnonzero((count < draws) & (count > 0))):
         high = stream(seed[few], draws) >> np.uint64(32)
-        rank = ((high * count[few, None].astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
-        flat = np.arange(len(few))[:, None] * draws + rank
+        picked = ((high * count[few, None].astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+        flat = np.arange(len(few))[:, None] * draws + picked
         tally = np.bincount(flat.ravel(), minlength=len(few) * draws).reshape(-1, draws)
-        place = np.clip(np.cumsum(among[few], axis=1) - 1, 0, draws - 1)
-        out[few] = np.where(among[few], np.take_along_axis(tally, place, axis=1), 0)
+        often = np.take_along_axis(tally, np.minimum(rank[few], draws - 1), axis=1)
+        out[few] = np.where(among[few], often, 0)
     return out

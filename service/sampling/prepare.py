@@ -68,7 +68,7 @@ def prepare(
     if sampling not in SAMPLINGS:
         raise InvalidInput(f"{sampling[:40]!r} is no rule.", field="sampling", remedy=f"Use one of {SAMPLINGS}.")
     s2, s1 = _optical(dpixels, statistics, bands), _radar(dpixels, statistics, with_dummies=sampling == "v1.0")
-    seen = s2.valid.any(axis=1) | s1.valid.any(axis=1)
+    seen = np.asarray(s2.valid.any(axis=1) | s1.valid.any(axis=1))
     if sampling in RULES:
         held = [sequences(one.values, one.doy, one.valid, longest, sampling) for one in (s2, s1)]
         return Prepared(held[0], held[1], seen)
