@@ -52,7 +52,7 @@ class Graph:
             if (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
                 raise Corrupt(f"a weight of {largest:.3g} is beyond float16.", remedy="Export without half precision.")
             self._halves.add(name)
-        self.weights.append(self._stored(np.ascontiguousarray(array, kind), name))
+        self.weights.append(self._stored(np.ascontiguousarray(array, kind).reshape(array.shape), name))
         return name
 
     def _stored(self, array: np.ndarray[Any, Any], name: str) -> Any:

@@ -1,0 +1,288 @@
+"""Published checkpoints: read without running anything in them, and used to the last tensor or refused.
+
+A checkpoint is a pickle, and a pickle can run code when it is read. Only tensors and plain values are let through.
+A wrong family, a tensor too few or too many, or the statistics of another release would all give plausible nonsense:
+so every name is accounted for, and what the file says about itself is held against the shapes of its tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from service.errors import Corrupt, InvalidInput, NotFound
+from service.families import Family, family
+from service.registry import sha256_of
+from service.training.networks import build
+
+State = dict[str, Tensor]
+
+HEADS: Final = ("projector.", "segmented_matryoshka_projector.")
+"""What training looked through and embedding does not: dropped, and counted."""
+
+_SHOWN: Final = 5
+"""Names of a list that an error shows."""
+
+_CONTAINERS: Final = {
+    "tessera-v2": (("model",), "args"),
+    "tessera-v2-teacher": (("encoder_state_dict",), "arch"),
+}
+_V1_CONTAINERS: Final = (("model_state", "model_state_dict"), "config")
+"""Where the tensors stand in a payload, and what describes them."""
+
+_SOURCES: Final = {"mpc": ("mpc", "20260425_133615"), "aws": ("aws", "202039")}
+"""How published v1.1 files are named: releases that differ in nothing but weights and statistics."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint, read and accounted for."""
+
+    path: Path
+    sha256: str
+    family: Family
+    sizes: Mapping[str, int | bool]
+    """Of the network, by their published names."""
+    depths: tuple[int, ...]
+    """Prefix lengths it was trained for."""
+    network: nn.Module
+    """In evaluation mode; its weights lie in the file until they are read."""
+    dropped: Mapping[str, int]
+    """How many tensors of heads were left out, by the head's name."""
+    tensors: int
+    """How many are used: all the others."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the tensors used."""
+        return sum(p.numel() for p in self.network.parameters())
+
+
+def read_checkpoint(path: Path, family_name: str) -> Checkpoint:
+    """Read a checkpoint as one of a family.
+
+    Args:
+        path: A file of `torch.save`.
+        family_name: One of service.families.
+
+    Raises:
+        NotFound: There is no file.
+        InvalidInput: No such family, or the file is plainly of another.
+        Corrupt: It is no checkpoint, holds more than tensors and plain values, or a tensor is missing, left over, of
+            a wrong shape, or not finite.
+    """
+    kind = family(family_name)
+    require_source(path, kind)
+    payload = read_payload(path)
+    state, about = _unpacked(payload, kind, path)
+    state, dropped = _without_heads(state)
+    require_family(state, kind, path)
+    sizes = sizes_of(state, about, kind, path)
+    network = _filled(state, kind, sizes, path)
+    return Checkpoint(
+        path.resolve(), sha256_of(path), kind, sizes, _depths(about, kind, sizes), network, dropped, len(state)
+    )
+
+
+def require_source(path: Path, kind: Family) -> None:
+    """Refuse a file whose name says one v1.1 release where the family is the other: the tensors cannot tell.
+
+    Raises:
+        InvalidInput: They disagree.
+    """
+    if not kind.name.startswith("tessera-v1.1-"):
+        return
+    said = {source for source, marks in _SOURCES.items() if any(mark in path.name.lower() for mark in marks)}
+    source = kind.name.rpartition("-")[2]
+    if said and source not in said:
+        (other,) = said
+        raise InvalidInput(
+            f"{path.name} is named as the {other} release, and {kind.name} has the statistics of {source}.",
+            field="family",
+            remedy=f"State tessera-v1.1-{other}; or, where the name is wrong, rename the file.",
+        )
+
+
+def read_payload(path: Path) -> dict[str, Any]:
+    """What a file of `torch.save` holds, its tensors still on disk; nothing in it is run.
+
+    Raises:
+        NotFound: There is no file.
+        Corrupt: It is none, or holds something else than tensors and plain values.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}.", field="file")
+    if not zipfile.is_zipfile(path):
+        raise Corrupt(
+            f"{path} is not a whole file of torch.save: it is cut short, or of before torch 1.6.",
+            remedy="Download it again; an old one is to be saved anew with a newer torch.",
+        )
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise Corrupt(
+            f"{path} holds more than tensors and plain values: {_offender(error)}. Reading that could run code, so it "
+            f"was not read.",
+            remedy="If you trust it, load it where you made it and save its tensors and plain values alone.",
+        ) from None
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise Corrupt(f"{path} cannot be read: {first}", remedy="Download it again.") from None
+    if not isinstance(payload, dict):
+        raise Corrupt(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
+    return payload
+
+
+def _offender(error: Exception) -> str:
+    """The class or function that a pickle asks for, out of torch's long explanation."""
+    text = str(error)
+    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"(?:instantiate|class|function) [`']?([\w.]{3,})", text)
+    return found[1] if found else "something that is not allowed"
+
+
+def _unpacked(payload: Mapping[str, Any], kind: Family, path: Path) -> tuple[State, Mapping[str, Any]]:
+    """The tensors, by names without `_orig_mod.`, and what the payload says of the network."""
+    containers, described = _CONTAINERS.get(kind.name, _V1_CONTAINERS)
+    name = next((name for name in containers if name in payload), None)
+    if name is None:
+        elsewhere = [c for other, _ in (_V1_CONTAINERS, *_CONTAINERS.values()) for c in other if c in payload]
+        if not elsewhere:
+            raise Corrupt(f"{path} has no {' or '.join(containers)}; it has {_some(payload)}.")
+        name = elsewhere[0]  # of another family, which the names of its tensors will tell
+    tensors = payload[name]
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise Corrupt(f"{path}: {name} is no collection of named tensors.")
+    state = {str(key).replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
+    if len(state) != len(tensors):
+        raise Corrupt(f"{path}: tensors of {name} have the same name once `_orig_mod.` is dropped.")
+    about = payload.get(described)
+    return state, about if isinstance(about, Mapping) else {}
+
+
+def _without_heads(state: State) -> tuple[State, dict[str, int]]:
+    dropped = Counter(head.rstrip(".") for key in state for head in HEADS if key.startswith(head))
+    return {key: tensor for key, tensor in state.items() if not key.startswith(HEADS)}, dict(dropped)
+
+
+def looks_like(names: Collection[str]) -> str:
+    """Which family tensors of these names belong to; empty: to none."""
+    if "fusion_modality_embed" in names:
+        return "tessera-v2-teacher"
+    if "s2_backbone.attn_pool.query.weight" not in names:
+        return ""
+    if "s2_backbone.attn_pool.temporal_context.weight_ih_l0" in names:
+        return "tessera-v1.0-early"
+    if any("temporal_context.gru_cell." in name for name in names):
+        return "tessera-v1.1" if "dim_reducer.4.weight" in names else "tessera-v1.0-qat"
+    return "tessera-v2"
+
+
+def require_family(state: State, kind: Family, path: Path) -> None:
+    """Refuse tensors that bear the names of another family, or of none.
+
+    Raises:
+        InvalidInput: They do.
+    """
+    found = looks_like(state)
+    if found == "tessera-v1.1" and kind.name.startswith("tessera-v1.1-"):
+        return
+    if found != kind.name:
+        what = f"looks like {found}" if found else f"is no TESSERA encoder; it has {_some(state)}"
+        stated = "tessera-v1.1-mpc or tessera-v1.1-aws" if found == "tessera-v1.1" else found
+        remedy = f"State --family {stated}." if found else None
+        raise InvalidInput(f"{path.name} {what}, not {kind.name}.", field="family", remedy=remedy)
+
+
+def sizes_of(state: State, about: Mapping[str, Any], kind: Family, path: Path) -> dict[str, int | bool]:
+    """Sizes of the network: what the tensors show, and what the payload or the family says of the rest.
+
+    Raises:
+        Corrupt: The payload and the tensors contradict each other, or a tensor that tells a size is missing.
+    """
+    shown = _shown(state, path)
+    # A `config` of v1.1 describes its training, in names of its own: there the family's constants hold.
+    said = {name: about[name] for name in kind.sizes if name in about and kind.name in _CONTAINERS}
+    sizes = {name: shown.get(name, said.get(name, usual)) for name, usual in kind.sizes.items()}
+    wrong = [f"{name} is {said[name]}, the tensors have {sizes[name]}" for name in said if said[name] != sizes[name]]
+    if wrong:
+        raise Corrupt(f"{path} contradicts itself: {'; '.join(wrong)}.")
+    for name in sizes:
+        if not isinstance(sizes[name], int) or (not isinstance(sizes[name], bool) and sizes[name] < 1):
+            raise Corrupt(f"{path}: {name} is {sizes[name]!r}.")
+    if 4 * sizes["latent_dim"] % sizes["nhead"]:
+        raise Corrupt(f"{path}: {sizes['nhead']} heads do not divide a width of {4 * sizes['latent_dim']}.")
+    return sizes
+
+
+def _shown(state: State, path: Path) -> dict[str, int | bool]:
+    """The sizes that shapes of tensors tell."""
+
+    def side(name: str, axis: int) -> int:
+        if name not in state or state[name].ndim <= axis:
+            raise Corrupt(f"{path} has no tensor {name}, or not of its shape.")
+        return int(state[name].shape[axis])
+
+    width = side("s2_backbone.embedding.0.weight", 0)
+    stack = "s2_backbone.transformer_encoder"
+    layers = {m[1] for key in state if (m := re.match(rf"{re.escape(stack)}\.(?:layers\.)?(\d+)\.", key))}
+    first = next((f"{stack}.{mid}0." for mid in ("layers.", "") if f"{stack}.{mid}0.linear1.weight" in state), "")
+    last = "dim_reducer.4.weight" if "dim_reducer.4.weight" in state else "dim_reducer.0.weight"
+    shown: dict[str, int | bool] = {
+        "repr_dim": side(last, 0),
+        "latent_dim": width // 4,
+        "num_layers": len(layers),
+        "dim_feedforward": side(f"{first}linear1.weight", 0),
+        "enable_qk_norm": f"{first}q_norm.weight" in state,
+    }
+    if shown["enable_qk_norm"]:
+        shown["nhead"] = width // max(side(f"{first}q_norm.weight", 0), 1)
+    return shown
+
+
+def _filled(state: State, kind: Family, sizes: Mapping[str, int | bool], path: Path) -> nn.Module:
+    """The network with these very tensors.
+
+    Raises:
+        Corrupt: One is missing, left over, of another shape or type, or not finite.
+    """
+    with torch.device("meta"):  # shapes alone: the teacher would take 8 GB before the first tensor is read
+        network = build(kind.name, sizes)
+    wanted = network.state_dict()
+    shapes = [f"{k} is {tuple(state[k].shape)}, not {tuple(wanted[k].shape)}" for k in wanted.keys() & state.keys()
+              if state[k].shape != wanted[k].shape]  # fmt: skip
+    faults = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "left over": sorted(state.keys() - wanted.keys()),
+        "of a wrong shape": sorted(shapes),
+        "not of numbers with a fraction": sorted(k for k, t in state.items() if not t.is_floating_point()),
+    }
+    for what, names in faults.items():
+        if names:
+            raise Corrupt(f"{path}: {len(names)} of its tensors are {what}: {_some(names)}.")
+    if bad := [key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
+        raise Corrupt(f"{path}: {len(bad)} of its tensors hold NaN or infinity: {_some(bad)}.")
+    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _depths(about: Mapping[str, Any], kind: Family, sizes: Mapping[str, int | bool]) -> tuple[int, ...]:
+    """Prefix lengths of a Matryoshka model; `args` may name its own."""
+    named = about.get("matryoshka_dims")
+    if named is None or not kind.depths:
+        return tuple(depth for depth in kind.depths if depth <= sizes["repr_dim"])
+    found = named.split(",") if isinstance(named, str) else named
+    return tuple(sorted({int(depth) for depth in found if str(depth).strip()}))
+
+
+def _some(names: Collection[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(str(name)[:120] for name in list(names)[:_SHOWN]) or "nothing") + more
