@@ -19,6 +19,7 @@ DOORS = {
     "zarr": ("service/store/",),
     "icechunk": ("service/store/",),
     "obstore": ("service/bucket/objects.py",),
+    "pyarrow": ("service/tables/", "service/training/"),
     "onnxruntime": ("service/encoder/",),
     "openvino": ("service/encoder/",),
     "faiss": ("indexing/ann.py",),
