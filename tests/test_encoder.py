@@ -1,4 +1,4 @@
-"""The encoder: the published sampling, exactness of the short form, independence of pixels, devices, golden numbers."""
+"""The encoder: independence of pixels, statuses, depths, devices, damaged models."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_dpixels import arrays, real_pixel
 
 from service.dpixels import BANDS, DPixels, from_arrays, from_json
@@ -19,101 +17,13 @@ from service.encoder import encode as module
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import dequantise, quantise
 from service.registry import SHIPPED, Registry
-from service.sampling import LENGTHS, PADDING, bin_of, multiplicities, pattern, sequences, standardise
 from service.values import NOT_EMBEDDED, REJECTED, VALID, Window
+from tests.pixels import random_dpixels
 
 
 @pytest.fixture(scope="module")
 def mini() -> Encoder:
     return Encoder.open(Registry((SHIPPED,)).get("smalti-mini"), engine="cpu", threads=1)
-
-
-def random_dpixels(n2, n1a, n1d, seed=0, t2=None, ta=None) -> DPixels:
-    """Pixels with given numbers of valid observations, at random places of the sequence."""
-    rng = np.random.default_rng(seed)
-    n, t2, ta = len(n2), t2 or max(*n2, 1), ta or max(*n1a, *n1d, 1)
-
-    def chosen(counts, t):
-        return rng.random((n, t)).argsort(axis=1).argsort(axis=1) < np.asarray(counts)[:, None]
-
-    radar = [np.where(chosen(c, ta)[..., None], rng.integers(2500, 7000, (n, ta, 2)), 0) for c in (n1a, n1d)]
-    days = [np.sort(rng.integers(1, 367, (n, t)), axis=1) for t in (t2, ta, ta)]
-    s2 = rng.integers(1, 9000, (n, t2, 10)).astype(np.uint16)
-    return DPixels(s2, days[0], chosen(n2, t2), radar[0], days[1], radar[1], days[2], shape=(n,))
-
-
-# --- sampling
-
-GOLDEN = {
-    (1, 8): [0] * 8,
-    (3, 8): [0, 1, 2, 0, 1, 2, 0, 1],
-    (5, 8): [0, 1, 2, 3, 4, 1, 3, 4],
-    (7, 8): [*range(7), 3],
-    (9, 16): [*range(9), 1, 3, 4, 5, 6, 7, 8],
-    (11, 16): [*range(11), 1, 4, 6, 8, 10],
-    (100, 104): [*range(100), 12, 37, 62, 87],
-}
-
-
-@pytest.mark.parametrize(("n", "length"), GOLDEN)
-def test_golden_patterns(n, length):
-    assert pattern(n, length).tolist() == GOLDEN[n, length]
-
-
-def test_golden_pattern_of_too_many():
-    found = pattern(300, 256).tolist()
-    assert found[:9] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
-    assert found[-6:] == [293, 294, 295, 296, 297, 299]
-
-
-@given(st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
-def test_multiplicities_are_the_pattern_counted(n):
-    table = multiplicities(400)
-    assert table[n].sum() == bin_of(n)
-    assert (np.bincount(pattern(n, bin_of(n)), minlength=400) == table[n]).all()
-    r = bin_of(n) - n
-    if 0 < r <= n:  # the rule as it is published, with numpy's own array_split
-        parts = np.array_split(np.arange(n), r)
-        assert pattern(n, bin_of(n))[n:].tolist() == [part[len(part) // 2] for part in parts]
-
-
-def test_bins():
-    assert [bin_of(n) for n in (0, 1, 8, 9, 255, 256, 257, 1000)] == [0, 8, 8, 16, 256, 256, 256, 256]
-
-
-@given(st.lists(st.integers(0, 300), min_size=1, max_size=6), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
-def test_sequences_hold_each_observation_once(seen, seed):
-    t = 300
-    rng = np.random.default_rng(seed)
-    valid = rng.random((len(seen), t)).argsort(axis=1).argsort(axis=1) < np.array(seen)[:, None]
-    values = rng.normal(size=(len(seen), t, 2)).astype(np.float32)
-    doy = np.broadcast_to(np.arange(1, t + 1), valid.shape)
-    out = sequences(values, doy, valid)
-    for i, n in enumerate(seen):
-        real = out.logm[i] > PADDING / 2
-        assert real.sum() == min(max(n, 1), 256)
-        assert out.bucket[i] in LENGTHS
-        assert real.sum() <= out.bucket[i]
-        assert not real[out.bucket[i] :].any()
-        if n == 0:
-            assert (out.values[i] == 0).all()
-            assert (out.doy[i] == 0).all()
-            continue
-        assert round(float(np.exp(out.logm[i][real]).sum())) == bin_of(n)
-        days = out.doy[i][real]
-        assert valid[i, days - 1].all()
-        assert (values[i, days - 1] == out.values[i][real]).all()
-
-
-def test_standardising_is_float32():
-    mean, std = (1633.0042, 3405.0322), (1999.4603, 1531.2615)
-    raw = np.array([[0, 65535], [1633, 3405]], np.uint16)
-    want = (raw.astype(np.float32) - np.float32(mean)) / (np.float32(std) + np.float32(1e-9))
-    found = standardise(raw, mean, std)
-    assert found.dtype == np.float32
-    assert (found == want).all()
 
 
 # --- encoding

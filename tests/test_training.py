@@ -17,95 +17,30 @@ from service.registry import SHIPPED, Registry  # noqa: E402
 from service.simulate import Landscape  # noqa: E402
 from service.training import evaluate as scoring  # noqa: E402
 from service.training import losses  # noqa: E402
-from service.training.data import Pool, monthly_means, training_series  # noqa: E402
+from service.training.data import training_series  # noqa: E402
 from service.training.export import PUBLISHED_V2, export, to_onnx  # noqa: E402
-from service.training.networks import Student, StudentConfig, doy_encoding, load_student  # noqa: E402
+from service.training.golden import fill  # noqa: E402
+from service.training.networks import Student, StudentConfig, load_student  # noqa: E402
+from service.training.optimise import rate  # noqa: E402
+from service.training.recipes import MINI, PRESETS  # noqa: E402
 from service.training.reference import reference_vectors  # noqa: E402
-from service.training.train import MINI, PRESETS, rate, run  # noqa: E402
+from service.training.train import run  # noqa: E402
+from service.training.views import Pool, monthly_means  # noqa: E402
 from service.values import VALID, ModelIdentity  # noqa: E402
-from tests.test_encoder import random_dpixels  # noqa: E402
+from tests.pixels import golden_pixels, random_dpixels  # noqa: E402
 
 PARITY = 2e-5
 
 
-def golden_weights(student: Student) -> Student:
-    """The fill that the golden numbers were made with: a sine over the names in order."""
-    state = student.state_dict()
-    for i, name in enumerate(sorted(state)):
-        shape = state[name].shape
-        values = (0.05 * np.sin(0.37 * np.arange(state[name].numel()) + i)).astype(np.float32)
-        gain = name.endswith("weight") and ("norm" in name or name.startswith("dim_reducer.1."))
-        state[name] = torch.from_numpy((values + np.float32(gain)).reshape(shape))
-    student.load_state_dict(state)
-    return student.eval()
-
-
 @pytest.fixture(scope="module")
 def small() -> Student:
-    return golden_weights(Student(StudentConfig()))
+    return fill(Student(StudentConfig()))
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Student:
     torch.manual_seed(3)
     return Student(StudentConfig(repr_dim=24, latent_dim=4, num_layers=2, nhead=4, dim_feedforward=48)).eval()
-
-
-def test_doy_encoding():
-    want = {
-        1: (0.84147, 0.54030, 0.82186, 0.56970, 1.0366e-4, 1.0),
-        100: (-0.50637, 0.86232, 0.79755, -0.60326, 0.010366, 0.99995),
-        365: (0.54405, 0.83906, 0.24071, 0.97060, 0.037828, 0.99928),
-    }
-    found = doy_encoding(torch.tensor(list(want)), 512)[:, [0, 1, 2, 3, 510, 511]]
-    assert np.allclose(found, list(want.values()), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("qk", "row0", "row1", "parameters", "keys"),
-    [
-        (False, (-0.36407, 1.363079, -0.60323, -1.106987), (-0.367383, -1.171664, 1.131263), 7_112_322, 114),
-        (True, (0.03806, 1.291484, -0.922733, -0.794743), (-0.728991, -0.928053, 1.312558), 7_113_346, 162),
-    ],
-)
-def test_golden_forward(qk, row0, row1, parameters, keys):
-    student = golden_weights(Student(StudentConfig(enable_qk_norm=qk)))
-    assert sum(p.numel() for p in student.parameters()) == parameters
-    assert len(student.state_dict()) == keys
-
-    def series(times, channels):
-        b, t, c = np.ogrid[:2, :times, :channels]
-        values = np.sin(0.3 * b + 0.11 * t + 0.7 * c).astype(np.float32)
-        return torch.from_numpy(values), torch.from_numpy(np.tile(10 + 15 * np.arange(times), (2, 1)))
-
-    with torch.inference_mode():
-        out = student(*series(12, 10), *series(9, 2))
-    assert np.allclose(out[0, :4], row0, atol=1e-5)
-    assert np.allclose(out[1, -3:], row1, atol=1e-5)
-
-
-def golden_pixels():
-    t, p, c = np.ogrid[:11, :3, :10]
-    bands = (1500 + 37 * t + 211 * c + 500 * p).astype(np.uint16)[:, None]
-    masks = np.ones((11, 1, 3), np.uint8)
-    masks[::2, 0, 1] = 0
-    masks[:, 0, 2] = 0
-    t, p, c = np.ogrid[:6, :3, :2]
-    asc = (5200 + 50 * t - 2000 * c + 100 * p).astype(np.int16)[:, None]
-    asc[:3, 0, 1] = 0
-    t, p, c = np.ogrid[:4, :3, :2]
-    desc = (5000 + 40 * t - 1900 * c + 90 * p).astype(np.int16)[:, None]
-    return from_arrays(
-        {
-            "bands": bands,
-            "masks": masks,
-            "doys": 5 + 30 * np.arange(11),
-            "sar_ascending": asc,
-            "sar_ascending_doy": 12 + 20 * np.arange(6),
-            "sar_descending": desc,
-            "sar_descending_doy": 200 + 25 * np.arange(4),
-        }
-    )
 
 
 def test_golden_pixels_end_to_end(small, tmp_path):
