@@ -44,6 +44,7 @@ class ParityRow:
 
 def write_parity(folder: Path, rows: Sequence[ParityRow]) -> None:
     """Keep the table beside the manifest; a reader sees the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{PARITY}.part"
     temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     temporary.replace(folder / PARITY)

@@ -8,14 +8,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from service.dpixels import BANDS
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.families import SAMPLINGS, Statistics
-from service.parity import PARITY, ParityRow, read_parity
+from service.parity import PARITY, ParityRow, read_parity, write_parity
 from service.quant import Variant
 from service.values import ModelIdentity
 
@@ -177,7 +177,7 @@ class Registry:
         found: dict[str, RegisteredModel] = {}
         for folder in self._folders():
             try:
-                model = read_model(folder)
+                model = self._found_here(read_model(folder))
             except SmaltiError:
                 continue
             found.setdefault(str(model.manifest.identity), model)
@@ -214,6 +214,17 @@ class Registry:
         known = ", ".join(str(model.manifest.identity) for model in models) or "none"
         raise NotFound(f"no model {name[:80]!r}.", field="model", remedy=f"There are: {known}.")
 
+    def keep_parity(self, model: RegisteredModel, rows: Sequence[ParityRow]) -> None:
+        """Keep what was measured: beside the manifest, or, for a model that came with smalti, in the first folder."""
+        own = model.path.is_relative_to(self.folders[0])
+        write_parity(model.path.parent if own else self._parity_of(model), rows)
+
+    def _parity_of(self, model: RegisteredModel) -> Path:
+        return self.folders[0] / ".parity" / _folder_name(model.manifest.identity)
+
+    def _found_here(self, model: RegisteredModel) -> RegisteredModel:
+        return replace(model, parity=model.parity or read_parity(self._parity_of(model)))
+
     def _folders(self) -> Iterator[Path]:
         for folder in self.folders:
             if folder.is_dir():
@@ -236,8 +247,13 @@ def read_model(folder: Path) -> RegisteredModel:
     return RegisteredModel(manifest, folder / manifest.file, read_parity(folder))
 
 
-def register(folder: Path, src: Path) -> RegisteredModel:
-    """Copy the model in folder `src` into the registry folder `folder`, whole or not at all.
+def register(folder: Path, src: Path, *, move: bool = False) -> RegisteredModel:
+    """Bring the model in folder `src` into the registry folder `folder`, whole or not at all.
+
+    Args:
+        folder: Of the registry.
+        src: A model's.
+        move: Take its files instead of copying them.
 
     Raises:
         Unavailable, Corrupt: `src` holds no whole model.
@@ -246,7 +262,7 @@ def register(folder: Path, src: Path) -> RegisteredModel:
     model = read_model(src)
     model.verify()
     identity = model.manifest.identity
-    target = folder / f"{identity.name}@{identity.version}~{identity.variant}"
+    target = folder / _folder_name(identity)
     if target.exists():
         there = read_model(target)
         if there.manifest.sha256 != model.manifest.sha256:
@@ -258,7 +274,7 @@ def register(folder: Path, src: Path) -> RegisteredModel:
         whole.mkdir()
         beside = (src / name for name in (PARITY, ORIGIN) if (src / name).is_file())
         for path in (*src.glob("*.md"), src / MANIFEST, *beside, *(src / name for name in model.manifest.files)):
-            shutil.copy2(path, whole / path.name)
+            (shutil.move if move else shutil.copy2)(path, whole / path.name)
         whole.rename(target)
     return read_model(target)
 
@@ -282,6 +298,10 @@ def _vouch(path: Path, sha256: str) -> None:
 
 def _plain(name: str, suffix: str) -> bool:
     return Path(name).name == name and name.endswith(suffix)
+
+
+def _folder_name(identity: ModelIdentity) -> str:
+    return f"{identity.name}@{identity.version}~{identity.variant}"
 
 
 def _version_key(identity: ModelIdentity) -> tuple[tuple[int, ...], str]:

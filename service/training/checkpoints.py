@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.families import Family, family
 from service.registry import sha256_of
-from service.training.networks import build
+from service.training.networks import Network, build
 
 State = dict[str, Tensor]
 
@@ -54,7 +54,7 @@ class Checkpoint:
     """Of the network, by their published names."""
     depths: tuple[int, ...]
     """Prefix lengths it was trained for."""
-    network: nn.Module
+    network: Network
     """In evaluation mode; its weights lie in the file until they are read."""
     dropped: Mapping[str, int]
     """How many tensors of heads were left out, by the head's name."""
@@ -248,7 +248,7 @@ def _shown(state: State, path: Path) -> dict[str, int | bool]:
     return shown
 
 
-def _filled(state: State, kind: Family, sizes: Mapping[str, int | bool], path: Path) -> nn.Module:
+def _filled(state: State, kind: Family, sizes: Mapping[str, int | bool], path: Path) -> Network:
     """The network with these very tensors.
 
     Raises:

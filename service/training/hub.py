@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from service.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from service.registry import sha256_of
@@ -108,7 +108,7 @@ def fetch(name: str, folder: Path, revision: str = "main") -> Fetched:
         from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ModuleNotFoundError as error:
         raise Unavailable(f"{error.name} is not installed.", remedy=by_hand(one)) from None
-    network = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library, which goes by several names
+    network: Any = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library, which goes by several names
     try:
         facts = get_hf_file_metadata(hf_hub_url(one.repo, one.file, revision=revision))
         require_room(folder, facts.size or 0, one)

@@ -1,0 +1,216 @@
+"""How faithful an exported model is: engines against PyTorch, and both against published numbers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from service.dpixels import DPixels, from_arrays
+from service.encoder import Encoder
+from service.errors import InvalidInput, SmaltiError, Unavailable
+from service.families import FAMILIES
+from service.parity import ParityRow
+from service.quant import quantise
+from service.registry import ORIGIN, RegisteredModel, sha256_of
+from service.simulate import Landscape
+from service.training import golden
+from service.training.checkpoints import Checkpoint, read_checkpoint
+from service.training.export import export
+from service.training.reference import reference_vectors
+from service.values import Float32Array, ModelIdentity
+
+ENGINES: Final = ("cpu", "openvino", "cuda", "tensorrt")
+PRECISIONS: Final = ("fp32", "fp16")
+LIBRARIES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+
+ABSOLUTE: Final = golden.TOLERANCE
+"""Most that a number may be off in float32."""
+RELATIVE: Final = golden.RELATIVE
+"""Or as a share of the largest number, where vectors are not of unit size."""
+TIES: Final = 0.005
+"""Share of int8 codes that may differ in float32, by one level: those that lay on the edge between two."""
+HALF_STEP: Final = 0.5
+"""Most that half precision may be off, in steps of the stored int8."""
+
+Note = Callable[[str], None]
+"""Told in a few words of what begins."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and on what."""
+
+    engines: Sequence[str] = ENGINES
+    precisions: Sequence[str] = PRECISIONS
+    pixels: int = 64
+    strict: bool = False
+    """Whether an engine that is not here is an error; else it is left out."""
+    threads: int | None = None
+
+
+def verify(
+    model: RegisteredModel, plan: Plan, checkpoint: Checkpoint | None = None, note: Note = lambda _: None
+) -> tuple[ParityRow, ...]:
+    """Measure a model on every engine and precision of the plan that is here.
+
+    Engines at float32 run the family's golden networks too. The model itself is held against its checkpoint, run by
+    the published procedure in PyTorch; without one, against ONNX Runtime on the CPU in float32.
+
+    Args:
+        model: Of the registry.
+        plan: What to compare.
+        checkpoint: That the model was made from.
+        note: Told of what begins.
+
+    Raises:
+        Unavailable: An engine is not here, and the plan is strict; or none is.
+    """
+    dpixels = realistic(plan.pixels)
+    against = "torch" if checkpoint else "cpu fp32"
+    note(f"{len(dpixels)} simulated pixels, {against}")
+    judge = _judge(model, dpixels, checkpoint, plan)
+    rows: list[ParityRow] = []
+    with tempfile.TemporaryDirectory() as folder:
+        goldens = _goldens(model.manifest.family, Path(folder)) if "fp32" in plan.precisions else []
+        for engine, precision in ((e, p) for e in plan.engines for p in plan.precisions):
+            try:
+                note(f"{engine} {precision}")
+                with closing(Encoder.open(model, engine, threads=plan.threads, precision=precision)) as encoder:
+                    found = encoder.encode(dpixels).floats
+            except (Unavailable, InvalidInput) as error:
+                if plan.strict:
+                    raise
+                note(f"{engine} {precision} is left out: {error}")
+                continue
+            rows.append(_row(engine, precision, against, judge, found, model.manifest.quantiser))
+            if precision == "fp32":
+                rows += [_golden_row(engine, case, made) for case, made in goldens]
+    if not rows:
+        raise Unavailable("none of the engines is here.", field="engine")
+    return tuple(rows)
+
+
+def _judge(model: RegisteredModel, dpixels: DPixels, checkpoint: Checkpoint | None, plan: Plan) -> Float32Array:
+    if checkpoint is None:
+        with closing(Encoder.open(model, "cpu", threads=plan.threads)) as encoder:
+            return encoder.encode(dpixels).floats
+    manifest = model.manifest
+    vectors = reference_vectors(checkpoint.network, dpixels, manifest.statistics, sampling=manifest.sampling)
+    return vectors[:, : manifest.dims]
+
+
+def realistic(pixels: int) -> DPixels:
+    """Simulated pixels of a whole year, every eighth without one of the sensors."""
+    side = max(2, int(np.ceil(pixels**0.5)))
+    arrays = Landscape(1, 16 * side, 16 * side).dpixels(2023, slice(0, None, 16), slice(0, None, 16))
+    flat = {name: a.reshape(len(a), 1, -1, *a.shape[3:])[:, :, :pixels] for name, a in arrays.items() if a.ndim > 2}
+    flat["masks"][:, :, 1::16] = 0
+    for orbit in ("sar_ascending", "sar_descending"):
+        flat[orbit][:, :, 9::16] = 0
+    return from_arrays(arrays | flat)
+
+
+def _row(
+    engine: str, precision: str, against: str, judge: Float32Array, found: Float32Array, quantiser: Any
+) -> ParityRow:
+    made = np.isfinite(judge).all(axis=1)
+    same_status = bool((made == np.isfinite(found).all(axis=1)).all())
+    a, b = judge[made], np.nan_to_num(found[made])
+    (codes_a, scales), (codes_b, _) = quantise(a, quantiser), quantise(b, quantiser)
+    off = np.abs(a - b)
+    levels = np.abs(codes_a.astype(np.int16) - codes_b)
+    steps = off / scales[:, None]
+    largest, relative = float(off.max()), float(off.max() / np.abs(a).max())
+    if precision == "fp32":
+        ok = (largest <= ABSOLUTE or relative <= RELATIVE) and levels.max() <= 1 and (levels > 0).mean() <= TIES
+    else:
+        ok = steps.max() <= HALF_STEP
+    return ParityRow(
+        engine=engine,
+        precision=precision,
+        against=against,
+        pixels=len(a),
+        max_abs=_short(largest),
+        max_relative=_short(relative),
+        step_error_mean=_short(float(steps.mean())),
+        step_error_max=_short(float(steps.max())),
+        codes_differ=_short(float((levels > 0).mean())),
+        ok=bool(ok) and same_status,
+        checked=_today(),
+        versions=versions(),
+    )
+
+
+def _goldens(family: str, folder: Path) -> list[tuple[golden.Golden, RegisteredModel]]:
+    """The golden networks of a family, exported as every model is."""
+    return [
+        (case, export(case.network(), folder / str(i), ModelIdentity("golden", str(i)), family=family))
+        for i, case in enumerate(golden.golden(family) if family in FAMILIES else ())
+    ]
+
+
+def _golden_row(engine: str, case: golden.Golden, made: RegisteredModel) -> ParityRow:
+    with closing(Encoder.open(made, engine)) as encoder:
+        vectors = np.asarray(encoder.run(golden.feeds(case)), np.float32)
+    error, largest = case.error(vectors), float(np.abs(vectors).max())
+    relative = error * (case.relative or ABSOLUTE / largest)
+    return ParityRow(
+        engine=engine,
+        precision="fp32",
+        against=f"golden {case.case}",
+        pixels=len(vectors),
+        max_abs=_short(relative * largest),
+        max_relative=_short(relative),
+        step_error_mean=0.0,
+        step_error_max=0.0,
+        codes_differ=0.0,
+        ok=error <= 1,
+        checked=_today(),
+        versions=versions(),
+    )
+
+
+def remember(folder: Path, checkpoint: Checkpoint) -> None:
+    """Note beside a model where its checkpoint lies, so that it can be held against it later."""
+    about = {"path": str(checkpoint.path), "sha256": checkpoint.sha256, "family": checkpoint.family.name}
+    (folder / ORIGIN).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def remembered(model: RegisteredModel) -> Checkpoint | None:
+    """The checkpoint that a model was made from, if it is still where it was and what it was."""
+    try:
+        about = json.loads((model.path.parent / ORIGIN).read_bytes())
+        path = Path(about["path"])
+        if not path.is_file() or sha256_of(path) != about["sha256"]:
+            return None
+        return read_checkpoint(path, about["family"])
+    except (OSError, ValueError, KeyError, TypeError, SmaltiError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that compute, as installed."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def _today() -> str:
+    return dt.datetime.now(dt.UTC).date().isoformat()
