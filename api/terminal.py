@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,9 +13,16 @@ console = Console(stderr=True, highlight=False)
 """Everything for people goes to stderr; stdout is for what a script wants."""
 
 
+class Tick(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: int, total: int, word: str = "", /) -> None:
+        """So much is done, of so much in all; `word` says how it goes."""
+
+
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for work of unknown size: call the yielded function with (done, in all)."""
+def bar(title: str) -> Iterator[Tick]:
+    """A progress bar for work of unknown size: call the yielded function with (done, in all), or a word as well."""
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=32),
@@ -25,7 +33,8 @@ def bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=False) as progress:
         task = progress.add_task(title, total=None)
 
-        def tick(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def tick(done: int, total: int, word: str = "") -> None:
+            described = f"{title}: {word}" if word else title
+            progress.update(task, completed=done, total=total, description=described)
 
         yield tick

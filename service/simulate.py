@@ -110,6 +110,11 @@ class Landscape:
         """(H, W) uint8 codes into CLASSES."""
         return self._cover(year, *self._grid(slice(None), slice(None)))[0]
 
+    def stands(self, year: int) -> Int64Array:
+        """(H, W) a number that is the same all over one field, stand of trees or block of a town."""
+        cover, stand = self._cover(year, *self._grid(slice(None), slice(None)))
+        return stand * len(CLASSES) + cover
+
     def dpixels(self, year: int, rows: slice = slice(None), cols: slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a published d-pixel folder for some rows and columns; see service.dpixels.from_arrays."""
         row, col = self._grid(rows, cols)

@@ -1,20 +1,20 @@
-"""What the small preset is trained on: simulated series of great variety, and sparse random views of them.
+"""Simulated training pixels: series of great variety.
 
 The land here is drawn at random from wide ranges, far wider than the demonstration landscape, which is never used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from service.dpixels import DPixels
 from service.families import Statistics
-from service.sampling import PADDING, standardise
+from service.sampling import standardise
 from service.signals import (
     CLOUD,
     SNOW,
@@ -31,10 +31,8 @@ S2_TIMES: Final = 64
 """Most Sentinel-2 dates of a training pixel; a pixel has 6 to 64 valid ones."""
 S1_TIMES: Final = 36
 """Most Sentinel-1 dates of one orbit."""
-MONTHS: Final = 12
-KERNEL: Final = 18.0
-"""Days: width of the Gaussian that smooths observations to monthly means."""
 AT_ONCE: Final = 2048
+"""Pixels simulated in one go."""
 
 # kind: share of pixels, seasons, leaf area, evergreen, then shares of water and roofs.
 _KINDS: Final = (
@@ -111,33 +109,58 @@ def random_ground(n: int, rng: np.random.Generator) -> Ground:
 
 def training_series(n: int, seed: int, statistics: Statistics) -> Series:
     """Simulate n pixels for a year each: random land, weather, clouds, noise, missing orbits and sensors."""
-    rng = np.random.default_rng(seed)
-    parts = [_some(min(AT_ONCE, n - at), rng, statistics) for at in range(0, n, AT_ONCE)]
+    parts = [_standardised(part, statistics) for part in _simulated(n, seed)]
     names = ("s2", "s2_doy", "s2_valid", "s1", "s1_doy", "s1_valid")
     return Series(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def _some(n: int, rng: np.random.Generator, statistics: Statistics) -> Series:
+def simulated_dpixels(n: int, seed: int) -> Iterator[DPixels]:
+    """The same pixels as `training_series`, as stored values, up to AT_ONCE at a time."""
+    for s2, s2_doy, s2_valid, *orbits in _simulated(n, seed):
+        (asc, asc_doy), (desc, desc_doy) = (
+            (np.where(valid[..., None], values, 0), doy) for values, doy, valid in orbits
+        )
+        yield DPixels(s2, s2_doy, s2_valid, asc, asc_doy, desc, desc_doy, shape=(len(s2),))
+
+
+_Seen = tuple[Any, Any, Any, tuple[Any, Any, Any], tuple[Any, Any, Any]]
+
+
+def _simulated(n: int, seed: int) -> Iterator[_Seen]:
+    rng = np.random.default_rng(seed)
+    for at in range(0, n, AT_ONCE):
+        yield _some(min(AT_ONCE, n - at), rng)
+
+
+def _some(n: int, rng: np.random.Generator) -> _Seen:
+    """Stored values, days and what is usable: of Sentinel-2, then of each orbit of Sentinel-1."""
     ground = random_ground(n, rng)
     s2_doy, s2_valid = _dates(n, S2_TIMES, rng, least=6)
     s2 = _observed(ground, s2_doy, rng)
     s2_valid &= (rng.random(n) > 0.02)[:, None]
-    radar, doys, valids = [], [], []
-    for sign, orbit in ((1, "asc"), (-1, "desc")):
+    orbits = []
+    for sign in (1, -1):
         doy, valid = _dates(n, S1_TIMES, rng, least=8)
         db = backscatter(ground, doy, moisture(ground, doy, rng.normal(0, 1, doy.shape)))
         speckle = rng.normal(0, 1, db.shape) * rng.uniform(0.3, 1.6, (n, 1, 1))
         stored = stored_backscatter(db + sign * ground.tilt[:, None, None] + speckle + rng.normal(0, 0.3, (n, 1, 2)))
-        radar.append(standardise(stored, *(getattr(statistics, f"s1_{orbit}_{name}") for name in ("mean", "std"))))
-        doys.append(doy)
-        valids.append(valid & (rng.random(n) > 0.15)[:, None])
+        orbits.append((stored, doy, valid & (rng.random(n) > 0.15)[:, None]))
+    return s2, s2_doy, s2_valid, orbits[0], orbits[1]
+
+
+def _standardised(seen: _Seen, statistics: Statistics) -> Series:
+    s2, s2_doy, s2_valid, *orbits = seen
+    radar = [
+        standardise(values, *(getattr(statistics, f"s1_{orbit}_{name}") for name in ("mean", "std")))
+        for orbit, (values, _, _) in zip(("asc", "desc"), orbits, strict=True)
+    ]
     return Series(
         standardise(s2, statistics.s2_mean, statistics.s2_std),
         s2_doy,
         s2_valid,
         np.concatenate(radar, axis=1),
-        np.concatenate(doys, axis=1),
-        np.concatenate(valids, axis=1),
+        np.concatenate([doy for _, doy, _ in orbits], axis=1),
+        np.concatenate([valid for _, _, valid in orbits], axis=1),
     )
 
 
@@ -162,65 +185,3 @@ def _observed(ground: Ground, doy: Int64Array, rng: np.random.Generator) -> npt.
     seen *= 1 + rng.normal(0, 0.04, sides) + rng.normal(0, 0.03, (n, 1, 10))
     seen += rng.normal(0, 1, (*doy.shape, 10)) * rng.uniform(0.001, 0.008, (n, 1, 1))
     return stored_reflectance(seen)
-
-
-def monthly_means(values: npt.NDArray[Any], doy: Int64Array, valid: BoolArray) -> tuple[Float32Array, BoolArray]:
-    """(n, 12, c) observations smoothed by a Gaussian in time around mid-month, and (n, 12) whether any was near."""
-    middle = (np.arange(MONTHS, dtype=np.float32) + 0.5) * np.float32(365 / MONTHS)
-    weight = np.exp(-0.5 * np.square((doy[:, None, :] - middle[:, None]) / np.float32(KERNEL))) * valid[:, None, :]
-    weight = weight.astype(np.float32)
-    total = weight.sum(axis=2)
-    return np.asarray(weight @ values / np.maximum(total, 1e-6)[..., None], np.float32), total > 0.05
-
-
-@dataclass(frozen=True)
-class View:
-    """A sparse random part of some pixels' observations, as the network takes it."""
-
-    s2: Tensor
-    s2_doy: Tensor
-    s1: Tensor
-    s1_doy: Tensor
-    s2_logm: Tensor
-    s1_logm: Tensor
-
-    def mixed(self, other: View, alpha: Tensor, order: Tensor) -> View:
-        """Alpha * self + (1 - alpha) * other[order], days included (TESSERA training code)."""
-        pairs = {name: (getattr(self, name), getattr(other, name)[order]) for name in self.__dict__}
-        return View(**{name: alpha * a + (1 - alpha) * b for name, (a, b) in pairs.items()})
-
-
-class Pool:
-    """Training pixels as tensors, with their smoothed monthly means, and random views of them."""
-
-    def __init__(self, series: Series) -> None:
-        self._tensors = {name: torch.from_numpy(value) for name, value in series.__dict__.items()}
-        s2, near2 = monthly_means(series.s2, series.s2_doy, series.s2_valid)
-        s1, near1 = monthly_means(series.s1, series.s1_doy, series.s1_valid)
-        known = np.concatenate((np.repeat(near2[..., None], 10, 2), np.repeat(near1[..., None], 2, 2)), axis=2)
-        self.monthly = torch.from_numpy(np.concatenate((s2, s1), axis=2).reshape(len(series), -1))
-        """(n, 12 * 12): ten bands and two polarisations a month."""
-        self.known = torch.from_numpy(known.reshape(len(series), -1))
-
-    def __len__(self) -> int:
-        return len(self.monthly)
-
-    def view(self, pixels: Tensor, s2_times: int, s1_times: int, generator: torch.Generator) -> View:
-        """Draw up to so many observations of each sensor, without replacement, of some pixels."""
-        s2, s2_doy, s2_logm = self._drawn("s2", pixels, s2_times, generator)
-        s1, s1_doy, s1_logm = self._drawn("s1", pixels, s1_times, generator)
-        return View(s2, s2_doy, s1, s1_doy, s2_logm, s1_logm)
-
-    def _drawn(
-        self, sensor: str, pixels: Tensor, times: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        valid = self._tensors[f"{sensor}_valid"][pixels]
-        luck = torch.rand(valid.shape, generator=generator) + valid
-        chosen = luck.topk(times, dim=1).indices
-        row = torch.arange(len(pixels))[:, None]
-        held = valid[row, chosen]
-        values = self._tensors[sensor][pixels[:, None], chosen] * held[..., None]
-        doy = (self._tensors[f"{sensor}_doy"][pixels[:, None], chosen] * held).float()
-        logm = torch.zeros(held.shape).masked_fill(~held, float(PADDING))
-        logm[:, 0] = 0.0  # a sensor without observations is one token of zeros on day 0
-        return values, doy, logm

@@ -1,6 +1,8 @@
-"""Barlow Twins with the mix term, as TESSERA v1 trains with, and the auxiliary target of the small preset."""
+"""Barlow Twins with the mix term, as TESSERA v1 trains with; quantisation in training; effective rank."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -47,6 +49,29 @@ def rank_me(z: Tensor) -> float:
     s = torch.linalg.svdvals(z.float())
     p = s / s.sum() + 1e-7
     return float(torch.exp(-(p * p.log()).sum()) / min(z.shape))
+
+
+@torch.no_grad()
+def rank_entropy(z: Tensor) -> float:
+    """Entropy of the singular values of (B, P) over that of equal ones: what TESSERA's training logs call RankMe."""
+    s = torch.linalg.svdvals(z.float())
+    p = s / (s.sum() + 1e-7)
+    return float(-(p * (p + 1e-7).log()).sum() / math.log(len(s)))
+
+
+def fake_quantised(x: Tensor) -> Tensor:
+    """Values as int8 with one scale for the whole tensor would keep them; the gradient passes unchanged.
+
+    s = max(max|x| / 127, 1e-8), q = clip(round_half_even(x / s), -128, 127) (TESSERA v1.0 QAT).
+    """
+    scale = (x.detach().abs().max() / 127).clamp(min=1e-8)
+    kept = (x.detach() / scale).round().clamp(-128, 127) * scale
+    return x + (kept - x).detach()
+
+
+def unexplained(predicted: Tensor, target: Tensor, variance: float) -> Tensor:
+    """Mean squared error of (B, d) over the variance of the target: 1 for its mean, 0 for itself."""
+    return (predicted - target).square().mean() / variance
 
 
 def standardised(z: Tensor) -> Tensor:

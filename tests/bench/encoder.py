@@ -25,8 +25,8 @@ from service.families import Statistics
 from service.registry import SHIPPED, Registry
 from service.training.export import export
 from service.training.networks import Student, StudentConfig
+from service.training.recipes import MINI
 from service.training.reference import reference_vectors
-from service.training.train import MINI
 from service.values import ModelIdentity
 
 OUT = Path(__file__).resolve().parents[2] / ".bench" / "encoder.json"

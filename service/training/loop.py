@@ -1,0 +1,143 @@
+"""The loop: batches in, weights out, and on the way curves, plots, probes and checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from service.training.networks import Student
+from service.training.objectives import Distilled, Twins
+from service.training.optimise import Updater, rate
+from service.training.plots import plot
+from service.training.probe import Probe
+from service.training.recipes import Recipe
+from service.training.runs import CURVES, Run, read_curves
+from service.training.sources import Source
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, a word on how it goes)."""
+PLOT_EVERY: Final = 30.0
+"""Least seconds between two drawings of the curves."""
+
+
+@dataclass
+class _Clock:
+    """Seconds of the whole run, earlier processes of it included, and the pace since it was last asked."""
+
+    before: float
+    began: float
+    last: float
+    steps: int = 0
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.began
+
+    def pace(self, batch: int) -> float:
+        """Pixels a second since the last time."""
+        now = time.perf_counter()
+        out = batch * self.steps / max(now - self.last, 1e-9)
+        self.last, self.steps = now, 0
+        return out
+
+
+def objective_of(recipe: Recipe, seed: int, teacher: tuple[int, float] = (0, 1.0)) -> nn.Module:
+    """The student with what only training needs, weights drawn from a seed.
+
+    Args:
+        recipe: Sizes.
+        seed: Of the weights.
+        teacher: Length of the teacher's vectors and the mean variance of their numbers.
+    """
+    torch.manual_seed(seed)
+    return Twins(recipe) if recipe.kind == "twins" else Distilled(recipe, *teacher)
+
+
+def train(
+    run: Run,
+    objective: nn.Module,
+    source: Source,
+    device: torch.device,
+    *,
+    resume: bool = False,
+    on_progress: Progress | None = None,
+) -> tuple[Student, dict[str, Any]]:
+    """Train to the last step, from the last checkpoint on where the run folder holds one.
+
+    The same recipe, seed, pixels and kind of machine give the same weights, however often the run was killed.
+
+    Args:
+        run: What is made, and where.
+        objective: Of `objective_of`.
+        source: Of batches.
+        device: Of `take_device`.
+        resume: There must be a checkpoint.
+        on_progress: Told of steps done.
+
+    Returns:
+        The student in evaluation mode on the CPU, and the last logged numbers.
+
+    Raises:
+        Conflict, NotFound, Corrupt: See Run.begin.
+    """
+    recipe = run.recipe
+    torch.set_num_threads(recipe.threads)
+    state = run.begin(device, resume=resume)
+    updater = Updater(objective, recipe, device)
+    first = _restored(state, updater, source) if state else 0
+    now = time.perf_counter()
+    clock = _Clock(state["seconds"] if state else 0.0, now, now)
+    probe = Probe(recipe.scaled) if recipe.probe_every else None
+    drawn = -PLOT_EVERY
+    row: dict[str, Any] = {}
+    for step in range(first, recipe.steps):
+        numbers = updater.step(step, source.batch(step))
+        clock.steps += 1
+        last = step == recipe.steps - 1
+        if last or step % recipe.log_every == 0:
+            row = {"step": step, **_timed(clock, recipe, step), **numbers()}
+        probed = probe and (last or step % recipe.probe_every == 0)
+        if probe and probed:
+            row = {**(row if row.get("step") == step else {"step": step, **_timed(clock, recipe, step), **numbers()})}
+            row["probe"] = round(probe.accuracy(updater.objective.student, device), 4)
+        if row.get("step") == step:
+            run.log(row)
+        if last or (step + 1) % recipe.save_every == 0:
+            kept = {**updater.state(), "source": source.state(), "random": _random(device), "seconds": clock.seconds()}
+            run.save(updater.objective.student, step, kept)
+        if last or (row.get("step") == step and clock.seconds() - drawn > PLOT_EVERY):
+            plot(run.folder)
+            drawn = clock.seconds()
+        if on_progress:
+            on_progress(step + 1, recipe.steps, f"loss {row.get('loss', 0):.4g}")
+    rows = read_curves(run.folder / CURVES)
+    return updater.objective.student.cpu().eval(), rows[-1] if rows else {}
+
+
+def _timed(clock: _Clock, recipe: Recipe, step: int) -> dict[str, float]:
+    return {
+        "seconds": round(clock.seconds(), 1),
+        "pixels_per_second": round(clock.pace(recipe.batch), 1),
+        "learning_rate": round(rate(step, recipe), 8),
+    }
+
+
+def _restored(state: dict[str, Any], updater: Updater, source: Source) -> int:
+    """Take up a state. Returns the number of the next step."""
+    updater.restore(state)
+    source.restore(state["source"])
+    torch.set_rng_state(state["random"]["cpu"])
+    if updater.device.type == "cuda" and "cuda" in state["random"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"], updater.device)
+    return int(state["step"]) + 1
+
+
+def _random(device: torch.device) -> dict[str, torch.Tensor]:
+    found = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["cuda"] = torch.cuda.get_rng_state(device)
+    return found
