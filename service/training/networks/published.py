@@ -198,7 +198,7 @@ def build(family: str, sizes: Mapping[str, Any] | None = None) -> Network:
     """
     args = dict(published_family(family).sizes) | dict(sizes or {})
     try:
-        if args["latent_dim"] < 1 or 4 * args["latent_dim"] % args["nhead"]:
+        if min(args["latent_dim"], args["nhead"]) < 1 or 4 * args["latent_dim"] % args["nhead"]:
             raise InvalidInput(f"{args['nhead']} heads do not share {4 * args['latent_dim']} channels.", field="nhead")
         match family:
             case "tessera-v1.0-early" | "tessera-v1.0-qat":
