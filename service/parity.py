@@ -12,6 +12,21 @@ from service.errors import Corrupt
 
 PARITY: Final = "parity.json"
 
+ENGINES: Final = ("cpu", "openvino", "cuda", "tensorrt")
+PRECISIONS: Final = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and on what."""
+
+    engines: Sequence[str] = ENGINES
+    precisions: Sequence[str] = PRECISIONS
+    pixels: int = 64
+    strict: bool = False
+    """Whether an engine that is not here is an error; else it is left out."""
+    threads: int | None = None
+
 
 @dataclass(frozen=True)
 class ParityRow:

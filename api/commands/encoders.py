@@ -1,4 +1,4 @@
-"""Commands about encoders: listing, running."""
+"""The command that runs encoders."""
 
 from __future__ import annotations
 
@@ -9,65 +9,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from api.commands.shared import AsJson, show
 from api.state import State
-from api.terminal import bar, console
+from api.terminal import bar
 from service.dpixels import UploadLimits, from_arrays, load_npz
 from service.encoder import Encoder
 from service.errors import NotFound
-from service.registry import register
-from service.training.evaluate import evaluate
 
-models_app = typer.Typer(no_args_is_help=True, help="What encoders there are.")
 Precision = Literal["fp32", "fp16"]
-
-
-@models_app.command("list")
-def models_list(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List every encoder that can be run."""
-    rows = [
-        {
-            "name": m.manifest.identity.name,
-            "model": str(m.manifest.identity),
-            "family": m.manifest.family,
-            "dims": m.manifest.dims,
-            "licence": m.manifest.licence,
-            "path": str(m.path),
-        }
-        for m in ctx.obj.registry.list()
-    ]
-    show(rows, as_json, "No models.")
-
-
-@models_app.command("import")
-def models_import(
-    ctx: typer.Context,
-    folder: Annotated[
-        Path, typer.Argument(help="Folder with manifest.json and the ONNX file it names.", exists=True, file_okay=False)
-    ],
-) -> None:
-    """Take an encoder into this home, as `smalti train` leaves it in RUN/model. The same one twice is one."""
-    model = register(ctx.obj.settings.home / "models", folder)
-    console.print(f"{model.manifest.identity} is at {model.path.parent}")
-
-
-@models_app.command("evaluate")
-def models_evaluate(
-    ctx: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Folder with worldcereal/*.geoparquet.", exists=True, file_okay=False)],
-    model: Annotated[str, typer.Option(help="A model of `smalti models list`.")] = "smalti-mini",
-    as_json: AsJson = False,
-) -> None:
-    """Score an encoder on real French crop parcels: 5 nearest neighbours, leave one out. Needs pyarrow."""
-    state: State = ctx.obj
-    scores = evaluate(data, {model: Encoder.open(state.registry.get(model), engine="cpu")})
-    rows = [{"what": name, "accuracy": s.accuracy, "low": s.low, "high": s.high} for name, s in scores.items()]
-    show(
-        [{k: v if isinstance(v, str) else f"{v:.3f}" for k, v in row.items()} for row in rows] if not as_json else rows,
-        as_json,
-        "",
-    )
-    console.print("The parcels have no B8A: for this evaluation alone B8A := B08. Intervals are Wilson's, 95 %.")
 
 
 def embed(

@@ -11,12 +11,12 @@ from typing import Final
 
 from service.errors import Conflict, Corrupt
 from service.families import Family, family
-from service.parity import ParityRow, write_parity
+from service.parity import ParityRow, Plan, write_parity
 from service.registry import RegisteredModel, read_model, register
 from service.training.checkpoints import Checkpoint, read_checkpoint
 from service.training.export import LIMIT, export
 from service.training.hub import PUBLISHED
-from service.training.verify import Note, Plan, remember, verify
+from service.training.verify import Note, remember, verify
 from service.values import ModelIdentity
 
 PUBLIC_DOMAIN: Final = "CC0-1.0"

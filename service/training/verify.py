@@ -5,9 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from service.dpixels import DPixels, from_arrays
 from service.encoder import Encoder
 from service.errors import InvalidInput, SmaltiError, Unavailable
 from service.families import FAMILIES
-from service.parity import ParityRow
+from service.parity import ParityRow, Plan
 from service.quant import quantise
 from service.registry import ORIGIN, RegisteredModel, sha256_of
 from service.simulate import Landscape
@@ -28,8 +27,6 @@ from service.training.export import export
 from service.training.reference import reference_vectors
 from service.values import Float32Array, ModelIdentity
 
-ENGINES: Final = ("cpu", "openvino", "cuda", "tensorrt")
-PRECISIONS: Final = ("fp32", "fp16")
 LIBRARIES: Final = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 
 ABSOLUTE: Final = golden.TOLERANCE
@@ -43,18 +40,6 @@ HALF_STEP: Final = 0.5
 
 Note = Callable[[str], None]
 """Told in a few words of what begins."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to compare, and on what."""
-
-    engines: Sequence[str] = ENGINES
-    precisions: Sequence[str] = PRECISIONS
-    pixels: int = 64
-    strict: bool = False
-    """Whether an engine that is not here is an error; else it is left out."""
-    threads: int | None = None
 
 
 def verify(
