@@ -202,21 +202,44 @@ class PixelBody(Strict):
     at: Point | None = Field(None, description="where it is; needed to store it")
 
 
-class EmbedBody(Strict):
+AnswerForm = Literal["json", "npz", "npy", "arrow"]
+
+
+class EmbedChoices(Strict):
+    """What may be said of any upload."""
+
+    model: str = Field("smalti-mini", max_length=200, description="a model of GET /models")
+    min_s2: int = Field(0, ge=0, le=366, description="least number of valid Sentinel-2 dates; fewer: status rejected")
+    dims: int | None = Field(
+        None, ge=1, le=MAX_DIMS, description="length of the vectors: one of the model's `depths`, cut before quantising"
+    )
+    quantize: bool | None = Field(
+        None,
+        description="int8 codes and a scale, not float32 numbers; absent: if the body is a file, but for .npy",
+    )
+    prepared_for: str | None = Field(
+        None,
+        max_length=60,
+        description="family the series were prepared for; other models refuse them",
+    )
+    dataset: str | None = Field(None, max_length=64, description="a writable dataset to store the result in")
+    answer: AnswerForm | None = Field(
+        None, description="form of the answer; absent: by Accept, else json for JSON, npz for NPZ, arrow for tables"
+    )
+
+
+class EmbedBody(EmbedChoices):
     """Time series to embed."""
 
-    model: str = Field("smalti-mini", description="a model of GET /models")
-    window: str = Field(description="2024 or 2024-05-01..2024-09-30; every date lies within")
+    window: str = Field(max_length=40, description="2024 or 2024-05-01..2024-09-30; every date lies within")
     pixels: list[PixelBody] = Field(min_length=1, max_length=10_000)
-    quantize: bool = Field(False, description="answer int8 codes and a scale instead of float32 numbers")
-    min_s2: int = Field(0, ge=0, le=366, description="least number of valid Sentinel-2 dates; fewer: status rejected")
-    dataset: str | None = Field(None, description="a writable dataset to store the result in")
 
 
 class EmbeddedPixel(BaseModel):
     """One embedded pixel."""
 
-    status: str
+    pixel: str | int | None = Field(None, description="its name, where the upload names pixels")
+    status: str = Field(description="valid, not-embedded (no observation) or rejected (below min_s2)")
     vector: list[float] | None = Field(None, description="float32 numbers, unless quantize was asked")
     codes: list[int] | None = Field(None, description="int8 codes, if quantize was asked; vector = codes x scale")
     scale: float | None = None
@@ -239,6 +262,7 @@ class EmbedAnswer(BaseModel):
     window: str
     outside_training: bool = Field(description="true for windows that are not calendar years")
     device: str
+    precision: str = Field(description="arithmetic of the encoder: fp32, or fp16 where it was asked for")
     reordered: bool = Field(description="whether bands came in another order than the model's and were put right")
     results: list[EmbeddedPixel]
     stored: Stored | None = None

@@ -142,8 +142,12 @@ def _shifted(on_progress: Progress, before: int, total: int, done: int, _: int) 
     on_progress(before + done, total)
 
 
-def cells_of_places(lonlat: Float64Array) -> Cells:
+def cells_of_places(lonlat: Float64Array, field: str = "pixels[{}].at") -> Cells:
     """Which pixel each of (n, 2) places, in degrees, falls into.
+
+    Args:
+        lonlat: Places.
+        field: What errors call the place of a pixel.
 
     Raises:
         InvalidInput: Two of them fall into the same pixel.
@@ -158,7 +162,7 @@ def cells_of_places(lonlat: Float64Array) -> Cells:
         if other != index:
             raise InvalidInput(
                 f"pixels {other} and {index} fall into the same 10 m cell.",
-                field=f"pixels[{index}].at",
+                field=field.format(index),
                 remedy="Send one.",
             )
     return {block: (*np.array(list(members)).T, np.array(list(members.values()))) for block, members in found.items()}
@@ -171,15 +175,13 @@ def cells_of_raster(placement: Placement, block: Block) -> tuple[Int64Array, Int
     return row.ravel(), col.ravel()
 
 
-def store_raster(
-    placement: Placement, result: EncodeResult, store: WritableStore, window: Window, origin: str
-) -> tuple[Block, ...]:
-    """Store what the encoder made of a whole raster, (height x width) pixels row by row. See `store_result`."""
+def cells_of_placement(placement: Placement) -> Cells:
+    """Where each pixel of a whole raster belongs, (height x width) pixels row by row."""
     order = np.arange(placement.height * placement.width).reshape(placement.height, placement.width)
-    cells: Cells = {}
-    for block in placement.blocks():
-        cells[block] = (*cells_of_raster(placement, block), order[placement.within(block)].ravel())
-    return store_result(cells, result, store, window, origin)
+    return {
+        block: (*cells_of_raster(placement, block), order[placement.within(block)].ravel())
+        for block in placement.blocks()
+    }
 
 
 def store_result(

@@ -127,16 +127,6 @@ class Source(Protocol):
         """
 
 
-def upload_digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """What an upload is, as hex digits: SHA-256 over the names, shapes, types and bytes of its arrays."""
-    sha = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name}{array.shape}{array.dtype}".encode())
-        sha.update(array.data)
-    return sha.hexdigest()
-
-
 @dataclass(frozen=True)
 class Simulated:
     """A window of a simulated landscape."""

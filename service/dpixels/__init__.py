@@ -5,7 +5,7 @@ from service.dpixels.npz import load_npz, read_npz
 from service.dpixels.pixels import PIXEL_ARRAYS, from_pixels
 from service.dpixels.series import PixelSeries, S1Series, S2Series, from_json
 from service.dpixels.upload import Declared, Upload, UploadLimits
-from service.dpixels.value import BANDS, MAX_FRAMES, DPixels, counts, digest
+from service.dpixels.value import BANDS, MAX_FRAMES, DPixels, counts
 
 __all__ = [
     "ARRAYS",
@@ -20,7 +20,6 @@ __all__ = [
     "Upload",
     "UploadLimits",
     "counts",
-    "digest",
     "from_arrays",
     "from_json",
     "from_pixels",

@@ -25,7 +25,7 @@ TEXT: Final = frozenset({"pixel", "s2_bands"})
 """Those that may hold text."""
 PIECE: Final = 2_000_000
 """Numbers that are converted together."""
-LONGEST_ID: Final = 200
+LONGEST_ID: Final = 64
 
 Arrays = Mapping[str, Any]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, fields
 
-from service.dpixels.value import DPixels
+import numpy as np
+
+from service.dpixels.value import BLOCK_OF_PIXELS, DPixels
 from service.errors import InvalidInput
 from service.values import Float64Array, Window
 
@@ -64,3 +67,16 @@ class Upload:
     """What the sender calls each pixel, if anything."""
     lonlat: Float64Array | None = None
     """(n, 2) degrees: where each pixel lies, if it is said."""
+
+    @property
+    def digest(self) -> str:
+        """What is to be embedded and where, as hex digits: SHA-256 over the shapes, types and bytes of its arrays."""
+        sha = hashlib.sha256(f"{self.dpixels.shape}".encode())
+        if self.lonlat is not None:
+            sha.update(self.lonlat.tobytes())
+        for name in (f.name for f in fields(self.dpixels) if f.name != "shape"):
+            array = getattr(self.dpixels, name)
+            sha.update(f"{name}{array.shape}{array.dtype}".encode())
+            for start in range(0, len(array), BLOCK_OF_PIXELS):  # views and files are never copied whole
+                sha.update(np.ascontiguousarray(array[start : start + BLOCK_OF_PIXELS]).data)
+        return sha.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -125,20 +124,6 @@ def check_days(doy: Number, window: Window | None, name: str) -> None:
     if not known.all():
         first = int(doy[~known][0])
         raise InvalidInput(f"day {first} of the year lies outside the window {window}.", field=name)
-
-
-def digest(dpixels: DPixels) -> str:
-    """What some d-pixels are, as hex digits: SHA-256 over the names, shapes, types and bytes of their arrays."""
-    sha = hashlib.sha256()
-    for f in fields(dpixels):
-        array = getattr(dpixels, f.name)
-        if f.name == "shape":
-            sha.update(str(array).encode())
-            continue
-        sha.update(f"{f.name}{array.shape}{array.dtype}".encode())
-        for start in range(0, len(array), BLOCK_OF_PIXELS):  # views and files are never copied whole
-            sha.update(np.ascontiguousarray(array[start : start + BLOCK_OF_PIXELS]).data)
-    return sha.hexdigest()
 
 
 def counts(dpixels: DPixels) -> Counts:

@@ -33,7 +33,7 @@ def write_arrow(
     if not quantize:
         held = [("vector", pa.list_(pa.float32(), dims))]
     pixel = pa.string() if ids and isinstance(ids[0], str) else pa.int64()
-    counts = [(name, pa.uint16()) for name in ("s2", "s1_ascending", "s1_descending")]
+    counts = [(name, pa.uint16()) for name in ("s2", "s1_asc", "s1_desc")]
     schema = pa.schema([("pixel", pixel), ("status", pa.string()), *counts, *held], dict(metadata))
     with pa.ipc.new_stream(file, schema) as writer:
         for start in range(0, len(result.vectors.status), ROWS):

@@ -16,7 +16,7 @@ from service.tables.columns import ORBITS, RADAR, SENSORS, Columns
 from service.tables.open import ROWS, Form, open_table
 from service.values import Int64Array, Window
 
-LONGEST_ID: Final = 200
+LONGEST_ID: Final = 64
 
 
 def read_table(source: IO[bytes], form: Form, limits: UploadLimits, declared: Declared) -> Upload:
