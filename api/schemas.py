@@ -268,6 +268,25 @@ class EmbedAnswer(BaseModel):
     stored: Stored | None = None
 
 
+class ParityInfo(BaseModel):
+    """One engine at one precision, as it was found here by `smalti models import` or `verify`."""
+
+    engine: str = Field(description="cpu, openvino, cuda or tensorrt")
+    precision: str = Field(description="fp32 or fp16")
+    against: str = Field(description="torch (the checkpoint), cpu fp32, or golden (published numbers of the family)")
+    pixels: int
+    max_abs: float = Field(description="largest difference of any number")
+    max_relative: float = Field(description="that, over the largest number")
+    step_error_mean: float = Field(description="mean difference in steps of the stored int8")
+    step_error_max: float
+    codes_differ: float = Field(description="share of int8 codes that differ")
+    ok: bool = Field(
+        description="fp32: within 2e-5 or a relative 1e-5, codes off by at most 1 and 0.5 %; fp16: within half a step"
+    )
+    checked: str = Field(description="date")
+    versions: dict[str, str] = Field(description="libraries that ran")
+
+
 class ModelInfo(BaseModel):
     """One encoder."""
 
@@ -281,6 +300,7 @@ class ModelInfo(BaseModel):
     origin: str
     sha256: str
     device: str = Field(description="where it runs here")
+    parity: list[ParityInfo] = Field(description="how faithful it was measured to be here; empty: nobody looked")
 
 
 class ModelList(BaseModel):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
 from api.problems import documented
-from api.schemas import ModelInfo, ModelList
+from api.schemas import ModelInfo, ModelList, ParityInfo
 from api.security import require
 from api.state import State, get_state
 from service.errors import SmaltiError
@@ -18,7 +19,7 @@ router = APIRouter(tags=["models"], dependencies=[Depends(require("read"))])
 
 @router.get("/models")
 def models(state: Annotated[State, Depends(get_state)]) -> ModelList:
-    """Every encoder, with its licence and the device it runs on."""
+    """Every encoder, with its licence, the device it runs on, and how faithful it was measured to be here."""
     return ModelList(models=[_info(state, model) for model in state.registry.list()])
 
 
@@ -45,4 +46,5 @@ def _info(state: State, model: RegisteredModel) -> ModelInfo:
         origin=manifest.origin,
         sha256=manifest.sha256,
         device=device,
+        parity=[ParityInfo(**asdict(row)) for row in model.parity],
     )
