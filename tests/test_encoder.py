@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -12,11 +13,12 @@ import pytest
 from test_dpixels import arrays, real_pixel
 
 from service.dpixels import BANDS, DPixels, from_arrays, from_json
-from service.encoder import Encoder
+from service.encoder import Encoder, engines, ort, parts, vino
 from service.encoder import encode as module
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import dequantise, quantise
 from service.registry import SHIPPED, Registry
+from service.sampling import prepare
 from service.values import NOT_EMBEDDED, REJECTED, VALID, Window
 from tests.pixels import random_dpixels
 
@@ -50,7 +52,9 @@ def test_stored_vectors_are_the_floats_quantised(mini):
     assert np.allclose(result.floats.std(axis=1), 1, atol=1e-3)
 
 
-def test_a_vector_depends_on_its_pixel_alone(mini):
+@pytest.mark.parametrize("engine", ["cpu", "openvino"])
+def test_a_vector_depends_on_its_pixel_alone(mini, engine):
+    mini = Encoder.open(mini.model, engine=engine, threads=2)
     rng = np.random.default_rng(4)
     n2, na, nd = (rng.integers(0, 70, 150) for _ in range(3))
     d = random_dpixels(n2, na, nd, t2=80, ta=75)
@@ -83,9 +87,11 @@ def test_order_of_dates_does_not_matter(mini):
 def test_progress_reaches_the_end(mini, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 4)
     seen = []
-    d = random_dpixels([9] * 10, [8] * 10, [0] * 10)
+    d = random_dpixels([9] * 20, [8] * 20, [0] * 20)
     small = mini.encode(d, on_progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(4, 10), (8, 10), (10, 10)]
+    assert seen[-1] == (20, 20)
+    assert len(seen) > 2
+    assert seen == sorted(seen)
     monkeypatch.undo()
     assert np.array_equal(small.floats, mini.encode(d).floats)
 
@@ -123,30 +129,114 @@ def test_the_real_pixel_by_any_band_order(mini, real_data):
 # --- opening
 
 
-def test_devices_are_verified(mini, monkeypatch):
+def test_what_runs_is_what_was_asked_for(mini):
     assert (mini.device, mini.precision, mini.dims) == ("cpu", "fp32", 128)
-    if "CUDAExecutionProvider" not in module.onnxruntime.get_available_providers():
-        with pytest.raises(Unavailable, match="cuda"):
-            Encoder.open(mini.model, engine="cuda")
     with pytest.raises(InvalidInput, match="no engine"):
         Encoder.open(mini.model, engine="tpu")
-    with pytest.raises(Unavailable, match="openvino"):
-        Encoder.open(mini.model, engine="openvino")
-    with pytest.raises(Unavailable, match="fp16"):
-        Encoder.open(mini.model, precision="fp16")
-    monkeypatch.setattr(module, "_builds", lambda: ["onnxruntime", "onnxruntime-gpu"])
-    with pytest.raises(Unavailable, match="both installed"):
-        Encoder.open(mini.model)
+    with pytest.raises(InvalidInput, match="no precision"):
+        Encoder.open(mini.model, precision="bf16")
+    with pytest.raises(Unavailable, match="cpu engine has no fp16"):
+        Encoder.open(mini.model, engine="cpu", precision="fp16")
+
+
+@pytest.mark.parametrize("engine", ["cuda", "tensorrt"])
+def test_a_device_that_is_not_there_is_named(mini, engine):
+    if ort.PROVIDERS[engine] in ort.onnxruntime.get_available_providers():
+        pytest.skip("this machine may have it")
+    with pytest.raises(Unavailable, match=engine):
+        Encoder.open(mini.model, engine=engine)
+
+
+def test_two_builds_in_one_folder_are_refused(mini, monkeypatch):
+    monkeypatch.setattr(engines, "builds", lambda: ["onnxruntime", "onnxruntime-gpu"])
+    for engine in ("auto", "cpu", "cuda"):
+        with pytest.raises(Unavailable, match="both installed"):
+            Encoder.open(mini.model, engine=engine)
+    assert Encoder.open(mini.model, engine="openvino").device == "openvino"  # needs neither
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_a_build_with_cuda_on_a_machine_without_runs_on_the_cpu_unless_cuda_was_asked_for(mini, monkeypatch):
-    if "CUDAExecutionProvider" in module.onnxruntime.get_available_providers():
+@pytest.mark.parametrize("engine", ["cuda", "tensorrt"])
+def test_a_build_with_cuda_on_a_machine_without_never_falls_back(mini, monkeypatch, engine):
+    if "CUDAExecutionProvider" in ort.onnxruntime.get_available_providers():
         pytest.skip("this machine may have a GPU")
-    monkeypatch.setattr(module.onnxruntime, "get_available_providers", lambda: list(module.PROVIDERS.values()))
-    assert Encoder.open(mini.model, engine="auto").device == "cpu"
+    monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
     with pytest.raises(Unavailable, match="CPUExecutionProvider came"):
-        Encoder.open(mini.model, engine="cuda")
+        Encoder.open(mini.model, engine=engine)
+    chosen = Encoder.open(mini.model, engine="auto")
+    assert chosen.device in ("openvino", "cpu")
+    assert "CPUExecutionProvider came" in chosen.engine.why
+
+
+def test_without_openvino_the_extra_is_named_and_auto_goes_on(mini, monkeypatch):
+    real = importlib.import_module
+    vino._core.cache_clear()
+
+    def missing(name, *args):
+        if name == "openvino":
+            raise ModuleNotFoundError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(vino.importlib, "import_module", missing)
+    with pytest.raises(Unavailable, match=r"Install smalti\[openvino\]"):
+        Encoder.open(mini.model, engine="openvino")
+    chosen = Encoder.open(mini.model, engine="auto")
+    assert chosen.device == "cpu"
+    assert "OpenVINO is not installed" in chosen.engine.why
+    with pytest.raises(Unavailable, match=r"no engine here runs smalti-mini.*OpenVINO is not installed.*no fp16"):
+        Encoder.open(mini.model, engine="auto", precision="fp16")
+    monkeypatch.undo()
+    assert Encoder.open(mini.model, engine="auto").device == "openvino"
+
+
+def test_half_precision_is_refused_where_the_processor_has_none(mini, monkeypatch):
+    monkeypatch.setattr(vino, "capabilities", lambda: ("FP32", "BF16", "INT8"))
+    with pytest.raises(Unavailable, match="no fp16 arithmetic"):
+        Encoder.open(mini.model, engine="openvino", precision="fp16")
+
+
+def test_openvino_is_asked_what_it_took(mini, monkeypatch):
+    """Asked for float16 on a processor without, it takes bfloat16 or float32 and says nothing."""
+    if "FP16" in vino.capabilities():
+        assert Encoder.open(mini.model, engine="openvino", precision="fp16").precision == "fp16"
+        return
+    monkeypatch.setattr(vino, "capabilities", lambda: ("FP32", "FP16"))
+    with pytest.raises(Unavailable, match="fp16 was asked for, OpenVINO took"):
+        Encoder.open(mini.model, engine="openvino", precision="fp16")
+
+
+def test_half_precision_on_a_gpu_needs_the_half_file(mini, monkeypatch):
+    monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: list(ort.PROVIDERS.values()))
+    with pytest.raises(Unavailable, match="no half-precision file"):
+        Encoder.open(mini.model, engine="cuda", precision="fp16")
+
+
+def test_bound_memory_gives_what_a_plain_run_gives(mini):
+    """The way onto a GPU, tried on this machine's own memory: places are used again for a shape seen before."""
+    session = ort._session(mini.model, mini.model.path, "cpu", "fp32")
+    run = ort.bound(session, "cpu")
+    d = random_dpixels([5, 30, 17, 9], [4, 20, 0, 9], [0, 9, 3, 9])
+    ready = prepare(d, mini.manifest.statistics, "v2")
+    for i in (0, 1, 0, 2, 3, 1):
+        feeds = parts.packed([(parts.Part(ready, np.ones(4, bool), np.empty((4, 128))), np.array([i]))], 8)
+        assert np.array_equal(run(feeds), mini.run(feeds))
+
+
+def test_tensorrt_is_told_every_length_at_once(mini):
+    options = ort._options(mini.model, "tensorrt", "fp16")
+    assert options["trt_profile_min_shapes"].split(",")[:2] == ["s1:512x8x2", "s1_doy:512x8"]
+    assert "s2:512x256x10" in options["trt_profile_max_shapes"].split(",")
+    assert ort._options(mini.model, "cuda", "fp32") == {"use_tf32": "0"}
+
+
+def test_float32_engines_agree(mini):
+    d = random_dpixels(*np.random.default_rng(5).integers(0, 60, (3, 40)))
+    other = Encoder.open(mini.model, engine="openvino", threads=1)
+    assert (other.device, other.precision) == ("openvino", "fp32")
+    ours, theirs = mini.encode(d), other.encode(d)
+    assert np.allclose(ours.floats, theirs.floats, atol=2e-5, equal_nan=True)
+    assert abs(ours.vectors.codes.astype(int) - theirs.vectors.codes).max() <= 1
+    assert (ours.vectors.codes != theirs.vectors.codes).mean() <= 0.005
 
 
 def copy_of(mini, folder: Path):
