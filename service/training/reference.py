@@ -7,6 +7,7 @@ encoder is held against, so it shares no more with it than the rules for a numbe
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from service.dpixels import DPixels
 from service.families import Statistics
-from service.sampling import DRAWS, bin_of, drawn, pattern, resample, seeds, standardise
+from service.sampling import DRAWS, bin_of, drawn, pattern, resample, seeds
 from service.training.networks import Network
 from service.values import Float32Array, Int64Array
 
@@ -23,6 +24,8 @@ Frames = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_]]
 """One sensor and orbit of one pixel: (t, c) stored values, (t,) days, (t,) which are valid."""
 Stream = tuple[Float32Array, Int64Array]
 """A sequence as the network sees it: (t, c) standardised values, (t,) days."""
+Own = tuple[Float32Array, Float32Array]
+"""Means and standard deviations of one sensor and orbit."""
 
 
 def reference_vectors(
@@ -47,8 +50,9 @@ def reference_vectors(
         (n, d) float32, d as the network gives; NaN where the model's rule embeds nothing, or no observation is valid.
     """
     groups: dict[tuple[int, int], list[tuple[int, Stream, Stream]]] = defaultdict(list)
+    own = [_arrays(statistics, sensor) for sensor in ("s2", "s1_asc", "s1_desc")]
     for i in range(len(dpixels)):
-        if both := _published(dpixels, i, statistics, sampling, rng):
+        if both := _published(dpixels, i, own, sampling, rng):
             groups[len(both[0][1]), len(both[1][1])].append((i, *both))
     out = np.full((len(dpixels), network.config.repr_dim), np.nan, np.float32)
     for _, members in sorted(groups.items()):
@@ -60,17 +64,16 @@ def reference_vectors(
 
 
 def _published(
-    dpixels: DPixels, i: int, statistics: Statistics, sampling: str, rng: np.random.Generator | None
+    dpixels: DPixels, i: int, own: list[Own], sampling: str, rng: np.random.Generator | None
 ) -> tuple[Stream, Stream] | None:
     """Both sequences of one pixel; None where it is not embedded."""
     optical = dpixels.s2[i], dpixels.s2_doy[i], dpixels.s2_valid[i]
     orbits: list[Frames] = [
-        (stored[i], doy[i], (stored[i] != 0).any(axis=1))
+        (stored[i], doy[i], (stored[i, :, 0] != 0) | (stored[i, :, 1] != 0))
         for stored, doy in ((dpixels.s1_asc, dpixels.s1_asc_doy), (dpixels.s1_desc, dpixels.s1_desc_doy))
     ]
     if not optical[2].any() and not any(valid.any() for _, _, valid in orbits):
         return None
-    own = [(getattr(statistics, f"{s}_mean"), getattr(statistics, f"{s}_std")) for s in ("s2", "s1_asc", "s1_desc")]
     if sampling in ("v1.0", "v1.0-early"):
         return _v10(optical, orbits, own, sampling == "v1.0-early", rng)
     s2 = _valid(optical, own[0])
@@ -79,9 +82,18 @@ def _published(
     return _filled(s2, sampling), _filled(s1, sampling)
 
 
-def _valid(frames: Frames, own: tuple[tuple[float, ...], tuple[float, ...]]) -> Stream:
+def _arrays(statistics: Statistics, sensor: str) -> Own:
+    mean, std = getattr(statistics, f"{sensor}_mean"), getattr(statistics, f"{sensor}_std")
+    return np.array(mean, np.float32), np.array(std, np.float32) + np.float32(1e-9)
+
+
+def _standardised(stored: npt.NDArray[Any], own: Own) -> Float32Array:
+    return np.asarray((stored.astype(np.float32) - own[0]) / own[1], np.float32)
+
+
+def _valid(frames: Frames, own: Own) -> Stream:
     stored, doy, valid = frames
-    return standardise(stored[valid], *own), doy[valid].astype(np.int64)
+    return _standardised(stored[valid], own), doy[valid].astype(np.int64)
 
 
 def _filled(stream: Stream, sampling: str) -> Stream:
@@ -90,12 +102,17 @@ def _filled(stream: Stream, sampling: str) -> Stream:
     if not len(doy):
         count = 8 if sampling == "v1.1" else 1
         return np.zeros((count, values.shape[1]), np.float32), np.zeros(count, np.int64)
-    order = (resample if sampling == "v1.1" else pattern)(len(doy), bin_of(len(doy)))
+    order = _rule(sampling, len(doy))
     return values[order], doy[order]
 
 
+@lru_cache(maxsize=4096)
+def _rule(sampling: str, n: int) -> Int64Array:
+    return (resample if sampling == "v1.1" else pattern)(n, bin_of(n))
+
+
 def _v10(
-    optical: Frames, orbits: list[Frames], own: list[Any], early: bool, rng: np.random.Generator | None
+    optical: Frames, orbits: list[Frames], own: list[Own], early: bool, rng: np.random.Generator | None
 ) -> tuple[Stream, Stream] | None:
     """40 of each sensor; frames on day 0 are padding of ours and do not exist."""
     optical, *orbits = (_existing(one) for one in (optical, *orbits))
@@ -107,7 +124,7 @@ def _v10(
     sequences = []
     for parts, stats in (([optical], own[:1]), (orbits, own[1:])):
         stored, doy, valid = (np.concatenate(each) for each in zip(*parts, strict=True))
-        values = np.concatenate([standardise(one[0], *s) for one, s in zip(parts, stats, strict=True)])
+        values = np.concatenate([_standardised(one[0], s) for one, s in zip(parts, stats, strict=True)])
         among = valid if valid.any() else np.ones(len(valid), bool)
         order = _forty(stored, doy, among, rng)
         sequences.append((values[order], doy[order].astype(np.int64)))
