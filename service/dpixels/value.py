@@ -31,8 +31,10 @@ Days = npt.NDArray[np.datetime64]
 class DPixels:
     """n pixels with up to t2 Sentinel-2 and ta + td Sentinel-1 observations each.
 
-    Arrays may be views with any strides. An observation that is not valid never reaches an encoder, so padding is
-    an invalid observation with any content. Whoever makes one has checked days and values: see the builders.
+    Arrays may be views with any strides. Padding is an observation that is not valid, on day 0, with any content; it
+    never reaches an encoder. One that is not valid on a day of the year was taken but cannot be used: only TESSERA
+    v1.0 falls back on those, where a pixel has no others. Whoever makes one has checked days and values: see the
+    builders.
     """
 
     s2: Number
