@@ -43,7 +43,7 @@ async def embed(
     `sar_ascending_doy`, `sar_descending` and `sar_descending_doy`; or, with the pixel first, `s2` (n,T,10), `s2_bands`,
     `s2_doy` (n,T) or (T,), `s2_valid` or `s2_scl`, `s1_ascending` (n,T,2), `s1_ascending_doy`, `s1_descending`,
     `s1_descending_doy`, and if wanted `pixel`, `lon` and `lat`. A table has a row an observation: `pixel`, `date`,
-    `sensor` (s2, s1), `orbit` (ascending, descending), B02 ... B12, VV, VH, `mask` or `scl`, and if wanted `lon`, `lat`.
+    `sensor` (s2, s1), `orbit` (ascending, descending), B02 ... B12, VV, VH, `mask` or `scl`; if wanted `lon`, `lat`.
 
     With `dataset` and places (`at`, `lon` and `lat`, or `epsg`, `left` and `top` of a raster) the result is stored, and
     the next tile and the next search show it. `answer` or the Accept header say what comes back: `.npy` holds float32

@@ -14,9 +14,9 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.lib import format as npy
 
-from service.dpixels import scratch
 from service.dpixels.arrays import ARRAYS, from_arrays
 from service.dpixels.pixels import PIXEL_ARRAYS, TEXT, from_pixels
+from service.dpixels.scratch import held, in_c_order, on_disk, spool
 from service.dpixels.upload import Declared, Upload, UploadLimits
 from service.dpixels.value import check_days, check_frames
 from service.errors import InvalidInput, LimitExceeded, SmaltiError
@@ -170,14 +170,14 @@ def _check_sides(members: dict[str, _Member], limits: UploadLimits) -> None:
 def _unpacked(archive: zipfile.ZipFile, member: _Member, name: str) -> np.ndarray[Any, Any]:
     """Unpack one array; the reader stops at the promised size and checks the checksum."""
     size = 0
-    with scratch.spool() as out:
+    with spool() as out:
         with archive.open(member.info) as file:
             while piece := file.read(PIECE):
                 size += len(piece)
-                with scratch.on_disk():
+                with on_disk():
                     out.write(piece)
         if size != member.info.file_size:
             raise InvalidInput(f"unpacks to {size:,} of {member.info.file_size:,} bytes promised.", field=name)
-        with scratch.on_disk():
-            flat = scratch.held(out, member.dtype, member.start)
-    return scratch.in_c_order(flat.reshape(member.shape, order="F" if member.fortran else "C"))
+        with on_disk():
+            flat = held(out, member.dtype, member.start)
+    return in_c_order(flat.reshape(member.shape, order="F" if member.fortran else "C"))

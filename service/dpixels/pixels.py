@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.dpixels import scratch
+from service.dpixels.scratch import zeros
 from service.dpixels.series import band_order
 from service.dpixels.stored import UNUSABLE_SCL, Range
 from service.dpixels.upload import Declared, Ids, Upload
@@ -88,8 +88,8 @@ def _optical(arrays: Arrays, n: int, declared: Declared) -> tuple[Number, Number
     doy = _days(arrays, "s2_doy", values, declared.window)
     usable = _usable(arrays, doy)
     seen = Range("s2", declared.unit("s2"), "s2", "s2_unit")
-    out, days = scratch.zeros(values.shape, np.uint16), scratch.zeros(doy.shape, np.int16)
-    valid = scratch.zeros(doy.shape, np.bool_)
+    out, days = zeros(values.shape, np.uint16), zeros(doy.shape, np.int16)
+    valid = zeros(doy.shape, np.bool_)
     for part, order in _pieces(values, doy, "s2_doy", declared.window):
         out[part] = _converted(values[part][..., columns], doy[part], order, seen)
         days[part] = np.take_along_axis(doy[part], order, 1)
@@ -104,7 +104,7 @@ def _radar(arrays: Arrays, n: int, name: str, declared: Declared) -> tuple[Numbe
     values = _values(arrays, name, n, 2)
     doy = _days(arrays, f"{name}_doy", values, declared.window)
     seen = Range("s1", declared.unit("s1"), name, "s1_unit")
-    out, days = scratch.zeros(values.shape, np.int16), scratch.zeros(doy.shape, np.int16)
+    out, days = zeros(values.shape, np.int16), zeros(doy.shape, np.int16)
     for part, order in _pieces(values, doy, f"{name}_doy", declared.window):
         out[part] = _converted(values[part], doy[part], order, seen)
         days[part] = np.take_along_axis(doy[part], order, 1)

@@ -11,8 +11,18 @@ from service.dpixels import BANDS, Declared, DPixels, Upload, UploadLimits, scra
 from service.dpixels.stored import UNUSABLE_SCL, Range
 from service.dpixels.value import MAX_FRAMES, MERGE, Number, day_of_year
 from service.errors import InvalidInput, LimitExceeded
-from service.tables import columns
-from service.tables.columns import ORBITS, RADAR, SENSORS, Columns
+from service.tables.columns import (
+    ORBITS,
+    RADAR,
+    SENSORS,
+    Columns,
+    choices,
+    days,
+    names_of,
+    numbers,
+    units,
+    usable,
+)
 from service.tables.open import ROWS, Form, open_table
 from service.values import Int64Array, Window
 
@@ -67,7 +77,7 @@ class _Table:
     def __init__(self, held: Columns, schema: pa.Schema, limits: UploadLimits, declared: Declared) -> None:
         assert declared.window is not None  # noqa: S101  # read_table has seen to it
         self._columns, self._limits, self._window = held, limits, declared.window
-        inside = columns.units(schema)
+        inside = units(schema)
         self._ranges = {
             sensor: Range(sensor, declared.unit(sensor, inside[sensor]), sensor, f"{sensor}_unit")
             for sensor, name in zip(SENSORS, ("B02", "VV"), strict=True)
@@ -82,18 +92,18 @@ class _Table:
         """The next rows."""
         first = self._seen
         pixel = self._pixels(batch, first)
-        day = columns.days(batch.column("date"), self._window, first)
-        sensor = columns.choices(batch.column("sensor"), "sensor", SENSORS, first)
+        day = days(batch.column("date"), self._window, first)
+        sensor = choices(batch.column("sensor"), "sensor", SENSORS, first)
         rows = np.arange(first, first + len(batch))
         s2, s1 = sensor == 0, sensor == 1
         if s2.any() or "B02" in self._columns.names:
-            values = columns.numbers(batch, BANDS, s2, "s2", first)
+            values = numbers(batch, BANDS, s2, "s2", first)
             name = self._columns.usable
-            given = columns.numbers(batch, (name,), s2, "s2", first)[:, 0]
-            valid = columns.usable(given, name, rows[s2], UNUSABLE_SCL)
+            given = numbers(batch, (name,), s2, "s2", first)[:, 0]
+            valid = usable(given, name, rows[s2], UNUSABLE_SCL)
             self._parts[0].add(pixel[s2], day[s2], valid, self._ranges["s2"].stored(values))
         if s1.any() or "VV" in self._columns.names:
-            given = columns.numbers(batch, RADAR, s1, "s1", first)
+            given = numbers(batch, RADAR, s1, "s1", first)
             stored = self._ranges["s1"].stored(given)
             self._add_radar(batch, s1, pixel, day, stored, first)
         if "lon" in self._columns.names:
@@ -103,7 +113,7 @@ class _Table:
     def _add_radar(
         self, batch: pa.RecordBatch, s1: Number, pixel: Int64Array, day: Int64Array, stored: Number, first: int
     ) -> None:
-        orbit = columns.choices(batch.column("orbit"), "orbit", ORBITS, first)
+        orbit = choices(batch.column("orbit"), "orbit", ORBITS, first)
         for bad, what in ((s1 & (orbit < 0), "is of s1 and names no orbit."), (~s1 & (orbit >= 0), "is not of s1.")):
             if bad.any():
                 row = first + int(np.argmax(bad))
@@ -116,7 +126,7 @@ class _Table:
 
     def _pixels(self, batch: pa.RecordBatch, first: int) -> Int64Array:
         """(rows,) the number of each row's pixel, new ones counted on in the order they appear."""
-        codes, names = columns.names_of(batch.column("pixel"), "pixel", first)
+        codes, names = names_of(batch.column("pixel"), "pixel", first)
         _, at = np.unique(codes, return_index=True)
         for code in np.argsort(at):
             name = names[code]
@@ -131,7 +141,7 @@ class _Table:
 
     def _place(self, batch: pa.RecordBatch, pixel: Int64Array, first: int) -> None:
         everywhere = np.ones(len(batch), bool)
-        lonlat = columns.numbers(batch, ("lon", "lat"), everywhere, "the table", first)
+        lonlat = numbers(batch, ("lon", "lat"), everywhere, "the table", first)
         beyond = (np.abs(lonlat) > (180, 90)).any(axis=1)
         new, at = np.unique(pixel, return_index=True)
         self._places += [tuple(place) for place in lonlat[at[new >= len(self._places)]].tolist()]
