@@ -2,8 +2,9 @@
 
 Callers prepare their own pixels and put them here in parts; each thread takes the part that is due next, and fills the
 batch with pixels of the same lengths from whoever has some. Who is due follows self-clocked fair queueing (Golestani
-1994): a part is due when the queue's clock has run on by as many pixels as it holds, so a caller with one pixel goes
-ahead of one with a hundred thousand, and nobody waits for ever.
+1994): a part is due when the queue's clock has run on by as many pixels as it holds, and the clock stands where the
+part that is first has got to. So a caller with one pixel goes ahead of one with a hundred thousand, and nobody waits
+for ever.
 """
 
 from __future__ import annotations
@@ -272,7 +273,6 @@ class Lanes:
 
     def _take(self, waiting: list[_Entry]) -> list[Piece]:
         """Pixels of one shape: of the part that is due, then of the others in their order."""
-        self._clock = max(self._clock, waiting[0].due)
         shape, room = waiting[0].part.fullest or 0, self._engine.batch
         pieces: list[Piece] = []
         for entry in waiting:
@@ -280,5 +280,6 @@ class Lanes:
             if len(pixels):
                 pieces.append((entry, pixels))
                 room -= len(pixels)
+        self._clock = max(self._clock, waiting[0].due - waiting[0].part.left)
         self._places += self._engine.batch
         return pieces

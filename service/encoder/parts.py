@@ -32,6 +32,11 @@ class Part:
         self.wanted = int(wanted.sum())
         """Pixels to embed."""
 
+    @property
+    def left(self) -> int:
+        """How many pixels wait."""
+        return sum(map(len, self._waiting.values()))
+
     def waiting(self, shape: Shape) -> int:
         """How many pixels of one shape wait."""
         return len(self._waiting.get(shape, ()))
