@@ -213,9 +213,21 @@ def told(model: RegisteredModel, as_json: bool, more: dict[str, Any] | None = No
 
 
 def show_parity(rows: Sequence[ParityRow], as_json: bool) -> None:
-    """The table of parity: for people without what never changes."""
-    hidden = () if as_json else ("versions", "checked")
-    show([{k: v for k, v in asdict(row).items() if k not in hidden} for row in rows], as_json, "Nothing was compared.")
+    """The table of parity, for people without what a script would want."""
+    short = [
+        {
+            "engine": row.engine,
+            "precision": row.precision,
+            "against": row.against,
+            "pixels": row.pixels,
+            "error": f"{row.max_abs:.0e}",
+            "int8 steps": f"{row.step_error_max:.3f}",
+            "codes": f"{row.codes_differ:.2%}",
+            "ok": "yes" if row.ok else "NO",
+        }
+        for row in rows
+    ]
+    show([asdict(row) for row in rows] if as_json else short, as_json, "Nothing was compared.")
 
 
 @contextmanager

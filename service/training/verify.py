@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,10 @@ TIES: Final = 0.005
 HALF_STEP: Final = 0.5
 """Most that half precision may be off, in steps of the stored int8."""
 
+HALF_FILE: Final = "half.onnx on cpu"
+"""How rows are named that show what the float16 file loses, where no GPU is: a processor rounds its weights and the
+results of its products likewise, only slowly."""
+
 Note = Callable[[str], None]
 """Told in a few words of what begins."""
 
@@ -66,28 +71,47 @@ def verify(
     rows: list[ParityRow] = []
     with tempfile.TemporaryDirectory() as folder:
         goldens = _goldens(model.manifest.family, Path(folder)) if "fp32" in plan.precisions else []
-        for engine, precision in ((e, p) for e in plan.engines for p in plan.precisions):
-            try:
-                note(f"{engine} {precision}")
-                with closing(Encoder.open(model, engine, threads=plan.threads, precision=precision)) as encoder:
-                    found = encoder.encode(dpixels).floats
-            except (Unavailable, InvalidInput) as error:
-                if plan.strict:
-                    raise
-                note(f"{engine} {precision} is left out: {error}")
-                continue
-            rows.append(_row(engine, precision, against, judge, found, model.manifest.quantiser))
-            if precision == "fp32":
-                rows += [_golden_row(engine, case, made) for case, made in goldens]
+        for engine in plan.engines:
+            for precision in plan.precisions:
+                try:
+                    found = _vectors(model, dpixels, engine, precision, plan)
+                except (Unavailable, InvalidInput) as error:
+                    if plan.strict:
+                        raise
+                    note(f"{engine} {precision} is left out: {error}")
+                    if error.field == "engine":  # it is not here at all
+                        break
+                    continue
+                note(f"{engine} {precision} is compared")
+                rows.append(_row(engine, precision, against, judge, found, model.manifest.quantiser))
+                if precision == "fp32":
+                    rows += [_golden_row(engine, case, made) for case, made in goldens]
+        if model.half_path and "fp16" in plan.precisions and "cpu" in plan.engines:
+            note(f"{HALF_FILE} is compared")
+            found = _vectors(_as_half(model), dpixels, "cpu", "fp32", plan)
+            rows.append(_row(HALF_FILE, "fp16", against, judge, found, model.manifest.quantiser))
     if not rows:
         raise Unavailable("none of the engines is here.", field="engine")
     return tuple(rows)
 
 
+def _vectors(model: RegisteredModel, dpixels: DPixels, engine: str, precision: str, plan: Plan) -> Float32Array:
+    with closing(Encoder.open(model, engine, threads=plan.threads, precision=precision)) as encoder:
+        return encoder.encode(dpixels).floats
+
+
+def _as_half(model: RegisteredModel) -> RegisteredModel:
+    """The model as if its half file were its only one."""
+    old = model.manifest
+    manifest = replace(
+        old, file=old.half_file, sha256=old.half_sha256, data_file=old.half_data_file, data_sha256=old.half_data_sha256
+    )
+    return RegisteredModel(manifest, model.path.with_name(old.half_file))
+
+
 def _judge(model: RegisteredModel, dpixels: DPixels, checkpoint: Checkpoint | None, plan: Plan) -> Float32Array:
     if checkpoint is None:
-        with closing(Encoder.open(model, "cpu", threads=plan.threads)) as encoder:
-            return encoder.encode(dpixels).floats
+        return _vectors(model, dpixels, "cpu", "fp32", plan)
     manifest = model.manifest
     vectors = reference_vectors(checkpoint.network, dpixels, manifest.statistics, sampling=manifest.sampling)
     return vectors[:, : manifest.dims]
