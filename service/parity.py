@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.errors import Corrupt
+from service.errors import Corrupt, SmaltiError
 
 PARITY: Final = "parity.json"
 
@@ -24,8 +24,12 @@ class Plan:
     precisions: Sequence[str] = PRECISIONS
     pixels: int = 64
     strict: bool = False
-    """Whether an engine that is not here is an error; else it is left out."""
+    """Whether an engine that is not here is an error; else it is left out. So is a precision, if it is the only one."""
     threads: int | None = None
+
+    def demands(self, error: SmaltiError) -> bool:
+        """Whether what could not be opened was asked for by name."""
+        return self.strict and (error.field == "engine" or len(self.precisions) == 1)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def models_list(ctx: typer.Context, as_json: AsJson = False) -> None:
             "dims": m.manifest.dims,
             "licence": m.manifest.licence,
             "path": str(m.path),
-            "engines": sorted({f"{r.engine} {r.precision}" for r in m.parity if r.ok}),
+            "engines": sorted(_proven(m.parity)),
         }
         rows.append(row | ({"parity": [asdict(r) for r in m.parity]} if as_json else {}))
     show(rows, as_json, "No models.")
@@ -210,6 +210,13 @@ def told(model: RegisteredModel, as_json: bool, more: dict[str, Any] | None = No
         "parity": [asdict(row) for row in model.parity],
     }
     typer.echo(json.dumps(about | (more or {}), indent=2))
+
+
+def _proven(rows: Sequence[ParityRow]) -> set[str]:
+    """Engines and precisions of which every row is ok."""
+    failed = {(row.engine, row.precision) for row in rows if not row.ok}
+    found = {(row.engine, row.precision) for row in rows if row.engine in ENGINES} - failed
+    return {f"{engine} {precision}" for engine, precision in found}
 
 
 def show_parity(rows: Sequence[ParityRow], as_json: bool) -> None:

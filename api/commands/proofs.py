@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,18 +77,17 @@ def bench(
     rows: list[dict[str, Any]] = []
     with stages() as note:
         for kind, half in ((e, p) for e in asked.engines for p in asked.precisions):
-            note(f"{kind} {half}")
             try:
                 encoder = Encoder.open(model, kind, threads=asked.threads, precision=half)
             except (Unavailable, InvalidInput) as error:
-                if asked.strict:
+                if asked.demands(error):
                     raise
                 note(f"{kind} {half} is left out: {error}")
                 continue
-            encoder.encode(dpixels)  # the first run builds what the others reuse
-            seconds = [_timed(encoder, dpixels) for _ in range(repeat)]
-            encoder.close()
-            rate = len(dpixels) / statistics.median(seconds)
+            note(f"{kind} {half} is measured")
+            with closing(encoder):
+                encoder.encode(dpixels)  # the first run builds what the others reuse
+                rate = len(dpixels) / statistics.median(_timed(encoder, dpixels) for _ in range(repeat))
             rows.append(
                 {"engine": kind, "precision": half, "pixels": len(dpixels), "pixels_per_second": round(rate, 1)}
             )
