@@ -18,6 +18,7 @@ from service.training.probe import Probe
 from service.training.recipes import Recipe
 from service.training.runs import CURVES, Run, read_curves
 from service.training.sources import Source
+from service.training.teacher import Taught
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a word on how it goes)."""
@@ -27,7 +28,7 @@ PLOT_EVERY: Final = 30.0
 
 @dataclass
 class _Clock:
-    """Seconds of the whole run, earlier processes of it included, and the pace since it was last asked."""
+    """Seconds of the whole run, earlier processes of it included, and the pace of training."""
 
     before: float
     began: float
@@ -38,23 +39,24 @@ class _Clock:
         return self.before + time.perf_counter() - self.began
 
     def pace(self, batch: int) -> float:
-        """Pixels a second since the last time."""
-        now = time.perf_counter()
-        out = batch * self.steps / max(now - self.last, 1e-9)
-        self.last, self.steps = now, 0
-        return out
+        """Pixels a second since the last rest."""
+        return batch * self.steps / max(time.perf_counter() - self.last, 1e-9)
+
+    def rest(self) -> None:
+        """Count anew: what was done just now is no training."""
+        self.last, self.steps = time.perf_counter(), 0
 
 
-def objective_of(recipe: Recipe, seed: int, teacher: tuple[int, float] = (0, 1.0)) -> nn.Module:
+def objective_of(recipe: Recipe, seed: int, taught: Taught | None = None) -> nn.Module:
     """The student with what only training needs, weights drawn from a seed.
 
     Args:
         recipe: Sizes.
         seed: Of the weights.
-        teacher: Length of the teacher's vectors and the mean variance of their numbers.
+        taught: What there is of the teacher, for distillation.
     """
     torch.manual_seed(seed)
-    return Twins(recipe) if recipe.kind == "twins" else Distilled(recipe, *teacher)
+    return Distilled(recipe, taught) if taught else Twins(recipe)
 
 
 def train(
@@ -98,20 +100,19 @@ def train(
         numbers = updater.step(step, source.batch(step))
         clock.steps += 1
         last = step == recipe.steps - 1
-        if last or step % recipe.log_every == 0:
+        probed = probe if probe and (last or step % recipe.probe_every == 0) else None
+        if last or probed or step % recipe.log_every == 0:
             row = {"step": step, **_timed(clock, recipe, step), **numbers()}
-        probed = probe and (last or step % recipe.probe_every == 0)
-        if probe and probed:
-            row = {**(row if row.get("step") == step else {"step": step, **_timed(clock, recipe, step), **numbers()})}
-            row["probe"] = round(probe.accuracy(updater.objective.student, device), 4)
-        if row.get("step") == step:
+            if probed:
+                row["probe"] = round(probed.accuracy(updater.objective.student, device), 4)
             run.log(row)
+            if last or clock.seconds() - drawn > PLOT_EVERY:
+                plot(run.folder)
+                drawn = clock.seconds()
+            clock.rest()
         if last or (step + 1) % recipe.save_every == 0:
             kept = {**updater.state(), "source": source.state(), "random": _random(device), "seconds": clock.seconds()}
             run.save(updater.objective.student, step, kept)
-        if last or (row.get("step") == step and clock.seconds() - drawn > PLOT_EVERY):
-            plot(run.folder)
-            drawn = clock.seconds()
         if on_progress:
             on_progress(step + 1, recipe.steps, f"loss {row.get('loss', 0):.4g}")
     rows = read_curves(run.folder / CURVES)

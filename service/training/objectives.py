@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from service.training.losses import barlow_twins, fake_quantised, masked_mse, mix, unexplained
 from service.training.networks import Student
 from service.training.recipes import Recipe
+from service.training.teacher import Taught
 from service.training.views import MONTHS, Batch, View
 
 TARGETS = MONTHS * 12
@@ -77,15 +78,17 @@ class Distilled(nn.Module):
 
     Args:
         recipe: `depths` are the prefixes.
-        dims: Length of the teacher's vector.
-        variance: Mean variance of its numbers.
+        taught: The teacher's mean, which the heads begin at, and its variance.
     """
 
-    def __init__(self, recipe: Recipe, dims: int, variance: float) -> None:
+    def __init__(self, recipe: Recipe, taught: Taught) -> None:
         super().__init__()
-        self.recipe, self.variance = recipe, variance
+        self.recipe, self.variance = recipe, taught.variance
         self.student = Student(recipe.student)
-        self.heads = nn.ModuleList(nn.Linear(depth, dims) for depth in recipe.depths)
+        self.heads = nn.ModuleList(nn.Linear(depth, len(taught.mean)) for depth in recipe.depths)
+        with torch.no_grad():
+            for head in self.heads:
+                cast(nn.Linear, head).bias.copy_(torch.tensor(taught.mean))
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """See Objective."""

@@ -171,6 +171,7 @@ PRESETS: Final[Mapping[str, Recipe]] = {
         _MINI, student=replace(MINI, num_layers=1), steps=60, batch=64, pixels=1024, projector=128, log_every=5,
         probe_every=0,
     ),
+    "cpu": replace(_MINI, pool=False, probe_every=100, save_every=100),
     "v1": _V1,
     **{f"v2-{size}": replace(_V1, student=student, qat=False, **_SPARSE) for size, student in SIZES.items()},
     "distil": Recipe(
@@ -178,8 +179,10 @@ PRESETS: Final[Mapping[str, Recipe]] = {
         min_s2=1, min_s1=0, probe_every=500,
     ),
 }  # fmt: skip
-"""`mini` is the shipped recipe and `smoke` only shows that everything runs. `v1` is the published recipe of TESSERA v1
-on a v2 student, `v2-*` the same for every size with views of any length, `distil` a nano student after a teacher."""
+"""`mini` is the shipped recipe and `smoke` only shows that everything runs. `cpu` is `mini` with pixels shuffled on
+disk, probed often: one core trains while another makes batches, about 20 minutes. `v1` is the published recipe of
+TESSERA v1 on a v2 student, `v2-*` the same for every size with views of any length, `distil` a nano student after a
+teacher."""
 
 
 def recipe(name: str) -> Recipe:

@@ -32,9 +32,10 @@ class Taught:
 
     model: str
     """Its identity and hash."""
-    dims: int
+    mean: tuple[float, ...]
+    """Of each of its numbers over all pixels."""
     variance: float
-    """Mean variance of its numbers over all pixels."""
+    """Mean of the variances of its numbers."""
 
 
 def name_of(model: RegisteredModel) -> str:
@@ -58,7 +59,7 @@ def teach(model: RegisteredModel, shards: Shards, on_progress: Progress | None =
     begun = _found(index, name_of(model))
     if begun and begun.variance > 0:
         return begun
-    replace(index, json.dumps(asdict(Taught(name_of(model), 0, 0.0))))  # begun; the variance tells that it is whole
+    replace(index, json.dumps(asdict(Taught(name_of(model), (), 0.0))))  # begun; the variance tells that it is whole
     encoder = Encoder.open(model)
     done, moments = 0, np.zeros((3, encoder.dims))
     for shard, count in enumerate(shards.counts):
@@ -73,7 +74,7 @@ def teach(model: RegisteredModel, shards: Shards, on_progress: Progress | None =
     variance = float(np.mean(moments[2] / n - (moments[1] / n) ** 2))
     if not variance > 0:
         raise Corrupt(f"{model.manifest.identity} embeds no two of these pixels differently.")
-    taught = Taught(name_of(model), encoder.dims, variance)
+    taught = Taught(name_of(model), tuple((moments[1] / n).tolist()), variance)
     replace(index, json.dumps(asdict(taught)))
     return taught
 
@@ -82,8 +83,9 @@ def _found(index: Path, name: str) -> Taught | None:
     if not index.exists():
         return None
     try:
-        taught = Taught(**json.loads(index.read_text()))
-    except (ValueError, TypeError) as error:
+        body = json.loads(index.read_text())
+        taught = Taught(**{**body, "mean": tuple(body["mean"])})
+    except (ValueError, TypeError, KeyError) as error:
         raise Corrupt(f"{index} cannot be read: {error}") from None
     if taught.model != name:
         remedy = "Choose another folder, or delete it."

@@ -11,7 +11,6 @@ from service.encoder import Encoder
 from service.errors import Corrupt, InvalidInput
 from service.registry import RegisteredModel
 from service.simulate import Landscape
-from service.training import teacher as teachers
 from service.training.data import training_series
 from service.training.export import export
 from service.training.loop import Progress, objective_of, train
@@ -22,6 +21,7 @@ from service.training.recipes import recipe as named
 from service.training.reference import reference_vectors
 from service.training.runs import Run
 from service.training.sources import Pooled, Source, Streamed, shuffled
+from service.training.teacher import Taught, name_of, teach
 from service.training.views import Pool
 from service.values import ModelIdentity
 
@@ -73,9 +73,9 @@ def run(
     """
     recipe = _taught(named(preset).changed(**changes), teacher)
     where = take_device(device, recipe.precision)
-    pixels, source, facts = _source(recipe, data, teacher, out, seed, on_progress)
+    pixels, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
     made = Run(out, recipe, seed, pixels)
-    objective = objective_of(recipe, seed, facts)
+    objective = objective_of(recipe, seed, taught)
     student, last = train(made, objective, source, where, resume=resume, on_progress=on_progress)
     summary = {
         "data": f"{pixels['tiles']} d-pixel tile folders" if data else SIMULATED,
@@ -99,7 +99,7 @@ def _taught(recipe: Recipe, teacher: RegisteredModel | None) -> Recipe:
     if (recipe.kind == "distil") != (teacher is not None):
         remedy = "Give --teacher MODEL." if teacher is None else "Use --preset distil."
         raise InvalidInput("a teacher and distillation go together.", field="teacher", remedy=remedy)
-    return recipe.changed(teacher=teachers.name_of(teacher)) if teacher else recipe
+    return recipe.changed(teacher=name_of(teacher)) if teacher else recipe
 
 
 def _source(
@@ -109,20 +109,17 @@ def _source(
     out: Path,
     seed: int,
     on_progress: Progress | None,
-) -> tuple[dict[str, Any], Source, tuple[int, float]]:
-    """What the pixels were made of, where batches come from, and the teacher's dimensions and variance."""
+) -> tuple[dict[str, Any], Source, Taught | None]:
+    """What the pixels were made of, where batches come from, and what there is of the teacher."""
     if recipe.pool:
         if data:
             raise InvalidInput("this recipe keeps simulated pixels in memory.", field="data", remedy="Use v1 or v2-*.")
         series = training_series(recipe.pixels, seed, recipe.scaled)
-        return {"simulated": recipe.pixels, "seed": seed}, Pooled(Pool(series), recipe, seed), (0, 1.0)
+        return {"simulated": recipe.pixels, "seed": seed}, Pooled(Pool(series), recipe, seed), None
 
     found = shuffled(recipe, data, out / "pixels", seed, _told(on_progress, "reading pixels"))
-    facts = (0, 1.0)
-    if teacher:
-        taught = teachers.teach(teacher, found, _told(on_progress, "asking the teacher"))
-        facts = taught.dims, taught.variance
-    return found.source, Streamed(found, recipe, seed), facts
+    taught = teach(teacher, found, _told(on_progress, "asking the teacher")) if teacher else None
+    return found.source, Streamed(found, recipe, seed), taught
 
 
 def _told(on_progress: Progress | None, word: str) -> Callable[[int, int], None]:
