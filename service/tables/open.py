@@ -21,6 +21,8 @@ ROWS: Final = 65_536
 MOST_GROUPS: Final = 10_000
 """Row groups of a Parquet file, or batches of an Arrow stream."""
 MOST_COLUMNS: Final = 64
+TEXTS: Final = ("pixel", "sensor", "orbit")
+"""Columns of Parquet that stay numbers and a dictionary: a long name that comes often is never written out."""
 TITLES: Final = {"arrow": "Arrow IPC", "parquet": "Parquet"}
 _UNREADABLE: Final = (
     pa.ArrowException,
@@ -116,15 +118,7 @@ def _check_bytes(size: int, limits: UploadLimits, what: str) -> None:
 
 
 def _parquet(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    file = pq.ParquetFile(
-        pa.BufferReader(buffer),
-        pre_buffer=False,
-        read_dictionary=["pixel", "sensor", "orbit"],  # a long name repeated by number is never written out
-        thrift_string_size_limit=10_000_000,
-        thrift_container_size_limit=1_000_000,
-        arrow_extensions_enabled=False,
-    )
-    told = file.metadata
+    told = _opened(buffer).metadata
     check_columns(told.num_columns)
     _check_parts(told.num_row_groups, "row groups")
     groups = [told.row_group(index) for index in range(told.num_row_groups)]
@@ -134,7 +128,20 @@ def _parquet(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterat
         for chunk in (group.column(index) for index in range(group.num_columns)):
             size += max(chunk.total_uncompressed_size, unpacked_pages(buffer, chunk))
             _check_bytes(size, limits, "the pages")
+    texts = [told.schema.column(index).path for index in range(told.num_columns)]
+    file = _opened(buffer, metadata=told, read_dictionary=[name for name in TEXTS if name in texts])
     return file.schema_arrow, file.iter_batches(batch_size=ROWS, use_threads=False)
+
+
+def _opened(buffer: pa.Buffer, **more: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        pa.BufferReader(buffer),
+        pre_buffer=False,
+        thrift_string_size_limit=10_000_000,
+        thrift_container_size_limit=1_000_000,
+        arrow_extensions_enabled=False,
+        **more,
+    )
 
 
 def _arrow(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
