@@ -75,7 +75,7 @@ def test_golden_numbers(cases: list[Golden], engine, tmp_path):
             assert case.error(np.asarray(vectors)) <= 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "tessera-v1.1-mpc"])  # as aws
 def test_from_pixels_to_codes(name, engine, tmp_path):
     """Both orbits, one of them, one sensor, neither; few, many and too many observations."""
     torch.manual_seed(3)
