@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from os import SEEK_END
 from typing import IO, Annotated, Any, Final
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.answers import MEDIA, Embedded, chosen, quantized, respond
@@ -12,12 +12,13 @@ from api.problems import documented
 from api.schemas import EmbedAnswer, EmbedBody, EmbedChoices, Stored
 from api.security import require
 from api.state import State, get_state
+from api.turns import Turn
 from api.uploads import REQUEST_BODY, BodyForm, EmbedParams, form_of, parsed, read_upload, spooled, upload_of
 from service.dpixels import Declared, Upload
 from service.embed import Cells, cells_of_placement, cells_of_places, store_result
 from service.encoder import Encoder, EncodeResult
 from service.errors import InvalidInput
-from service.families import family
+from service.families import FAMILIES
 from service.sources import Placement
 from service.values import Window
 
@@ -51,12 +52,16 @@ async def embed(
     """
     form = form_of(request)
     limits = state.settings.limits
-    with state.queued():
+    with state.turns.taken_in():
         file = await spooled(request, limits.json_bytes if form == "json" else limits.body_bytes)
-        return await run_sync(_embed, state, file, form, params, request.headers.get("accept"))
+        size, accept = file.seek(0, SEEK_END), request.headers.get("accept")
+        file.seek(0)
+        return await state.turns.run(request, size, lambda turn: _embed(state, turn, file, form, params, accept))
 
 
-def _embed(state: State, file: IO[bytes], form: BodyForm, params: EmbedParams, accept: str | None) -> Response:
+def _embed(
+    state: State, turn: Turn, file: IO[bytes], form: BodyForm, params: EmbedParams, accept: str | None
+) -> Response:
     """Everything that takes time: read and check, encode, store, write the answer."""
     limits = state.settings.limits
     with file:
@@ -68,29 +73,33 @@ def _embed(state: State, file: IO[bytes], form: BodyForm, params: EmbedParams, a
         encoder = state.encoder(asked.model)
         _check_prepared(asked, encoder)
         corner = _corner(state, asked, params, encoder)
-        with state.encoding():
-            if body and window:
-                upload = upload_of(body, window)
-            else:
-                upload = read_upload(file, form, limits, Declared(window, params.s2_unit, params.s1_unit))
-            cells = _cells(upload, corner, asked) if asked.dataset else {}
-            result = _encoded(state, encoder, upload, asked)
-            stored = _stored(state, asked, encoder, upload, result, window, cells)
+        if body and window:
+            upload = upload_of(body, window)
+        else:
+            upload = read_upload(file, form, limits, Declared(window, params.s2_unit, params.s1_unit))
+        cells = _cells(upload, corner, asked) if asked.dataset else {}
+        result = _encoded(state, turn, encoder, upload, asked)
+        stored = _stored(state, asked, encoder, upload, result, window, cells)
     return respond(answer, Embedded(upload, result, encoder, window, quantize, stored))
 
 
-def _encoded(state: State, encoder: Encoder, upload: Upload, asked: EmbedChoices) -> EncodeResult:
-    dpixels = upload.dpixels
-    return state.watch.encode(
-        encoder, len(dpixels), lambda: encoder.encode(dpixels, min_s2=asked.min_s2, dims=asked.dims)
-    )
+def _encoded(state: State, turn: Turn, encoder: Encoder, upload: Upload, asked: EmbedChoices) -> EncodeResult:
+    dpixels, patience = upload.dpixels, state.settings.limits.encoder_wait
+
+    def call() -> EncodeResult:
+        return encoder.encode(dpixels, min_s2=asked.min_s2, dims=asked.dims, patience=patience, given_up=turn.gone)
+
+    return state.watch.encode(encoder, len(dpixels), turn, call)
 
 
 def _check_prepared(asked: EmbedChoices, encoder: Encoder) -> None:
     """Refuse d-pixels that were made for the checkpoints of another family."""
     if asked.prepared_for is None:
         return
-    wanted, runs = family(asked.prepared_for).name, encoder.manifest.family
+    wanted, runs = asked.prepared_for, encoder.manifest.family
+    if wanted not in FAMILIES:
+        remedy = f"Use one of {', '.join(FAMILIES)}."
+        raise InvalidInput(f"{wanted!r} is no published family.", field="prepared_for", remedy=remedy)
     if wanted != runs:
         raise InvalidInput(
             f"the d-pixels are for {wanted}; {encoder.identity} is of {runs} and has other statistics.",

@@ -89,6 +89,7 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
         LimitExceeded: It would unpack to more than `limits`; found out before unpacking.
         Unavailable: The disk is full.
     """
+    _check_zip(source)
     try:
         with zipfile.ZipFile(source) as archive:
             infos = _directory(archive, limits)
@@ -99,6 +100,23 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
         raise
     except _UNREADABLE as error:
         raise InvalidInput(f"the NPZ cannot be read: {error}.", field="body", remedy="Was it sent whole?") from None
+
+
+def _check_zip(source: IO[bytes] | Path) -> None:
+    """Tell what is no NPZ at all from one whose end, where the directory lies, is missing."""
+    if zipfile.is_zipfile(source):
+        return
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(4)
+    else:
+        source.seek(0)
+        head = source.read(4)
+    if not head:
+        raise InvalidInput("is empty.", field="body", remedy="Send an NPZ.")
+    if head != b"PK\x03\x04":
+        raise InvalidInput("is no NPZ: it does not begin like a zip file.", field="body", remedy="Use numpy.savez.")
+    raise InvalidInput("the NPZ is cut short: its directory is missing.", field="body", remedy="Send all of it.")
 
 
 def _directory(archive: zipfile.ZipFile, limits: UploadLimits) -> dict[str, zipfile.ZipInfo]:

@@ -30,9 +30,8 @@ def unpacked_pages(buffer: pa.Buffer, chunk: Any) -> int:
         InvalidInput: The heads cannot be read, or lead out of the file.
         LimitExceeded: There are too many.
     """
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
-        start = chunk.dictionary_page_offset
+    offsets = [chunk.data_page_offset, chunk.dictionary_page_offset if chunk.has_dictionary_page else 0]
+    start = min((offset for offset in offsets if offset > 0), default=0)
     end, size = start + chunk.total_compressed_size, 0
     if not 0 <= start <= end <= buffer.size:
         raise InvalidInput(
@@ -66,7 +65,7 @@ class _Head:
             raise ValueError("a page head is too deep")
         found: dict[int, int] = {}
         number = 0
-        while kind := self._byte():
+        while (kind := self._byte()) & 15:
             number = number + (kind >> 4) if kind >> 4 else self._zigzag()
             value = self._value(kind & 15, depth)
             if value is not None:
