@@ -49,7 +49,7 @@ class Graph:
         array = values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
         name = f"w{len(self.weights)}"
         if kind is np.float16:
-            if (largest := float(np.abs(array).max(initial=0))) > np.finfo(np.float16).max:
+            if (largest := float(np.abs(array).max(initial=0))) > float(np.finfo(np.float16).max):
                 raise Corrupt(f"a weight of {largest:.3g} is beyond float16.", remedy="Export without half precision.")
             self._halves.add(name)
         self.weights.append(self._stored(np.ascontiguousarray(array, kind).reshape(array.shape), name))
@@ -88,10 +88,6 @@ class Graph:
             if half:
                 self._halves.add(made)
         return self._casts[x, half]
-
-    def mark_half(self, x: str) -> None:
-        """Say that `x` is float16, where its operator alone does not tell."""
-        self._halves.add(x)
 
     def halved(self, x: str) -> str:
         """`x` in the kind of products."""

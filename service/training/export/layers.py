@@ -109,16 +109,9 @@ def _walked_pool(g: Graph, pool: Any, x: str, sensor: str) -> str:
 
 
 def _gru(g: Graph, x: str, w: Tensor, r: Tensor, b: Tensor, linear_before_reset: int) -> str:
-    """(P, B, d) -> (P, B, d); gates in ONNX's order: update, reset, hidden."""
-    y = g.add(
-        "GRU",
-        g.halved(x),
-        *(g.product_weight(part[None]) for part in (w, r, b)),
-        hidden_size=r.shape[1],
-        linear_before_reset=linear_before_reset,
-    )
-    if g.half:
-        g.mark_half(y)
+    """(P, B, d) -> (P, B, d), in float32 always; gates in ONNX's order: update, reset, hidden."""
+    parts = (g.weight(part[None]) for part in (w, r, b))
+    y = g.add("GRU", g.full(x), *parts, hidden_size=r.shape[1], linear_before_reset=linear_before_reset)
     return g.add("Squeeze", y, g.weight([1], np.int64))
 
 
