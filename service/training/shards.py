@@ -78,6 +78,8 @@ def write(
     counts: list[int] = []
     kind = np.dtype([])
     for part in parts:
+        if not len(part):
+            continue
         if not counts:
             kind = part.dtype
             counts = [0] * max(-(-most * kind.itemsize // shard_bytes), 1)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from service.errors import InvalidInput
-from service.families import Statistics
 from service.training import shards
 from service.training.data import S1_TIMES, S2_TIMES, simulated_dpixels
 from service.training.folders import Tile, find_tiles, read_tile
@@ -151,11 +150,8 @@ def shuffled(
     found = shards.open_shards(folder, source)
     if found is None:
         most = sum(tile.pixels(recipe.spacing) for tile in tiles) if tiles else recipe.pixels
-        parts = _checked(_parts(tiles, recipe, seed), recipe.scaled, most, on_progress)
+        parts = _checked(_parts(tiles, recipe, seed), recipe, most, on_progress)
         found = shards.write(parts, most, folder, seed, source)
-    if not len(found):
-        remedy = f"At least {recipe.min_s2} Sentinel-2 and {recipe.min_s1} Sentinel-1 dates are wanted of a pixel."
-        raise InvalidInput("holds no pixel with enough valid dates.", field="data", remedy=remedy)
     return found
 
 
@@ -180,10 +176,8 @@ def _parts(tiles: tuple[Tile, ...], recipe: Recipe, seed: int) -> Iterator[Recor
         yield from read_tile(tile, kind, min_s2=recipe.min_s2, min_s1=recipe.min_s1, spacing=recipe.spacing)
 
 
-def _checked(
-    parts: Iterator[Records], statistics: Statistics, most: int, on_progress: Progress | None
-) -> Iterator[Records]:
-    """Pass the pixels on, and refuse data that the statistics cannot be of once all were seen."""
+def _checked(parts: Iterator[Records], recipe: Recipe, most: int, on_progress: Progress | None) -> Iterator[Records]:
+    """Pass the pixels on; once all were seen, refuse none at all, and data that the statistics cannot be of."""
     totals = {name: np.zeros((2, channels)) for name, channels in SENSORS}
     done = 0
     for part in parts:
@@ -194,8 +188,11 @@ def _checked(
         if on_progress:
             on_progress(done, most)
         yield part
+    if not done:
+        remedy = f"At least {recipe.min_s2} Sentinel-2 and {recipe.min_s1} Sentinel-1 dates are wanted of a pixel."
+        raise InvalidInput("holds no pixel with enough valid dates.", field="data", remedy=remedy)
     for name, (total, count) in totals.items():
-        mean, std = (np.array(getattr(statistics, f"{name}_{what}")) for what in ("mean", "std"))
+        mean, std = (np.array(getattr(recipe.scaled, f"{name}_{what}")) for what in ("mean", "std"))
         away = np.abs(total / np.maximum(count, 1) - mean) / std
         if count[0] and away.max() > STRANGE:
             worst = int(away.argmax())
