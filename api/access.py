@@ -51,7 +51,7 @@ class _Answer:
     def see(self, message: Message) -> None:
         """Take note of what is sent."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = None if self.gone else message["status"]
             if any(name == _EVENTS[0] and value.startswith(_EVENTS[1]) for name, value in message["headers"]):
                 self.events_at = perf_counter()  # how long somebody listens is no latency
         elif message["type"] == "http.response.body":

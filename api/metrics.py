@@ -85,15 +85,16 @@ class Metrics:
             "smalti_encoder_pixels_total", "Pixels that went through an encoder", ["model", "device"], registry=registry
         )
         self.encode_seconds = Histogram(
-            "smalti_encoder_seconds", "Seconds an encoder worked on one upload", ["model", "device"],
+            "smalti_encoder_seconds", "Seconds from when an upload went to an encoder until it had its vectors",
+            ["model", "device"],
             buckets=WORK_SECONDS, registry=registry,
         )  # fmt: skip
         self.encode_wait = Histogram(
-            "smalti_encoder_wait_seconds", "Seconds an upload waited for its turn", buckets=WORK_SECONDS,
+            "smalti_encoder_wait_seconds", "Seconds until the first pixels of an upload were run", buckets=WORK_SECONDS,
             registry=registry,
         )  # fmt: skip
         self.refused = Counter(
-            "smalti_encoder_refused_total", "Uploads refused because too many were waiting", registry=registry
+            "smalti_encoder_refused_total", "Uploads refused because too many were here", registry=registry
         )
 
         self.searches = Counter(

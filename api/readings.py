@@ -55,17 +55,22 @@ def _threads(pool: CapacityLimiterStatistics) -> Iterator[Reading]:
 
 
 def _uploads(state: State) -> Iterator[Reading]:
-    encoding, waiting = state.uploads()
+    encoding, waiting = state.turns.counts()
     limits = state.settings.limits
-    helped = "Uploads being encoded, and uploads that wait or still arrive"
+    helped = "Uploads being unpacked and encoded, and uploads that wait or still arrive"
     yield Reading("smalti_encoder_uploads", helped, encoding, {"state": "encoding"})
     yield Reading("smalti_encoder_uploads", helped, waiting, {"state": "waiting"})
-    helped = "How many there may be before more are refused"
-    yield Reading("smalti_encoder_uploads_limit", helped, limits.encoders_at_once, {"state": "encoding"})
-    yield Reading("smalti_encoder_uploads_limit", helped, limits.uploads_waiting, {"state": "waiting"})
+    helped = "How many there may be, of either state, before more are refused"
+    yield Reading("smalti_encoder_uploads_limit", helped, limits.uploads_at_once)
     for encoder in state.encoders():
-        labels = {"model": str(encoder.identity), "device": encoder.device, "precision": encoder.precision}
-        yield Reading("smalti_encoder_info", "Encoders that are open, and where they run", 1, labels)
+        model, use = {"model": str(encoder.identity)}, encoder.use()
+        labels = {**model, "asked": state.settings.device, "device": encoder.device, "precision": encoder.precision}
+        yield Reading("smalti_encoder_info", "Encoders that are open, what was asked for and what runs", 1, labels)
+        helped = "Pixels of uploads and jobs that an encoder has yet to run"
+        yield Reading("smalti_encoder_queue_pixels", helped, use.pixels, model)
+        helped = "Places in the batches that were run, and those that held a pixel and no padding"
+        yield Reading("smalti_encoder_places", helped, use.places, model | {"held": "all"}, "counter")
+        yield Reading("smalti_encoder_places", helped, use.run, model | {"held": "pixel"}, "counter")
 
 
 def _jobs(state: State) -> Iterator[Reading]:

@@ -55,8 +55,9 @@ class Limits(BaseModel, frozen=True):
     job_blocks: int = Field(1024, gt=0, description="blocks of 2.56 km in one job")
     jobs_waiting: int = Field(32, gt=0, description="jobs that wait or run at once; more get 503")
     job_listeners: int = Field(64, gt=0, description="open streams of /jobs/{id}/events; more get 503")
-    encoders_at_once: int = Field(1, gt=0, description="uploads encoded at the same time")
-    uploads_waiting: int = Field(8, ge=0, description="uploads that may wait; more get 503")
+    uploads_at_once: int = Field(64, gt=0, description="uploads taken in, encoded and answered at once; more get 503")
+    large_uploads_at_once: int = Field(2, gt=0, description="uploads of over 8 MB encoded at once; others wait")
+    encoder_wait: int = Field(30, gt=0, description="seconds others may keep an upload waiting; else it gets 503")
 
 
 class Settings(BaseSettings):
@@ -93,7 +94,13 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="origins whose pages may read (GET) from here, comma separated"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where encoders run; fails if it is not there")
+    device: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
+        "auto",
+        description="what encoders run on; fails if it is not there. auto: the first of cuda, openvino and cpu that is",
+    )
+    precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="what encoders compute in; fp16 needs a device that has it, and fails elsewhere"
+    )
     public_metrics: bool = Field(False, description="whether GET /metrics needs neither this machine nor an admin key")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="form of the log on stderr; auto: text on a terminal, JSON lines elsewhere"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +16,7 @@ from api.catalogue import Catalogue, Dataset
 from api.jobs import Jobs
 from api.settings import Settings
 from api.tally import Tally, tally
+from api.turns import Turns
 from api.watch import Watch
 from indexing.build import Progress, build_index
 from indexing.manifest import IndexManifest
@@ -26,7 +25,7 @@ from indexing.pixels import BlockCache
 from indexing.search import Searcher
 from service.bucket import open_bucket
 from service.encoder import Encoder
-from service.errors import NotFound, SmaltiError, Unavailable
+from service.errors import NotFound, SmaltiError
 from service.extent import Extent, extent_of
 from service.registry import SHIPPED, Registry
 from service.shelf import Shelf
@@ -53,11 +52,9 @@ class State:
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
         self._blocks = BlockCache()
-        self._uploads = 0
-        self._encoding = 0
         self._tally: tuple[float, Tally | SmaltiError] | None = None
         self.scrapes = CapacityLimiter(1)
-        self._places = threading.BoundedSemaphore(settings.limits.encoders_at_once)
+        self.turns = Turns(settings.limits, self.watch.metrics.refused)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
     def extent(self, dataset: Dataset) -> Extent | None:
@@ -81,7 +78,9 @@ class State:
         with self._loading:
             if key not in self._encoders:
                 threads = self.settings.encoder_threads or None
-                self._encoders[key] = Encoder.open(registered, engine=self.settings.device, threads=threads)
+                self._encoders[key] = Encoder.open(
+                    registered, self.settings.device, threads=threads, precision=self.settings.precision
+                )
             return self._encoders[key]
 
     def searcher(self, dataset: Dataset) -> Searcher:
@@ -93,44 +92,6 @@ class State:
                 known = Searcher(dataset.store, dataset.id, folder, cache=self._blocks)
                 self._searchers[dataset.store.location] = known
             return known
-
-    @contextmanager
-    def queued(self) -> Iterator[None]:
-        """Be one of the uploads that are here: those being encoded, and a bounded number that wait.
-
-        Raises:
-            Unavailable: Too many are here already.
-        """
-        limits = self.settings.limits
-        with self._lock:
-            if self._uploads >= limits.encoders_at_once + limits.uploads_waiting:
-                self.watch.metrics.refused.inc()
-                raise Unavailable(f"{self._uploads} uploads are being encoded or wait.", remedy="Try again soon.")
-            self._uploads += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._uploads -= 1
-
-    @contextmanager
-    def encoding(self) -> Iterator[None]:
-        """Wait for, and hold, one of the few places where uploads are unpacked and encoded."""
-        started = time.perf_counter()
-        with self._places:
-            self.watch.metrics.encode_wait.observe(time.perf_counter() - started)
-            with self._lock:
-                self._encoding += 1
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._encoding -= 1
-
-    def uploads(self) -> tuple[int, int]:
-        """How many uploads are being encoded now, and how many wait or still arrive."""
-        with self._lock:
-            return self._encoding, self._uploads - self._encoding
 
     def encoders(self) -> list[Encoder]:
         """The encoders that are open."""

@@ -13,9 +13,10 @@ from typing import Any, TypeVar, cast
 
 from api.metrics import Counted, Metrics
 from api.telemetry import Spans, named
+from api.turns import Turn
 from indexing.search import SearchResult
 from service.encoder import Encoder, EncodeResult
-from service.errors import SmaltiError
+from service.errors import SmaltiError, Unavailable
 from service.grid import Zone
 from service.store.contract import BlockData, Store
 from service.values import Int64Array, Vectors, Window
@@ -34,15 +35,21 @@ class Watch:
         self.metrics = Metrics()
         self.spans = spans or Spans()
 
-    def encode(self, encoder: Encoder, pixels: int, call: Callable[[], EncodeResult]) -> EncodeResult:
-        """`call()`, which puts `pixels` pixels through `encoder`."""
+    def encode(self, encoder: Encoder, pixels: int, turn: Turn, call: Callable[[], EncodeResult]) -> EncodeResult:
+        """`call()`, which puts the `pixels` pixels of an upload through `encoder`."""
         model, device, metrics, started = str(encoder.identity), encoder.device, self.metrics, perf_counter()
         with (
             _counting_errors(lambda kind: metrics.encodes.labels(model, kind)),
             self.spans.span("encode", model=model, device=device, pixels=pixels),
         ):
-            result = call()
+            try:
+                result = call()
+            except Unavailable:
+                if not turn.gone():
+                    metrics.refused.inc()
+                raise
         metrics.encodes.labels(model, "ok").inc()
+        metrics.encode_wait.observe(turn.waited + result.waited)
         metrics.encoded_pixels.labels(model, device).inc(pixels)
         metrics.encode_seconds.labels(model, device).observe(perf_counter() - started)
         return result

@@ -38,7 +38,7 @@ def warm(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Numbers:
     """/metrics of a server that has done one of everything, failures included."""
     home = tmp_path_factory.mktemp("warm") / "home"
     shutil.copytree(world.home, home)
-    client = client_of(world.model_copy(update={"home": home, "limits": Limits(uploads_waiting=0)}))
+    client = client_of(world.model_copy(update={"home": home, "limits": Limits(uploads_at_once=1)}))
     state = client.app.state.smalti  # type: ignore[attr-defined]
     lon, lat = place(client)
     for path in (tile_path(client), f"/datasets/demo/2024/search?lon={lon}&lat={lat}"):

@@ -302,9 +302,9 @@ def test_limits_are_kept(world: Settings) -> None:
 
 
 def test_a_full_queue_says_try_again(world: Settings) -> None:
-    client = client_of(world.model_copy(update={"limits": Limits(uploads_waiting=0)}))
+    client = client_of(world.model_copy(update={"limits": Limits(uploads_at_once=1)}))
     state = client.app.state.smalti  # type: ignore[attr-defined]
-    with state.queued():
+    with state.turns.taken_in():
         answer = client.post("/embed", content=patch(world)[0], headers=NPZ)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]

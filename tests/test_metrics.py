@@ -161,25 +161,29 @@ def test_uploads_are_counted_with_their_pixels_and_device(fresh: TestClient) -> 
     now = numbers(fresh)
     model = now.labels("smalti_encoder_info", "model").pop()
     assert model.startswith("smalti-mini@")
-    assert now("smalti_encoder_info", model=model, device="cpu") == 1
+    device = now.labels("smalti_encoder_info", "device").pop()
+    assert now("smalti_encoder_info", model=model, device=device, asked="auto", precision="fp32") == 1
     assert now("smalti_encoder_requests_total", model=model, outcome="ok") == 1
-    assert now("smalti_encoder_pixels_total", model=model, device="cpu") == 7
+    assert now("smalti_encoder_pixels_total", model=model, device=device) == 7
+    assert now("smalti_encoder_queue_pixels", model=model) == 0
+    assert now("smalti_encoder_places_total", model=model, held="pixel") == 7
+    assert now("smalti_encoder_places_total", model=model, held="all") in (8, 16)
     assert now("smalti_encoder_seconds_count", model=model) == 1
     assert now("smalti_encoder_wait_seconds_count") == 1
     assert now("smalti_encoder_uploads") == 0
 
 
 def test_the_queue_of_uploads_shows_who_waits_and_who_was_refused(world: Settings) -> None:
-    limits = Limits(encoders_at_once=1, uploads_waiting=1)
+    limits = Limits(uploads_at_once=2)
     client = client_of(world.model_copy(update={"limits": limits}))
     state = client.app.state.smalti  # type: ignore[attr-defined]
-    with state.queued(), state.queued(), state.encoding():
+    with state.turns.taken_in(), state.turns.taken_in(), state.turns._counted():
         assert client.post("/embed", json=series()).status_code == 503
         now = numbers(client)
     assert now("smalti_encoder_refused_total") == 1
     assert now("smalti_encoder_uploads", state="encoding") == 1
     assert now("smalti_encoder_uploads", state="waiting") == 1
-    assert now("smalti_encoder_uploads_limit", state="waiting") == 1
+    assert now("smalti_encoder_uploads_limit") == 2
     assert numbers(client)("smalti_encoder_uploads") == 0
 
 

@@ -105,7 +105,9 @@ def _index(state: State, dataset: Dataset, window: Window) -> str:
 
 
 def _encoder(state: State, identity: str) -> str:
-    return f"on {state.encoder(identity).device}"
+    encoder = state.encoder(identity)
+    chosen = f" ({encoder.engine.why})" if encoder.engine.why else ""
+    return f"on {encoder.device} in {encoder.precision}{chosen}"
 
 
 def _jobs(state: State) -> str:

@@ -40,6 +40,8 @@ class EncodeResult:
     """(n, d) float32 before quantisation; NaN where status is not VALID."""
     counts: Counts
     """(n,) valid observations."""
+    waited: float
+    """Seconds until the first of its pixels were run: what others, and the preparation of them, kept it waiting."""
 
 
 class Encoder:
@@ -153,7 +155,7 @@ class Encoder:
             call.wait()
         if on_progress:
             on_progress(total, total)
-        return EncodeResult(self._quantised(floats, status), floats, seen)
+        return EncodeResult(self._quantised(floats, status), floats, seen, call.waited)
 
     def _depth(self, dims: int | None) -> int:
         allowed = (*self.manifest.depths, self.dims)

@@ -60,6 +60,9 @@ class Call:
     given_up: Callable[[], bool] | None = None
     last: int = 0
     """When its newest part is due."""
+    came: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds until the first of its pixels were run; 0 where none were."""
     parts: list[_Entry] = field(default_factory=list)
     """Those that are not done."""
     error: BaseException | None = None
@@ -279,6 +282,7 @@ class Lanes:
             pixels = entry.part.take(shape, room)
             if len(pixels):
                 pieces.append((entry, pixels))
+                entry.call.waited = entry.call.waited or time.monotonic() - entry.call.came
                 room -= len(pixels)
         self._clock = max(self._clock, waiting[0].due - waiting[0].part.left)
         self._places += self._engine.batch
