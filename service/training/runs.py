@@ -40,13 +40,13 @@ class Run:
     folder: Path
     recipe: Recipe
     seed: int
-    pixels: Mapping[str, Any]
-    """What they were made of; see service.training.shards."""
+    source: Mapping[str, Any]
+    """What its pixels were made of; see service.training.shards."""
 
     @property
     def body(self) -> dict[str, Any]:
         """What makes the run, as plain values."""
-        return {"recipe": self.recipe.to_dict(), "seed": self.seed, "pixels": json.loads(json.dumps(dict(self.pixels)))}
+        return {"recipe": self.recipe.to_dict(), "seed": self.seed, "source": json.loads(json.dumps(dict(self.source)))}
 
     def begin(self, device: torch.device, *, resume: bool) -> dict[str, Any] | None:
         """Claim the folder. Returns the state of the last checkpoint, or None where the run is to begin.

@@ -73,12 +73,12 @@ def run(
     """
     recipe = _taught(named(preset).changed(**changes), teacher)
     where = take_device(device, recipe.precision)
-    pixels, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
-    made = Run(out, recipe, seed, pixels)
+    origin, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
+    made = Run(out, recipe, seed, origin)
     objective = objective_of(recipe, seed, taught)
     student, last = train(made, objective, source, where, resume=resume, on_progress=on_progress)
     summary = {
-        "data": f"{pixels['tiles']} d-pixel tile folders" if data else SIMULATED,
+        "data": f"{origin['tiles']} d-pixel tile folders" if data else SIMULATED,
         "preset": preset if "/" not in preset else "recipe.json",
         **{name: value for name, value in made.body.items() if name != "recipe"},
         **recipe.to_dict(),
