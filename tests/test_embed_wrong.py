@@ -228,9 +228,12 @@ MISTAKES: dict[str, Wrong] = {
     "place beyond the poles": of_pixels("lat", "-90..90", lon=np.zeros(3), lat=np.full(3, 91.0)),
     "too many frames": Wrong(npz(frames(1001)), NPZ, "s2", "1,001 observations", UNITS, 413, "limit-exceeded"),
     # tables
-    "broken Parquet": of_body(b"PAR1 and so on PAR1", PARQUET, "body", "the Parquet cannot be read"),
-    "truncated Parquet": of_body(parquet(table(HELD))[:-30], PARQUET, "body", "magic bytes"),
-    "Parquet footer that lies": of_body(lying_footer(), PARQUET, "body", "footer"),
+    "broken Parquet": of_body(
+        b"PAR1" + b"\xff" * 40 + (40).to_bytes(4, "little") + b"PAR1", PARQUET, "body", "the Parquet cannot be read"
+    ),
+    "truncated Parquet": of_body(parquet(table(HELD))[:-30], PARQUET, "body", "or is cut short"),
+    "Parquet footer that lies": of_body(lying_footer(), PARQUET, "body", "beyond its beginning"),
+    "encrypted Parquet": of_body(parquet(table(HELD))[:-4] + b"PARE", PARQUET, "body", "is encrypted"),
     "empty Parquet": of_body(b"", PARQUET, "body", "Send Parquet"),
     "broken Arrow": of_body(b"ARROW1\0\0 and so on", ARROW, "body", "the Arrow IPC cannot be read"),
     "truncated Arrow": of_body(arrow(table(HELD))[:-300], ARROW, "body", "Expected to be able to read"),

@@ -23,7 +23,7 @@ from service.tables.columns import (
     units,
     usable,
 )
-from service.tables.open import ROWS, Form, open_table
+from service.tables.open import ROWS, Form, open_table, readable
 from service.values import Int64Array, Window
 
 LONGEST_ID: Final = 64
@@ -46,7 +46,9 @@ def read_table(source: IO[bytes], form: Form, limits: UploadLimits, declared: De
     if declared.window is None:
         raise InvalidInput("is needed: dates are held against it.", field="window", remedy="Write 2024.")
     schema, batches = open_table(source, form, limits)
-    table = _Table(Columns.of(schema), schema, limits, declared)
+    with readable(form):  # names may be no text
+        held = Columns.of(schema)
+    table = _Table(held, schema, limits, declared)
     for batch in batches:
         table.add(batch)
     return table.finish()

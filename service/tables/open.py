@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from service.dpixels import UploadLimits, scratch
 from service.errors import InvalidInput, LimitExceeded, SmaltiError
-from service.tables.pages import unpacked_pages
+from service.tables.pages import promised
 
 Form = Literal["arrow", "parquet"]
 ROWS: Final = 65_536
@@ -25,6 +25,7 @@ TEXTS: Final = ("pixel", "sensor", "orbit")
 """Columns of Parquet that stay numbers and a dictionary: a long name that comes often is never written out."""
 TITLES: Final = {"arrow": "Arrow IPC", "parquet": "Parquet"}
 _UNREADABLE: Final = (
+    LookupError,
     pa.ArrowException,
     OSError,
     EOFError,
@@ -118,18 +119,13 @@ def _check_bytes(size: int, limits: UploadLimits, what: str) -> None:
 
 
 def _parquet(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    told = _opened(buffer).metadata
-    check_columns(told.num_columns)
-    _check_parts(told.num_row_groups, "row groups")
-    groups = [told.row_group(index) for index in range(told.num_row_groups)]
-    _check_rows(max(told.num_rows, sum(group.num_rows for group in groups)), limits)
-    size = 0
-    for group in groups:
-        for chunk in (group.column(index) for index in range(group.num_columns)):
-            size += max(chunk.total_uncompressed_size, unpacked_pages(buffer, chunk))
-            _check_bytes(size, limits, "the pages")
-    texts = [told.schema.column(index).path for index in range(told.num_columns)]
-    file = _opened(buffer, metadata=told, read_dictionary=[name for name in TEXTS if name in texts])
+    told = promised(buffer)
+    check_columns(told.columns)
+    _check_parts(told.groups, "row groups")
+    _check_rows(told.rows, limits)
+    _check_bytes(told.unpacked, limits, "the pages")
+    names = _opened(buffer).schema_arrow.names
+    file = _opened(buffer, read_dictionary=[name for name in TEXTS if name in names])
     return file.schema_arrow, file.iter_batches(batch_size=ROWS, use_threads=False)
 
 
