@@ -25,6 +25,7 @@ DOORS = {
     "faiss": ("indexing/ann.py",),
     "torch": ("service/training/",),
     "onnx": ("service/training/",),
+    "matplotlib": ("service/training/plots.py",),
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "titiler": ("api/",),

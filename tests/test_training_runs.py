@@ -147,6 +147,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert (tmp_path / "resume.pt").stat().st_mtime_ns == before
 
 
+def test_a_run_that_diverges_stops_before_its_checkpoint_is_lost(tmp_path):
+    made = replace(RECIPE, base_rate=1e30, warm_up=0.0, save_every=1, log_every=100)
+    with pytest.raises(InvalidInput, match=r"rate: the loss is not finite at step \d+\. Choose"):
+        trained(tmp_path, made)
+    state = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert state["step"] < 12
+
+
 # --- recipes
 
 

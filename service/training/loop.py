@@ -97,12 +97,16 @@ def train(
     drawn = -PLOT_EVERY
     row: dict[str, Any] = {}
     for step in range(first, recipe.steps):
-        numbers = updater.step(step, source.batch(step))
+        outcome = updater.step(step, source.batch(step))
         clock.steps += 1
         last = step == recipe.steps - 1
         probed = probe if probe and (last or step % recipe.probe_every == 0) else None
-        if last or probed or step % recipe.log_every == 0:
-            row = {"step": step, **_timed(clock, recipe, step), **numbers()}
+        saved = last or (step + 1) % recipe.save_every == 0
+        logged = last or probed or step % recipe.log_every == 0
+        if logged or saved:
+            outcome.require_finite()
+        if logged:
+            row = {"step": step, **_timed(clock, recipe, step), **outcome.numbers()}
             if probed:
                 row["probe"] = round(probed.accuracy(updater.objective.student, device), 4)
             run.log(row)
@@ -110,7 +114,7 @@ def train(
                 plot(run.folder)
                 drawn = clock.seconds()
             clock.rest()
-        if last or (step + 1) % recipe.save_every == 0:
+        if saved:
             kept = {**updater.state(), "source": source.state(), "random": _random(device), "seconds": clock.seconds()}
             run.save(updater.objective.student, step, kept)
         if on_progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 import torch
@@ -62,6 +62,31 @@ def optimiser_of(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.base_rate, weight_decay=recipe.weight_decay)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one update. Numbers cost time, and are made only where somebody asks."""
+
+    step: int
+    parts: dict[str, Tensor]
+    vectors: Tensor
+
+    def numbers(self) -> dict[str, float]:
+        """The loss, its parts, and both forms of the effective rank of the vectors."""
+        losses = {name: round(float(value.detach()), 5) for name, value in self.parts.items()}
+        ranks = {"rank_me": rank_me(self.vectors), "rank_entropy": rank_entropy(self.vectors)}
+        return losses | {name: round(value, 4) for name, value in ranks.items()}
+
+    def require_finite(self) -> None:
+        """Stop before nonsense is logged, or written over the last good checkpoint.
+
+        Raises:
+            InvalidInput: The loss is not a number any more.
+        """
+        if not bool(self.parts["loss"].isfinite()):
+            remedy = "Choose another folder and a lower --rate, or --precision bf16 or fp32."
+            raise InvalidInput(f"the loss is not finite at step {self.step}.", field="rate", remedy=remedy)
+
+
 class Updater:
     """Everything that moves while training, on one device.
 
@@ -78,8 +103,8 @@ class Updater:
         self.optimiser = optimiser_of(objective, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
 
-    def step(self, step: int, batch: Batch) -> Callable[[], dict[str, float]]:
-        """One update. Returns what yields the numbers to log, so that they cost nothing where nobody asks."""
+    def step(self, step: int, batch: Batch) -> Outcome:
+        """One update."""
         for group in self.optimiser.param_groups:
             group["lr"] = group["share"] * rate(step, self.recipe)
         kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.recipe.precision]
@@ -91,7 +116,7 @@ class Updater:
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return lambda: _numbers(parts, vectors.detach())
+        return Outcome(step, parts, vectors.detach())
 
     def state(self) -> dict[str, object]:
         """Weights and the state of optimiser and scaler."""
@@ -106,8 +131,3 @@ class Updater:
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
-
-
-def _numbers(parts: dict[str, Tensor], vectors: Tensor) -> dict[str, float]:
-    losses = {name: round(float(value.detach()), 5) for name, value in parts.items()}
-    return {**losses, "rank_me": round(rank_me(vectors), 4), "rank_entropy": round(rank_entropy(vectors), 4)}
