@@ -215,12 +215,12 @@ class Registry:
         raise NotFound(f"no model {name[:80]!r}.", field="model", remedy=f"There are: {known}.")
 
     def keep_parity(self, model: RegisteredModel, rows: Sequence[ParityRow]) -> None:
-        """Keep what was measured: beside the manifest, or, for a model that came with smalti, in the first folder."""
-        own = model.path.is_relative_to(self.folders[0])
+        """Keep what was measured: beside the manifest, or, for a model that came with smalti, in the last folder."""
+        own = model.path.is_relative_to(self.folders[-1])
         write_parity(model.path.parent if own else self._parity_of(model), rows)
 
     def _parity_of(self, model: RegisteredModel) -> Path:
-        return self.folders[0] / ".parity" / _folder_name(model.manifest.identity)
+        return self.folders[-1] / ".parity" / _folder_name(model.manifest.identity)
 
     def _found_here(self, model: RegisteredModel) -> RegisteredModel:
         return replace(model, parity=model.parity or read_parity(self._parity_of(model)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from service.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from service.errors import Corrupt, NotFound, Unavailable
 from service.registry import sha256_of
 from service.values import ModelIdentity
 
@@ -99,34 +99,58 @@ def fetch(name: str, folder: Path, revision: str = "main") -> Fetched:
 
     Raises:
         NotFound: No such name, repository, file or revision.
-        Unavailable: The hub does not answer, or the disk has no room.
-        InvalidInput: The network is switched off by the environment (HF_HUB_OFFLINE).
+        Unavailable: The hub does not answer, the network is switched off by the environment (HF_HUB_OFFLINE), or disk
+            or memory are too small.
         Corrupt: What came is not what the hub vouches for.
     """
     one = published(name)
+    path = folder / one.file
     try:
-        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
     except ModuleNotFoundError as error:
         raise Unavailable(f"{error.name} is not installed.", remedy=by_hand(one)) from None
     network: Any = errors.HfHubHTTPError.__bases__[0]  # of the HTTP library, which goes by several names
     try:
         facts = get_hf_file_metadata(hf_hub_url(one.repo, one.file, revision=revision))
-        require_room(folder, facts.size or 0, one)
-        path = Path(hf_hub_download(one.repo, one.file, revision=facts.commit_hash or revision, local_dir=folder))
+        commit, size, tag = facts.commit_hash or revision, facts.size or 0, facts.etag or ""
+        if path.is_file() and sha256_of(path) == tag:
+            return Fetched(path, commit, tag)
+        require_room(folder, size, one)
+        part = _downloaded(hf_hub_url(one.repo, one.file, revision=commit), path, size, tag)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
         what = f"revision {revision} of {one.repo}" if isinstance(error, errors.RevisionNotFoundError) else one.address
         raise NotFound(f"the hub has no {what}.", field="name", remedy=by_hand(one)) from None
     except errors.OfflineModeIsEnabled:
-        raise InvalidInput("the network is switched off here (HF_HUB_OFFLINE).", remedy=by_hand(one)) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, network, OSError) as error:
+        raise Unavailable("the network is switched off here (HF_HUB_OFFLINE).", remedy=by_hand(one)) from None
+    except (errors.HfHubHTTPError, network, OSError) as error:
         why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise Unavailable(f"{one.repo} could not be reached: {why}.", remedy=by_hand(one)) from None
-    found = sha256_of(path)
-    if len(facts.etag or "") == 64 and found != facts.etag:  # the hub's tag of a large file is its SHA-256
-        path.unlink()
-        raise Corrupt(f"{one.file} came with SHA-256 {found[:12]}..., the hub says {str(facts.etag)[:12]}...",
-                      remedy="It was deleted; pull it again.")  # fmt: skip
-    return Fetched(path, facts.commit_hash or "", found)
+    found = sha256_of(part)
+    if len(tag) == 64 and found != tag:  # the hub's tag of a large file is its SHA-256
+        part.unlink()
+        raise Corrupt(
+            f"{one.file} came with SHA-256 {found[:12]}..., the hub says {tag[:12]}...",
+            remedy="It was deleted; pull it again.",
+        )
+    part.replace(path)
+    return Fetched(path, commit, found)
+
+
+def _downloaded(address: str, path: Path, size: int, tag: str) -> Path:
+    """A whole file beside `path`, begun where an earlier attempt at the same content ended.
+
+    The hub's own library keeps nothing of a download that was broken off, so the file is ours and only the transfer,
+    which tries again where a connection is lost, is the library's.
+    """
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{tag[:16]}.part")
+    if (done := part.stat().st_size if part.exists() else 0) < size or not size:
+        with part.open("ab") as file:
+            http_get(address, file, resume_size=done, headers=build_hf_headers(), expected_size=size or None)
+    return part
 
 
 def by_hand(one: Published) -> str:
