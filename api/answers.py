@@ -163,15 +163,18 @@ def _rows(told: Embedded, part: slice) -> list[dict[str, Any]]:
 
 
 def _npz(file: IO[bytes], told: Embedded) -> None:
-    vectors, counts, shape = told.result.vectors, told.result.counts, told.upload.dpixels.shape
-    held: dict[str, Any] = {"vectors": told.result.floats}
-    if told.quantize:
-        held = {"codes": vectors.codes, "scales": vectors.scales}
+    np.savez(file, allow_pickle=False, **arrays_of(told.result, told.upload, quantize=told.quantize))
+
+
+def arrays_of(result: EncodeResult, upload: Upload, *, quantize: bool) -> dict[str, Any]:
+    """Everything about the pixels of an upload as arrays, in the shape they came in."""
+    vectors, counts, shape = result.vectors, result.counts, upload.dpixels.shape
+    held: dict[str, Any] = {"codes": vectors.codes, "scales": vectors.scales}
+    if not quantize:
+        held = {"vectors": result.floats}
     held |= {"status": vectors.status, "s2": counts.s2, "s1_asc": counts.s1_asc, "s1_desc": counts.s1_desc}
     arrays = {name: array.reshape(*shape, *array.shape[1:]) for name, array in held.items()}
-    if told.upload.ids:
-        arrays["pixel"] = np.array(told.upload.ids)
-    np.savez(file, allow_pickle=False, **arrays)
+    return arrays | ({"pixel": np.array(upload.ids)} if upload.ids else {})
 
 
 def _npy(file: IO[bytes], told: Embedded) -> None:

@@ -148,12 +148,17 @@ def _series(pixel: PixelBody) -> PixelSeries:
 
 
 def read_upload(file: IO[bytes], form: BodyForm, limits: Limits, declared: Declared) -> Upload:
+    """The d-pixels of a file that was uploaded. See `read_file`."""
+    most = UploadLimits(limits.upload_pixels, limits.unpacked_bytes, rows=limits.table_rows)
+    return read_file(file, form, most, declared)
+
+
+def read_file(file: IO[bytes], form: BodyForm, most: UploadLimits, declared: Declared) -> Upload:
     """The d-pixels of a file.
 
     Raises:
         InvalidInput, LimitExceeded, Unavailable: As `read_npz` and `read_table` do.
     """
-    most = UploadLimits(limits.upload_pixels, limits.unpacked_bytes, rows=limits.table_rows)
     if form == "npz":
         return read_npz(file, most, declared)
     return read_table(file, "arrow" if form == "arrow" else "parquet", most, declared)

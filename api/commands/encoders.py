@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
 
+from api.answers import arrays_of
 from api.state import State
 from api.terminal import bar
-from service.dpixels import UploadLimits, from_arrays, load_npz
+from api.uploads import BodyForm, read_file
+from service.dpixels import Declared, UploadLimits
 from service.encoder import Encoder
-from service.errors import NotFound
+from service.errors import InvalidInput, NotFound
+from service.values import Window
 
 Precision = Literal["fp32", "fp16"]
 
@@ -21,16 +24,23 @@ Precision = Literal["fp32", "fp16"]
 def embed(
     ctx: typer.Context,
     source: Annotated[
-        Path, typer.Argument(metavar="IN.npz", help="Arrays of a published d-pixel tile folder.", exists=True)
+        Path,
+        typer.Argument(
+            metavar="IN", help="Time series as POST /embed takes them: .npz, .parquet or .arrow.", exists=True
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Where to write codes, scales and status.")],
+    out: Annotated[Path, typer.Option(help="NPZ to write: codes and scales, status, counts, and names of pixels.")],
     model: Annotated[str, typer.Option(help="A model of `smalti models list`.")] = "smalti-mini",
     engine: Annotated[str, typer.Option(help="auto, cpu or cuda; what is asked for is what runs.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="fp32, or fp16 where the engine has it.")] = "fp32",
     float32: Annotated[bool, typer.Option("--float32", help="Write `vectors` instead of codes and scales.")] = False,
     min_s2: Annotated[int, typer.Option(help="Least number of valid Sentinel-2 dates.", min=0)] = 0,
+    dims: Annotated[int | None, typer.Option(help="Length of the vectors: one of the model's depths.")] = None,
+    window: Annotated[str | None, typer.Option(help="2024 or 2024-05-01..2024-09-30; tables need it.")] = None,
+    s2_unit: Annotated[str | None, typer.Option(help="dn or reflectance; not for d-pixel folders.")] = None,
+    s1_unit: Annotated[str | None, typer.Option(help="db, power or scaled; not for d-pixel folders.")] = None,
 ) -> None:
-    """Embed the time series of an NPZ."""
+    """Embed the time series of a file."""
     state: State = ctx.obj
     encoder = Encoder.open(
         state.registry.get(model),
@@ -40,16 +50,21 @@ def embed(
     )
     if not out.parent.is_dir():
         raise NotFound(f"there is no folder {out.parent}.", field="out")
-    series = load_npz(source, UploadLimits(sys.maxsize, sys.maxsize))
-    shape = series["bands"].shape[1:3]
+    declared = Declared(Window.parse(window) if window else None, s2_unit, s1_unit)
+    with source.open("rb") as file:
+        upload = read_file(file, _form(source), UploadLimits(sys.maxsize, sys.maxsize, rows=sys.maxsize), declared)
     with bar(f"Embedding on {encoder.device}, pixels") as tick:
-        result = encoder.encode(from_arrays(series), min_s2=min_s2, on_progress=tick)
-    arrays: dict[str, np.ndarray[Any, Any]] = {"status": result.vectors.status}
-    if float32:
-        arrays["vectors"] = result.floats
-    else:
-        arrays |= {"codes": result.vectors.codes, "scales": result.vectors.scales}
+        result = encoder.encode(upload.dpixels, min_s2=min_s2, dims=dims, on_progress=tick)
+    arrays = arrays_of(result, upload, quantize=not float32)
     temporary = out.with_name(f".{out.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{k: v.reshape(*shape, *v.shape[1:]) for k, v in arrays.items()})
+        np.savez(file, allow_pickle=False, **arrays)
     temporary.replace(out)
+
+
+def _form(source: Path) -> BodyForm:
+    forms: dict[str, BodyForm] = {".npz": "npz", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+    form = forms.get(source.suffix.lower())
+    if form is None:
+        raise InvalidInput(f"{source.name} is of no known form.", field="in", remedy=f"Known: {', '.join(forms)}.")
+    return form
