@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,21 @@ def test_the_shuffle_loses_nothing_and_depends_on_the_seed_alone(tmp_path):
     order = np.array([first[record.tobytes()] for record in whole[0]])
     assert abs(np.corrcoef(order, np.arange(700))[0, 1]) < 0.15  # neighbours of one part are far apart
     assert abs(np.corrcoef(order[:100], np.arange(100))[0, 1]) < 0.4
+
+
+def test_shuffling_holds_one_shard_at_a_time(tmp_path):
+    part = to_records(next(simulated_dpixels(400, 3)), record_type(64, 36))
+    whole = 50 * part.nbytes
+    tracemalloc.start()
+    made = shards.write((part for _ in range(50)), 20_000, tmp_path / "a", 1, {}, shard_bytes=1_000_000)
+    reader = shards.Reader(made, 256, seed=1)
+    for step in range(40):
+        reader.rows(step)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(made) == 20_000
+    assert whole > 30_000_000
+    assert most < 9_000_000
 
 
 def test_batches_cover_every_pass_and_can_begin_anywhere(tmp_path):

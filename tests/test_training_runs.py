@@ -70,8 +70,14 @@ def weights(folder: Path) -> bytes:
     return b"".join(name.encode() + value.numpy().tobytes() for name, value in sorted(state.items()))
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs that leave out the picture of their curves, which is most of the time of so small ones."""
+    monkeypatch.setattr("service.training.loop.plot", lambda folder: None)
+
+
 @pytest.mark.parametrize("kind", ["disk", "pool", "quantised bf16"])
-def test_a_stopped_run_goes_on_exactly(tmp_path, kind):
+def test_a_stopped_run_goes_on_exactly(tmp_path, undrawn, kind):
     made = {
         "disk": RECIPE,
         "pool": replace(RECIPE, pool=True),
@@ -92,14 +98,14 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, kind):
     assert seconds == sorted(seconds)
 
 
-def test_the_seed_decides(tmp_path):
+def test_the_seed_decides(tmp_path, undrawn):
     made = replace(RECIPE, steps=4)
     trained(tmp_path / "a", made)
     trained(tmp_path / "b", made, seed=3)
     assert weights(tmp_path / "a") != weights(tmp_path / "b")
 
 
-def test_a_torn_line_of_the_curves_is_forgotten(tmp_path):
+def test_a_torn_line_of_the_curves_is_forgotten(tmp_path, undrawn):
     with pytest.raises(Stopped):
         trained(tmp_path / "a", stop_after=9)
     with (tmp_path / "a" / "curves.jsonl").open("a") as file:
@@ -109,7 +115,7 @@ def test_a_torn_line_of_the_curves_is_forgotten(tmp_path):
     assert curve(tmp_path / "a") == curve(tmp_path / "b")
 
 
-def test_another_recipe_seed_or_data_in_the_folder_is_refused(tmp_path):
+def test_another_recipe_seed_or_data_in_the_folder_is_refused(tmp_path, undrawn):
     with pytest.raises(Stopped):
         trained(tmp_path, stop_after=5)
     before = (tmp_path / "curves.jsonl").read_text(), (tmp_path / "recipe.json").read_text()
@@ -124,7 +130,7 @@ def test_another_recipe_seed_or_data_in_the_folder_is_refused(tmp_path):
     assert before == ((tmp_path / "curves.jsonl").read_text(), (tmp_path / "recipe.json").read_text())
 
 
-def test_resume_needs_a_checkpoint_and_a_whole_one(tmp_path):
+def test_resume_needs_a_checkpoint_and_a_whole_one(tmp_path, undrawn):
     with pytest.raises(NotFound, match="no checkpoint to go on from"):
         trained(tmp_path, resume=True)
     with pytest.raises(Stopped):
