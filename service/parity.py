@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
-from service.errors import Corrupt, SmaltiError
+from service.errors import SmaltiError
 
 PARITY: Final = "parity.json"
 
@@ -70,16 +70,8 @@ def write_parity(folder: Path, rows: Sequence[ParityRow]) -> None:
 
 
 def read_parity(folder: Path) -> tuple[ParityRow, ...]:
-    """The table of a model's folder; empty where it was never verified.
-
-    Raises:
-        Corrupt: There is one that cannot be read.
-    """
+    """The table of a model's folder; empty where it was never verified, or cannot be read: it is soon made anew."""
     try:
         return tuple(ParityRow(**row) for row in json.loads((folder / PARITY).read_bytes()))
-    except FileNotFoundError:
+    except (OSError, ValueError, TypeError):
         return ()
-    except (ValueError, TypeError) as error:
-        raise Corrupt(
-            f"{folder / PARITY} cannot be read: {error}", remedy="Write it anew with `smalti models verify`."
-        ) from None

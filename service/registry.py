@@ -236,7 +236,7 @@ def read_model(folder: Path) -> RegisteredModel:
 
     Raises:
         Unavailable: No manifest there.
-        Corrupt: The manifest, or the table of parity, cannot be read.
+        Corrupt: The manifest cannot be read.
     """
     try:
         manifest = ModelManifest.from_json((folder / MANIFEST).read_bytes())

@@ -62,6 +62,15 @@ def test_prefix_lengths_are_those_that_args_name(said, depths, tmp_path):
     assert read_checkpoint(tmp_path / "file.pt", "tessera-v2").depths == depths
 
 
+@pytest.mark.parametrize("said", ["16,many", "16,256", [0, 16], "-8"])
+def test_prefix_lengths_that_are_none(said, tmp_path):
+    body = payload("tessera-v2", tensors("tessera-v2"))
+    body["args"]["matryoshka_dims"] = said
+    torch.save(body, tmp_path / "file.pt")
+    with pytest.raises(Corrupt, match="matryoshka_dims"):
+        read_checkpoint(tmp_path / "file.pt", "tessera-v2")
+
+
 def test_full_files_lose_their_heads_by_name_and_number(tmp_path):
     state = tensors("tessera-v1.1-aws")
     heads = {f"projector.net.{i}.weight": torch.zeros(2, 2) for i in range(3)}

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
+from service.parity import PARITY, ParityRow
 from service.registry import MANIFEST, SHIPPED, ModelManifest, Registry, read_model, register
 from service.values import ModelIdentity
 
@@ -60,6 +61,36 @@ def test_manifests_are_checked(field, value):
     body = json.loads((SHIPPED / "smalti-mini" / MANIFEST).read_text()) | {field: value}
     with pytest.raises(InvalidInput):
         ModelManifest.from_json(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"half_file": "half.onnx"},
+        {"half_sha256": "0" * 64},
+        {"data_file": "../model.data", "data_sha256": "0" * 64},
+        {"half_file": "half.bin", "half_sha256": "0" * 64},
+        {"checkpoint_sha256": "none"},
+    ],
+)
+def test_every_further_file_is_named_and_vouched_for(more):
+    body = json.loads((SHIPPED / "smalti-mini" / MANIFEST).read_text()) | more
+    with pytest.raises(InvalidInput):
+        ModelManifest.from_json(json.dumps(body))
+
+
+def test_a_table_of_parity_is_read_beside_the_manifest_or_kept_in_the_last_folder(folder, tmp_path):
+    row = ParityRow("cpu", "fp32", "torch", 3, 1e-6, 1e-7, 0.0, 0.0, 0.0, True, "2026-01-01", {"torch": "2"})
+    registry = Registry((folder, tmp_path / "home"))
+    registry.keep_parity(registry.get("smalti-mini"), [row])
+    assert registry.get("smalti-mini").parity == (row,)
+    assert not (folder / "smalti-mini" / PARITY).exists()
+    register(tmp_path / "home", folder / "smalti-mini")
+    own = Registry((tmp_path / "home",))
+    own.keep_parity(own.get("smalti-mini"), [row, row])
+    assert read_model(own.get("smalti-mini").path.parent).parity == (row, row)
+    (own.get("smalti-mini").path.parent / PARITY).write_text("[1]")
+    assert own.get("smalti-mini").parity == ()
 
 
 def test_statistics_are_checked():

@@ -89,7 +89,7 @@ def read_checkpoint(path: Path, family_name: str) -> Checkpoint:
     sizes = sizes_of(state, about, kind, path)
     network = _filled(state, kind, sizes, path)
     return Checkpoint(
-        path.resolve(), sha256_of(path), kind, sizes, _depths(about, kind, sizes), network, dropped, len(state)
+        path.resolve(), sha256_of(path), kind, sizes, _depths(about, kind, sizes, path), network, dropped, len(state)
     )
 
 
@@ -274,13 +274,19 @@ def _filled(state: State, kind: Family, sizes: Mapping[str, int | bool], path: P
     return network.eval().requires_grad_(False)
 
 
-def _depths(about: Mapping[str, Any], kind: Family, sizes: Mapping[str, int | bool]) -> tuple[int, ...]:
-    """Prefix lengths of a Matryoshka model; `args` may name its own."""
+def _depths(about: Mapping[str, Any], kind: Family, sizes: Mapping[str, int | bool], path: Path) -> tuple[int, ...]:
+    """Prefix lengths of a Matryoshka model; `args` may name its own.
+
+    Raises:
+        Corrupt: They are none.
+    """
     named = about.get("matryoshka_dims")
     if named is None or not kind.depths:
         return tuple(depth for depth in kind.depths if depth <= sizes["repr_dim"])
-    found = named.split(",") if isinstance(named, str) else named
-    return tuple(sorted({int(depth) for depth in found if str(depth).strip()}))
+    texts = [str(depth).strip() for depth in (named.split(",") if isinstance(named, str) else named)]
+    if not all(text.isdecimal() and 0 < int(text) <= sizes["repr_dim"] for text in texts if text):
+        raise Corrupt(f"{path}: matryoshka_dims is {named!r} of {sizes['repr_dim']} dimensions.")
+    return tuple(sorted({int(text) for text in texts if text}))
 
 
 def _some(names: Collection[str]) -> str:
