@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     )
     device: Literal["auto", "cpu", "openvino", "cuda", "tensorrt"] = Field(
         "auto",
-        description="what encoders run on; fails if it is not there. auto: the first of cuda, openvino and cpu that is",
+        description="what encoders run on; fails if it is not there. auto: the first of cuda, cpu and openvino that is",
     )
     precision: Literal["fp32", "fp16"] = Field(
         "fp32", description="what encoders compute in; fp16 needs a device that has it, and fails elsewhere"

@@ -164,11 +164,11 @@ def test_a_build_with_cuda_on_a_machine_without_never_falls_back(mini, monkeypat
     with pytest.raises(Unavailable, match="CPUExecutionProvider came"):
         Encoder.open(mini.model, engine=engine)
     chosen = Encoder.open(mini.model, engine="auto")
-    assert chosen.device in ("openvino", "cpu")
+    assert chosen.device == "cpu"
     assert "CPUExecutionProvider came" in chosen.engine.why
 
 
-def test_without_openvino_the_extra_is_named_and_auto_goes_on(mini, monkeypatch):
+def test_without_openvino_the_extra_is_named(mini, monkeypatch):
     real = importlib.import_module
     vino._core.cache_clear()
 
@@ -180,13 +180,36 @@ def test_without_openvino_the_extra_is_named_and_auto_goes_on(mini, monkeypatch)
     monkeypatch.setattr(vino.importlib, "import_module", missing)
     with pytest.raises(Unavailable, match=r"Install smalti\[openvino\]"):
         Encoder.open(mini.model, engine="openvino")
-    chosen = Encoder.open(mini.model, engine="auto")
-    assert chosen.device == "cpu"
-    assert "OpenVINO is not installed" in chosen.engine.why
-    with pytest.raises(Unavailable, match=r"no engine here runs smalti-mini.*OpenVINO is not installed.*no fp16"):
+    assert Encoder.open(mini.model, engine="auto").device == "cpu"
+    with pytest.raises(Unavailable, match=r"no engine here runs smalti-mini.*no fp16.*OpenVINO is not installed"):
         Encoder.open(mini.model, engine="auto", precision="fp16")
     monkeypatch.undo()
-    assert Encoder.open(mini.model, engine="auto").device == "openvino"
+    assert Encoder.open(mini.model, engine="openvino").device == "openvino"
+
+
+def test_auto_takes_the_first_that_has_the_precision(mini, monkeypatch):
+    """Half precision on a processor that has it: the cpu engine is passed over, and that is said."""
+    real = vino._compiled
+    monkeypatch.setattr(vino, "capabilities", lambda: ("FP32", "FP16"))
+    monkeypatch.setattr(
+        vino, "_compiled", lambda core, path, hint, threads: Pretending(real(core, path, "f32", threads))
+    )
+    chosen = Encoder.open(mini.model, engine="auto", precision="fp16")
+    assert (chosen.device, chosen.precision) == ("openvino", "fp16")
+    assert "the cpu engine has no fp16" in chosen.engine.why
+
+
+class Pretending:
+    """A compiled graph that says it computes in float16."""
+
+    def __init__(self, compiled):
+        self._compiled = compiled
+
+    def __getattr__(self, name):
+        return getattr(self._compiled, name)
+
+    def get_property(self, _):
+        return vino._core()[1](np.float16)
 
 
 def test_half_precision_is_refused_where_the_processor_has_none(mini, monkeypatch):

@@ -67,7 +67,7 @@ class Encoder:
 
         Args:
             model: From the registry; its files are held against its manifest.
-            engine: `cpu`, `cuda`, `tensorrt`, `openvino`, or `auto` for the first of `cuda`, `openvino` and `cpu` that
+            engine: `cpu`, `cuda`, `tensorrt`, `openvino`, or `auto` for the first of `cuda`, `cpu` and `openvino` that
                 is here and has the precision.
             threads: Batches that run at the same time on a processor; one a core where absent.
             precision: `fp32`, or `fp16` where the engine has it.

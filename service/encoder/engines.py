@@ -31,10 +31,10 @@ ROOMS: Final = {
     "tensorrt": "service.encoder.ort",
 }
 """Which module opens an engine."""
-AUTO: Final = ("cuda", "openvino", "cpu")
-"""What `auto` tries, in this order. OpenVINO before ONNX Runtime on a processor, for in float32 it gave 1.05 to 1.2
-times the pixels a second at every size of encoder (`make bench-encoder`). TensorRT only where it is asked for, for it
-builds its engines for minutes at the first start."""
+AUTO: Final = ("cuda", "cpu", "openvino")
+"""What `auto` tries, in this order. In float32 OpenVINO gave 1.0 to 1.2 times the pixels a second of ONNX Runtime on an
+idle processor and as little as 0.6 times on a busy one, so it comes after; in float16, which ONNX Runtime has not on a
+processor, it is the one. TensorRT only where it is asked for: it builds its engines for minutes at the first start."""
 
 
 @dataclass(frozen=True)
