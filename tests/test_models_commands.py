@@ -70,11 +70,11 @@ def series(pixels: int = 6) -> dict[str, Any]:
     return arrays
 
 
-TWINS = {"tessera-v1.0-early", "tessera-v1.1-mpc"}  # of v1.0 QAT and v1.1 aws
+QUICKLY = {"tessera-v1.1-aws", "tessera-v2"}
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in TWINS else ()) for name in FAMILIES]
+    "name", [pytest.param(name, marks=() if name in QUICKLY else pytest.mark.slow) for name in FAMILIES]
 )
 def test_each_family_comes_in_and_embeds_over_http(name: str, smalti: Any, tmp_path: Path) -> None:
     state = tensors(name)
