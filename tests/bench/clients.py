@@ -56,7 +56,8 @@ def server(home: Path) -> Iterator[tuple[int, int]]:
     """(port, process id) of a server whose state lies in `home`."""
     port = free_port()
     env = {**os.environ, "SMALTI_HOME": str(home), "SMALTI_PORT": str(port), "SMALTI_LOG_LEVEL": "error"}
-    process = subprocess.Popen([str(Path(sys.executable).parent / "smalti"), "serve"], env=env, cwd=home)
+    command = [str(Path(sys.executable).parent / "smalti"), "serve"]
+    process = subprocess.Popen(command, env=env, cwd=home, stderr=subprocess.DEVNULL)  # each 503 is a line
     try:
         for _ in range(300):
             try:
