@@ -12,13 +12,14 @@ torch = pytest.importorskip("torch")
 
 from service.dpixels import from_arrays  # noqa: E402
 from service.encoder import Encoder  # noqa: E402
-from service.errors import Corrupt, InvalidInput, NotFound, Unavailable  # noqa: E402
+from service.errors import Corrupt, NotFound, Unavailable  # noqa: E402
+from service.families import FAMILIES  # noqa: E402
 from service.registry import SHIPPED, Registry  # noqa: E402
 from service.simulate import Landscape  # noqa: E402
 from service.training import evaluate as scoring  # noqa: E402
 from service.training import losses  # noqa: E402
 from service.training.data import training_series  # noqa: E402
-from service.training.export import PUBLISHED_V2, export, to_onnx  # noqa: E402
+from service.training.export import export  # noqa: E402
 from service.training.golden import fill  # noqa: E402
 from service.training.networks import Student, StudentConfig, load_student  # noqa: E402
 from service.training.optimise import rate  # noqa: E402
@@ -30,6 +31,7 @@ from service.values import VALID, ModelIdentity  # noqa: E402
 from tests.pixels import golden_pixels, random_dpixels  # noqa: E402
 
 PARITY = 2e-5
+PUBLISHED_V2 = FAMILIES["tessera-v2"].statistics
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +79,6 @@ def test_checkpoints_load_strictly(tiny):
     short = {k: v for k, v in tiny.state_dict().items() if not k.endswith("query.bias")}
     with pytest.raises(Corrupt, match=r"query\.bias"):
         load_student({"model": short, "args": payload["args"]})
-
-
-def test_the_qk_norm_variant_is_not_exported_yet():
-    config = StudentConfig(16, 4, 1, 4, 16, enable_qk_norm=True)
-    with pytest.raises(InvalidInput, match="QK-norm"):
-        to_onnx(Student(config).eval())
 
 
 def test_the_shipped_encoder_computes_what_it_says():
