@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -15,7 +16,7 @@ from rio_tiler.errors import RioTilerError, TileOutsideBounds
 from starlette.exceptions import HTTPException
 
 from api import logs
-from service.errors import SmaltiError
+from service.errors import SmaltiError, Unavailable
 
 log = logging.getLogger("smalti")
 
@@ -33,8 +34,10 @@ STATUS: Final = {
     "unauthorized": 401,
     "forbidden": 403,
 }
-RETRY_AFTER: Final = "5"
-"""Seconds a client should wait after a 503."""
+RETRY_AFTER: Final = 5.0
+"""Seconds a client should wait after a 503 where nobody knows better."""
+LONGEST_WAIT: Final = 60
+"""Most seconds that a client is told to wait: what is expected may be far off."""
 
 _KIND_OF_STATUS: Final = {401: "unauthorized", 403: "forbidden", 404: "not-found", 413: "limit-exceeded"}
 
@@ -58,26 +61,35 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
-def problem(status: int, kind: str, detail: str, field: str | None = None, remedy: str | None = None) -> JSONResponse:
-    """The one error answer."""
+def problem(
+    status: int, kind: str, detail: str, field: str | None = None, remedy: str | None = None,
+    retry_after: float | None = None,
+) -> JSONResponse:  # fmt: skip
+    """The one error answer; a 503 says when to come again."""
     body = Problem(
         title=HTTPStatus(status).phrase, status=status, kind=kind, detail=detail, field=field, remedy=remedy,
         request_id=logs.request_id(),
     )  # fmt: skip
     headers = {"Cache-Control": "no-store"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = RETRY_AFTER
+        headers["Retry-After"] = str(min(max(ceil(retry_after or RETRY_AFTER), 1), LONGEST_WAIT))
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "ApiKey"
     return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
 
 
 def from_error(error: SmaltiError) -> JSONResponse:
-    """The answer for one of our own errors; those that are our fault are logged."""
+    """The answer for one of our own errors.
+
+    Those that are our fault are logged, as an error or, what may be there again later, as a warning. To be busy is no
+    fault: that is told to whom every request is logged, and counted for everybody.
+    """
     status = STATUS[error.kind]
+    retry_after = error.retry_after if isinstance(error, Unavailable) else None
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s: %s", error.kind, error)
-    return problem(status, error.kind, error.message, error.field, error.remedy)
+        later = logging.WARNING if retry_after is None else logging.INFO
+        log.log(later if status == HTTPStatus.SERVICE_UNAVAILABLE else logging.ERROR, "%s: %s", error.kind, error)
+    return problem(status, error.kind, error.message, error.field, error.remedy, retry_after)
 
 
 def where(location: Sequence[object]) -> str:

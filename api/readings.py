@@ -62,7 +62,7 @@ def _uploads(state: State) -> Iterator[Reading]:
     yield Reading("smalti_encoder_uploads", helped, waiting, {"state": "waiting"})
     helped = "How many there may be, of either state, before more are refused"
     yield Reading("smalti_encoder_uploads_limit", helped, limits.uploads_at_once)
-    for encoder in state.encoders():
+    for encoder in state.encoders().values():
         model, use = {"model": str(encoder.identity)}, encoder.use()
         labels = {**model, "asked": state.settings.device, "device": encoder.device, "precision": encoder.precision}
         yield Reading("smalti_encoder_info", "Encoders that are open, what was asked for and what runs", 1, labels)

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.queries import MAX_EXAMPLES
+from service.registry import DEFAULT
 
 MAX_DIMS: Final = 4096
 MAX_POLYGONS: Final = 100
@@ -208,7 +209,7 @@ AnswerForm = Literal["json", "npz", "npy", "arrow"]
 class EmbedChoices(Strict):
     """What may be said of any upload."""
 
-    model: str = Field("smalti-mini", max_length=200, description="a model of GET /models")
+    model: str = Field(DEFAULT, max_length=200, description="a model of GET /models")
     min_s2: int = Field(0, ge=0, le=366, description="least number of valid Sentinel-2 dates; fewer: status rejected")
     dims: int | None = Field(
         None, ge=1, le=MAX_DIMS, description="length of the vectors: one of the model's `depths`, cut before quantising"
@@ -299,7 +300,7 @@ class ModelInfo(BaseModel):
     licence: str
     origin: str
     sha256: str
-    device: str = Field(description="where it runs here")
+    device: str = Field(description="where it runs here; `not opened`: nobody has asked for it yet; else what is wrong")
     parity: list[ParityInfo] = Field(description="how faithful it was measured to be here; empty: nobody looked")
 
 

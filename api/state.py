@@ -48,7 +48,7 @@ class State:
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
         self._lock = threading.Lock()
-        self._loading = threading.Lock()
+        self._loading: dict[str, threading.Lock] = {}
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
         self._blocks = BlockCache()
@@ -67,7 +67,7 @@ class State:
         return known[1]
 
     def encoder(self, model: str) -> Encoder:
-        """The opened encoder of a model; opening loads the weights, once.
+        """The opened encoder of a model; opening loads the weights, once, and keeps nobody else's model waiting.
 
         Raises:
             NotFound: No such model.
@@ -75,7 +75,9 @@ class State:
         """
         registered = self.registry.get(model)
         key = str(registered.manifest.identity)
-        with self._loading:
+        with self._lock:
+            loading = self._loading.setdefault(key, threading.Lock())
+        with loading:
             if key not in self._encoders:
                 threads = self.settings.encoder_threads or None
                 self._encoders[key] = Encoder.open(
@@ -93,9 +95,9 @@ class State:
                 self._searchers[dataset.store.location] = known
             return known
 
-    def encoders(self) -> list[Encoder]:
-        """The encoders that are open."""
-        return list(self._encoders.values())
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders that are open, by identity."""
+        return dict(self._encoders)
 
     def searchers(self) -> dict[str, list[Searcher]]:
         """What has searched so far, by dataset."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, fail_after
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
@@ -20,6 +20,8 @@ from service.errors import SmaltiError, Unavailable
 
 LARGE: Final = 8_000_000
 """Bytes of a body above which few are unpacked and encoded at a time."""
+SOON_S: Final = 5.0
+"""When one that found no place should come again: most are through by then."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Turns:
 
     They have threads of their own: those that wait for an encoder take none from tiles and searches. Small ones all go
     to the encoder, whose queue is fair and refuses what would wait too long; large ones take memory, disk and time,
-    so a few go at once and the others wait.
+    so a few go at once and the others wait, no longer than for an encoder.
 
     Args:
         limits: How many.
@@ -46,8 +48,8 @@ class Turns:
 
     def __init__(self, limits: Limits, refused: Counted) -> None:
         self._refused = refused
-        self._most = limits.uploads_at_once
-        self._small = CapacityLimiter(limits.uploads_at_once)
+        self._most, self._patience = limits.uploads_at_once, limits.encoder_wait
+        self._threads = CapacityLimiter(limits.uploads_at_once)
         self._large = CapacityLimiter(limits.large_uploads_at_once)
         self._lock = threading.Lock()
         self._here = self._running = 0
@@ -62,7 +64,9 @@ class Turns:
         with self._lock:
             if self._here >= self._most:
                 self._refused.inc()
-                raise Unavailable(f"{self._here} uploads are being taken in or encoded.", remedy="Try again soon.")
+                raise Unavailable(
+                    f"{self._here} uploads are being taken in or encoded.", remedy="Try again soon.", retry_after=SOON_S
+                )
             self._here += 1
         try:
             yield
@@ -77,11 +81,16 @@ class Turns:
             request: Read to its end.
             size: Of the body, bytes.
             work: Unpacks, encodes and answers.
+
+        Raises:
+            Unavailable: It is large, and others as large kept it waiting for too long.
         """
         gone, started = threading.Event(), perf_counter()
 
         def within() -> Response:
             turn = Turn(gone.is_set, perf_counter() - started)
+            if gone.is_set():
+                return Response(status_code=499)  # to nobody
             with self._counted():
                 try:
                     return work(turn)
@@ -92,9 +101,31 @@ class Turns:
 
         listener = asyncio.create_task(_listen(request, gone))
         try:
-            return await run_sync(within, limiter=self._large if size > LARGE else self._small)
+            async with self._room(size):
+                return await run_sync(within, limiter=self._threads)
         finally:
             listener.cancel()
+
+    @asynccontextmanager
+    async def _room(self, size: int) -> AsyncIterator[None]:
+        """One of the few places of large uploads; a small one needs none."""
+        if size <= LARGE:
+            yield
+            return
+        try:
+            with fail_after(self._patience):
+                await self._large.acquire()
+        except TimeoutError:
+            self._refused.inc()
+            raise Unavailable(
+                f"other large uploads kept this one waiting for {self._patience} s.",
+                remedy="Try again soon, or send less than 8 MB at once.",
+                retry_after=self._patience,
+            ) from None
+        try:
+            yield
+        finally:
+            self._large.release()
 
     def counts(self) -> tuple[int, int]:
         """How many uploads are unpacked and encoded now, and how many wait or still arrive."""

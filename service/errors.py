@@ -26,17 +26,9 @@ class SmaltiError(Exception):
         self.field = field
         self.remedy = remedy
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep field and remedy through pickling: errors cross process borders."""
-        return _rebuild, (type(self), self.message, self.field, self.remedy)
-
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
         return f"{where}{self.message}" + (f" {self.remedy}" if self.remedy else "")
-
-
-def _rebuild(cls: type[SmaltiError], message: str, field: str | None, remedy: str | None) -> SmaltiError:
-    return cls(message, field=field, remedy=remedy)
 
 
 class InvalidInput(SmaltiError, ValueError):
@@ -88,9 +80,22 @@ class Corrupt(SmaltiError):
 
 
 class Unavailable(SmaltiError):
-    """Something needed is not there now: a model file, an index, a device. Repeat once it is."""
+    """Something needed is not there now: a model file, an index, a device, room. Repeat once it is.
+
+    Args:
+        message: As of every error.
+        field: As of every error.
+        remedy: As of every error.
+        retry_after: Seconds until it may be there, where all that is wrong is that much is asked for at once.
+    """
 
     kind = "unavailable"
+
+    def __init__(
+        self, message: str, *, field: str | None = None, remedy: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, field=field, remedy=remedy)
+        self.retry_after = retry_after
 
 
 class Unauthorized(SmaltiError):

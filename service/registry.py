@@ -22,6 +22,9 @@ from service.values import ModelIdentity
 SHIPPED: Final = Path(__file__).parent / "models"
 """The folder of models that come with smalti."""
 
+DEFAULT: Final = "smalti-mini"
+"""What runs where no model is named."""
+
 MANIFEST: Final = "manifest.json"
 
 ORIGIN: Final = "checkpoint.json"
@@ -150,6 +153,16 @@ class RegisteredModel:
     def half_path(self) -> Path | None:
         """The ONNX file with float16 inside; none where there is none."""
         return self.path.with_name(self.manifest.half_file) if self.manifest.half_file else None
+
+    def require_files(self) -> None:
+        """See that every file is there, without reading it.
+
+        Raises:
+            Unavailable: One is not.
+            Corrupt: One is empty.
+        """
+        for name in self.manifest.files:
+            _size(self.path.with_name(name))
 
     def verify(self) -> None:
         """Hold every file against its manifest.
@@ -285,9 +298,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _vouch(path: Path, sha256: str) -> None:
+def _size(path: Path) -> int:
     if not path.is_file():
         raise Unavailable(f"model file {path} is missing.", remedy="Fetch or import the model again.")
+    if not (size := path.stat().st_size):
+        raise Corrupt(f"model file {path} is empty.", remedy="Fetch or import the model again.")
+    return size
+
+
+def _vouch(path: Path, sha256: str) -> None:
+    _size(path)
     if (found := sha256_of(path)) != sha256:
         raise Corrupt(
             f"model file {path} is not the one its manifest names (SHA-256 {found[:12]}... instead of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -57,9 +58,10 @@ def test_coverage_shows_three_blocks_and_not_the_empty_quarter(client: TestClien
 
 
 def test_the_encoder_says_what_it_is(client: TestClient) -> None:
+    assert client.get("/readyz").status_code == 200
     (model,) = client.get("/models").json()["models"]
     assert model["name"] == "smalti-mini"
-    assert "cpu" in model["device"].lower()
+    assert model["device"] == "cpu"
     assert client.get("/models/smalti-mini").json()["sha256"] == model["sha256"]
     assert client.get("/models/none").status_code == 404
 
@@ -163,6 +165,28 @@ def test_each_error_becomes_its_status(cls: type[errors.SmaltiError]) -> None:
     answer = from_error(cls("what.", field="where", remedy="how."))
     assert answer.status_code == STATUS[cls.kind]
     assert (answer.status_code == 503) == ("retry-after" in answer.headers)
+
+
+@pytest.mark.parametrize(("expected", "told"), [(None, "5"), (0.01, "1"), (7.2, "8"), (4000.0, "60")])
+def test_who_is_refused_is_told_when_to_come_again(expected: float | None, told: str) -> None:
+    assert from_error(errors.Unavailable("full.", retry_after=expected)).headers["retry-after"] == told
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (errors.Unavailable("full.", retry_after=3.0), logging.INFO),
+        (errors.Unavailable("the bucket is gone."), logging.WARNING),
+        (errors.Corrupt("a chunk is torn."), logging.ERROR),
+        (errors.NotFound("no such thing."), None),
+    ],
+)
+def test_to_be_busy_is_no_error_in_the_log(
+    error: errors.SmaltiError, level: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "smalti")
+    from_error(error)
+    assert [record.levelno for record in caplog.records] == ([] if level is None else [level])
 
 
 def test_a_bug_is_a_problem_too_and_shows_no_traceback(world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,8 @@ def test_errors_keep_their_field_and_remedy_through_pickling() -> None:
     assert type(back) is errors.LimitExceeded
     assert (back.message, back.field, back.remedy) == (error.message, "points", "Send fewer.")
     assert str(back) == "points: too many. Send fewer."
+    busy = pickle.loads(pickle.dumps(errors.Unavailable("full.", remedy="Wait.", retry_after=7.5)))
+    assert (str(busy), busy.retry_after) == ("full. Wait.", 7.5)
 
 
 def test_locks_name_no_index_and_hold_hashes_only() -> None:

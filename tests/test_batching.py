@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from service.encoder import Encoder, lanes
 from service.encoder import encode as module
 from service.encoder.engines import Engine
-from service.errors import Unavailable
+from service.errors import Corrupt, Unavailable
 from service.registry import SHIPPED, Registry
 from tests.pixels import random_dpixels
 
@@ -153,8 +154,9 @@ def test_who_would_wait_too_long_is_refused_and_who_asks_for_little_is_not(model
     with ThreadPoolExecutor(4) as pool:
         crowd = pool.submit(encoder.encode, pixels(4000, 1))
         wait_for(lambda: encoder.use().callers == 1)
-        with pytest.raises(Unavailable, match="would wait 62 s"):
+        with pytest.raises(Unavailable, match="would wait 62 s") as refused:
             encoder.encode(pixels(500, 2), patience=30)
+        assert refused.value.retry_after == 62.5
         few = pool.submit(encoder.encode, pixels(20, 2), patience=30)
         job = pool.submit(encoder.encode, pixels(500, 3))  # without patience it waits for as long as it takes
         wait_for(lambda: encoder.use().callers == 3)
@@ -170,8 +172,10 @@ def test_bytes_are_bounded(model, monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(encoder.encode, pixels(100, 1))  # more than fits, but alone
         wait_for(lambda: encoder.use().callers == 1)
-        with pytest.raises(Unavailable, match="do not fit into memory"):
+        encoder._lanes._seconds = 1.0
+        with pytest.raises(Unavailable, match="do not fit into memory") as refused:
             encoder.encode(pixels(1, 2), patience=30)
+        assert 0 < refused.value.retry_after <= 12.5  # what is here, at eight pixels a second
         patient = pool.submit(encoder.encode, pixels(1, 2))
         slow.gate.set()
         assert whole.result().vectors.valid.all()
@@ -235,6 +239,58 @@ def test_a_forgotten_encoder_ends_its_threads(model):
     assert all(thread.is_alive() for thread in threads)
     del encoder
     wait_for(lambda: not any(thread.is_alive() for thread in threads))
+
+
+def test_an_encoder_found_forgotten_by_its_own_lane_ends_too(model):
+    """The collector may run in a lane that holds the lock; closing must neither wait for itself nor for the others."""
+    encoder, _ = encoder_of(model, lanes=2)
+    encoder.encode(pixels(1, 1))
+    held, threads, real = encoder._lanes, list(encoder._lanes._threads), encoder._lanes._may_fill
+
+    def found(waiting):
+        held.close()  # in the lane that has the lock
+        return real(waiting)
+
+    held._may_fill = found
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Unavailable, match="closed"):
+        pool.submit(encoder.encode, pixels(1, 1)).result(timeout=10)
+    wait_for(lambda: not any(thread.is_alive() for thread in threads))
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros((0, 128), np.float32), np.zeros((BATCH, 3), np.float32)])
+def test_what_is_no_vector_is_its_callers_error_and_leaves_the_lanes_alive(model, wrong):
+    _, slow = encoder_of(model)
+    real, answers = slow.run, [wrong]
+    encoder = Encoder(model, replace(slow.engine, lane=lambda: lambda feeds: answers.pop() if answers else real(feeds)))
+    with ThreadPoolExecutor(1) as pool, pytest.raises((TypeError, ValueError)):
+        pool.submit(encoder.encode, pixels(1, 1)).result(timeout=10)
+    assert encoder.encode(pixels(1, 3)).vectors.valid.all()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lane_that_dies_leaves_nobody_waiting_and_is_replaced(model, monkeypatch):
+    encoder, slow = encoder_of(model)
+    slow.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        crowd = pool.submit(encoder.encode, pixels(5000, 1))
+        assert slow.under_way.acquire(timeout=10)
+        (lane,) = encoder._lanes._threads
+        monkeypatch.setattr(encoder._lanes, "_done", lambda *_: 1 / 0)
+        slow.gate.set()
+        with pytest.raises(Unavailable, match="a thread of the encoder failed: ZeroDivisionError"):
+            crowd.result(timeout=10)
+        monkeypatch.undo()
+        assert pool.submit(encoder.encode, pixels(9, 2)).result(timeout=10).vectors.valid.all()
+    wait_for(lambda: not lane.is_alive())
+    assert encoder.use().callers == 0
+
+
+def test_numbers_that_are_not_finite_are_never_stored(model):
+    _, slow = encoder_of(model)
+    real = slow.run
+    inf = Encoder(model, replace(slow.engine, precision="fp16", lane=lambda: lambda feeds: real(feeds) * np.inf))
+    with pytest.raises(Corrupt, match=r"not finite for 3 of 3 pixels in fp16 on fake\. Use fp32"):
+        inf.encode(pixels(3, 5))
 
 
 @pytest.mark.parametrize("engine", ["cpu", "openvino"])

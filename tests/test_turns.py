@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,9 +15,12 @@ from fastapi.testclient import TestClient
 from test_metrics import numbers, series
 
 from api.settings import Limits, Settings
+from api.state import State
 from api.turns import LARGE, Turns
+from service.encoder import Encoder
 from service.encoder.engines import Engine
 from service.errors import Unavailable
+from service.registry import SHIPPED
 from tests.conftest import client_of
 
 
@@ -26,12 +31,13 @@ class Refused:
         self.count += 1
 
 
-def request_of(*messages: dict) -> Request:
+def request_of(*messages: dict, after: float = 0.0) -> Request:
     """A request that was read to its end, whose client then says some things and stays."""
     told = list(messages)
 
     async def receive() -> dict:
         if told:
+            await asyncio.sleep(after)
             return told.pop(0)
         await asyncio.sleep(60)
         raise AssertionError
@@ -80,6 +86,53 @@ def test_large_uploads_wait_for_each_other_and_small_ones_do_not() -> None:
     assert began[1].waited < 0.15 < began[2].waited
 
 
+def test_a_large_upload_waits_for_others_only_so_long() -> None:
+    refused = Refused()
+    turns = Turns(Limits(large_uploads_at_once=1, encoder_wait=1), refused)
+    gate, began = threading.Event(), []
+
+    def slow(turn) -> Response:
+        began.append(turn)
+        assert gate.wait(10)
+        return Response()
+
+    async def scene() -> None:
+        first = asyncio.create_task(turns.run(request_of(), LARGE + 1, slow))
+        while not began:
+            await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable, match="kept this one waiting for 1 s") as error:
+            await turns.run(request_of(), LARGE + 1, slow)
+        assert error.value.retry_after == 1
+        gate.set()
+        assert (await first).status_code == 200
+        assert (await turns.run(request_of(), LARGE + 1, slow)).status_code == 200  # the place is free again
+
+    asyncio.run(scene())
+    assert (len(began), refused.count) == (2, 1)
+
+
+def test_a_client_that_left_before_its_turn_costs_nothing() -> None:
+    turns = Turns(Limits(large_uploads_at_once=1), Refused())
+    gate, began = threading.Event(), []
+
+    def slow(turn) -> Response:
+        began.append(turn)
+        assert gate.wait(10)
+        return Response()
+
+    async def scene() -> None:
+        first = asyncio.create_task(turns.run(request_of(), LARGE + 1, slow))
+        while not began:
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(turns.run(request_of({"type": "http.disconnect"}), LARGE + 1, slow))
+        await asyncio.sleep(0.1)
+        gate.set()
+        assert [(await first).status_code, (await second).status_code] == [200, 499]
+
+    asyncio.run(scene())
+    assert len(began) == 1
+
+
 def test_work_is_told_that_its_client_left() -> None:
     turns = Turns(Limits(), Refused())
     seen = []
@@ -92,7 +145,7 @@ def test_work_is_told_that_its_client_left() -> None:
             threading.Event().wait(0.01)
         return Response()
 
-    answer = asyncio.run(turns.run(request_of({"type": "http.disconnect"}), 1, work))
+    answer = asyncio.run(turns.run(request_of({"type": "http.disconnect"}, after=0.2), 1, work))
     assert seen == ["gone"]
     assert answer.status_code == 499
 
@@ -145,7 +198,7 @@ def test_under_load_the_door_is_honest_and_the_rest_goes_on(slowed) -> None:
         gate.set()
         answers = first.result(), small.result()
     assert refused.status_code == 503
-    assert int(refused.headers["retry-after"]) > 0
+    assert refused.headers["retry-after"] == "2"
     assert refused.json()["kind"] == "unavailable"
     assert "would wait 2 s" in refused.json()["detail"]
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -162,5 +215,59 @@ def test_ready_tells_what_auto_took(world: Settings) -> None:
     parts = client.get("/readyz").json()["parts"]
     told = next(text for name, text in parts.items() if name.startswith("model smalti-mini"))
     assert "in fp32 (chosen by auto." in told
+    assert client.get("/models").json()["models"][0]["device"] in told
     asked = client_of(world.model_copy(update={"device": "cpu"})).get("/readyz").json()["parts"]
     assert next(text for name, text in asked.items() if name.startswith("model smalti-mini")) == "ok, on cpu in fp32"
+
+
+def test_models_nobody_asked_for_are_not_opened(own_world: Settings) -> None:
+    """Some take gigabytes: to be ready, and to be listed, it is enough that their files are there."""
+    folder = own_world.home / "models" / "other"
+    shutil.copytree(SHIPPED / "smalti-mini", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"identity": "other@1"}))
+    client = client_of(own_world)
+
+    def told() -> tuple[str, str]:
+        parts = client.get("/readyz").json()["parts"]
+        (part,) = (text for name, text in parts.items() if name.startswith("model other@1"))
+        return part, client.get("/models/other").json()["device"]
+
+    assert [one["device"] for one in client.get("/models").json()["models"]] == ["not opened", "not opened"]
+    assert told() == ("ok, not opened yet", "not opened")
+    opened = client.app.state.smalti.encoders()  # type: ignore[attr-defined]
+    assert [name.partition("@")[0] for name in opened] == ["smalti-mini"]
+    file = folder / manifest["file"]
+    body = file.read_bytes()
+    file.write_bytes(b"")
+    assert all("is empty" in text for text in told())
+    file.unlink()
+    assert all("is missing" in text for text in told())
+    assert client.get("/readyz").status_code == 503
+    file.write_bytes(body)
+    assert client.post("/embed", json=series() | {"model": "other"}).status_code == 200
+    assert told()[0].startswith("ok, on ")
+    assert told()[1] in told()[0]
+
+
+def test_opening_one_model_keeps_no_other_waiting(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SHIPPED / "smalti-mini", own_world.home / "models" / "other")
+    path = own_world.home / "models" / "other" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": "other@1"}))
+    state, gate, began = State(own_world), threading.Event(), threading.Event()
+    real = Encoder.open
+
+    def slow(model, *args, **more):
+        if model.manifest.identity.name == "other":
+            began.set()
+            assert gate.wait(10)
+        return real(model, *args, **more)
+
+    monkeypatch.setattr(Encoder, "open", slow)
+    with ThreadPoolExecutor(2) as pool:
+        large = [pool.submit(state.encoder, "other") for _ in range(2)]
+        assert began.wait(10)
+        assert state.encoder("smalti-mini").identity.name == "smalti-mini"
+        assert not any(one.done() for one in large)
+        gate.set()
+        assert large[0].result() is large[1].result()

@@ -13,6 +13,7 @@ from api.problems import documented
 from api.security import is_allowed_host
 from api.state import State, get_state
 from service.errors import SmaltiError
+from service.registry import DEFAULT, RegisteredModel
 from service.values import Window
 
 router = APIRouter(tags=["health"])
@@ -82,8 +83,7 @@ def _parts(state: State) -> Iterator[tuple[str, str]]:
         for window in dataset.windows():
             yield f"index {name} {window}", _said(_index, state, dataset, window)
     for model in state.registry.list():
-        identity = str(model.manifest.identity)
-        yield f"model {identity}", _said(_encoder, state, identity)
+        yield f"model {model.manifest.identity}", _said(_encoder, state, model)
     yield "jobs", _said(_jobs, state)
 
 
@@ -104,8 +104,14 @@ def _index(state: State, dataset: Dataset, window: Window) -> str:
     return state.searcher(dataset.at(window)).describe(window)
 
 
-def _encoder(state: State, identity: str) -> str:
-    encoder = state.encoder(identity)
+def _encoder(state: State, model: RegisteredModel) -> str:
+    """The one that runs where none is named is opened; of others, which may be large, the files are looked for."""
+    identity = str(model.manifest.identity)
+    needed = model.manifest.identity.name == DEFAULT
+    encoder = state.encoder(identity) if needed else state.encoders().get(identity)
+    if encoder is None:
+        model.require_files()
+        return "not opened yet"
     chosen = f" ({encoder.engine.why})" if encoder.engine.why else ""
     return f"on {encoder.device} in {encoder.precision}{chosen}"
 

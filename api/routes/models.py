@@ -19,7 +19,10 @@ router = APIRouter(tags=["models"], dependencies=[Depends(require("read"))])
 
 @router.get("/models")
 def models(state: Annotated[State, Depends(get_state)]) -> ModelList:
-    """Every encoder, with its licence, the device it runs on, and how faithful it was measured to be here."""
+    """Every encoder, with its licence, the device it runs on, and how faithful it was measured to be here.
+
+    To ask opens none of them: that takes time and memory, and happens with the first upload.
+    """
     return ModelList(models=[_info(state, model) for model in state.registry.list()])
 
 
@@ -31,10 +34,6 @@ def model(state: Annotated[State, Depends(get_state)], name: Annotated[str, Path
 
 def _info(state: State, model: RegisteredModel) -> ModelInfo:
     manifest = model.manifest
-    try:
-        device = state.encoder(str(manifest.identity)).device
-    except SmaltiError as error:
-        device = f"none: {error}"
     return ModelInfo(
         name=manifest.identity.name,
         model=str(manifest.identity),
@@ -45,6 +44,17 @@ def _info(state: State, model: RegisteredModel) -> ModelInfo:
         licence=manifest.licence,
         origin=manifest.origin,
         sha256=manifest.sha256,
-        device=device,
+        device=_device(state, model),
         parity=[ParityInfo(**asdict(row)) for row in model.parity],
     )
+
+
+def _device(state: State, model: RegisteredModel) -> str:
+    encoder = state.encoders().get(str(model.manifest.identity))
+    if encoder is not None:
+        return encoder.device
+    try:
+        model.require_files()
+    except SmaltiError as error:
+        return f"none: {error}"
+    return "not opened"

@@ -17,7 +17,7 @@ from service.dpixels import DPixels, counts
 from service.encoder.engines import Engine, Feeds, open_engine
 from service.encoder.lanes import PARTS, Lanes, Use
 from service.encoder.parts import Part, bytes_of
-from service.errors import InvalidInput
+from service.errors import Corrupt, InvalidInput
 from service.quant import quantise
 from service.registry import ModelManifest, RegisteredModel
 from service.sampling import prepare
@@ -140,6 +140,7 @@ class Encoder:
         Raises:
             InvalidInput: `dims` is not a depth of this model.
             Unavailable: It would have to wait longer, somebody closed the encoder, or the caller gave up.
+            Corrupt: The model gives numbers that are not finite: its weights are damaged, or float16 is too small.
         """
         depth, total = self._depth(dims), len(dpixels)
         floats = np.full((total, depth), np.nan, np.float32)
@@ -186,6 +187,12 @@ class Encoder:
         vectors = Vectors.empty(status.shape, floats.shape[1])
         vectors.status[:] = status
         good = status == VALID
+        if bad := int((~np.isfinite(floats[good])).any(axis=1).sum()):
+            raise Corrupt(
+                f"{self.identity} gives numbers that are not finite for {bad} of {good.sum()} pixels in "
+                f"{self.precision} on {self.device}.",
+                remedy="Use fp32." if self.precision != "fp32" else "Run smalti models verify.",
+            )
         vectors.codes[good], vectors.scales[good] = quantise(floats[good], self.manifest.quantiser)
         return vectors
 

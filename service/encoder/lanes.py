@@ -115,7 +115,8 @@ class Lanes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._lock = threading.Lock()
+        # To be taken twice by one thread: a lane may be where an encoder that was forgotten is found, and closed.
+        self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._calls: list[Call] = []
@@ -180,14 +181,19 @@ class Lanes:
         """End the threads after the batches they are at; callers that wait are told."""
         with self._lock:
             self._closed = True
-            for call in self._calls:
-                call.error = call.error or Unavailable("the encoder was closed.")
-                call.changed.notify_all()
+            self._tell(lambda: Unavailable("the encoder was closed."))
             self._work.notify_all()
             self._room.notify_all()
-        for thread in self._threads:
-            if thread is not threading.current_thread():  # which may be the one that found the encoder forgotten
-                thread.join()
+        if threading.current_thread() in self._threads:
+            return  # it found the encoder forgotten, maybe with the lock in its hands, which the others need to end
+        for thread in tuple(self._threads):
+            thread.join()
+
+    def _tell(self, error: Callable[[], BaseException]) -> None:
+        """Let every caller that is in fail: each with an error of its own, as each raises it in its own thread."""
+        for call in self._calls:
+            call.error = call.error or error()
+            call.changed.notify_all()
 
     def _fits(self, call: Call) -> bool:
         return not self._calls or sum(other.bytes for other in self._calls) + call.bytes <= MOST_BYTES
@@ -196,14 +202,23 @@ class Lanes:
         """As the queue is fair, a caller waits at most for as many pixels of each other as it has itself."""
         others = f"{len(self._calls)} uploads are being encoded"
         if not self._fits(call):
-            raise Unavailable(f"{others}, and more do not fit into memory.", remedy="Try again soon.")
-        ahead = sum(min(other.left, call.left) for other in self._calls)
-        wait = ahead * (self._seconds or 0.0) / (self._engine.batch * self._engine.lanes)
+            raise Unavailable(
+                f"{others}, and more do not fit into memory.",
+                remedy="Try again soon.",
+                retry_after=self._wait(min(other.left for other in self._calls)),
+            )
+        wait = self._wait(call.left)
         if wait > patience:
             raise Unavailable(
                 f"{others}, and this one would wait {wait:.0f} s for them.",
                 remedy="Try again soon, or send fewer pixels at once.",
+                retry_after=wait,
             )
+
+    def _wait(self, pixels: int) -> float:
+        """Seconds that others keep so many pixels waiting at most."""
+        ahead = sum(min(other.left, pixels) for other in self._calls)
+        return ahead * (self._seconds or 0.0) / (self._engine.batch * self._engine.lanes)
 
     def _start(self) -> None:
         while len(self._threads) < self._engine.lanes:
@@ -213,6 +228,17 @@ class Lanes:
             self._threads.append(thread)
 
     def _serve(self, run: Run) -> None:
+        """What a lane does. Should it fail, all who wait are told, and the next call starts another in its place."""
+        try:
+            self._serve_all(run)
+        except BaseException as error:
+            reason = f"a thread of the encoder failed: {error!r}"[:300]
+            with self._lock:
+                self._threads.remove(threading.current_thread())
+                self._tell(lambda: Unavailable(reason, remedy="Try again."))
+            raise
+
+    def _serve_all(self, run: Run) -> None:
         while pieces := self._next():
             started = time.perf_counter()
             errors = self._attempt(run, pieces)
@@ -226,14 +252,14 @@ class Lanes:
         """Run a batch; where it fails, each caller's pixels alone, so that nobody suffers from another's."""
         try:
             vectors: Float32Array = run(packed([(entry.part, pixels) for entry, pixels in pieces], self._engine.batch))
+            start = 0
+            for entry, pixels in pieces:
+                entry.part.fill(pixels, vectors[start : start + len(pixels)])
+                start += len(pixels)
         except Exception as error:
             if len(pieces) == 1:
                 return [error]
             return [found for piece in pieces for found in self._attempt(run, [piece])]
-        start = 0
-        for entry, pixels in pieces:
-            entry.part.fill(pixels, vectors[start : start + len(pixels)])
-            start += len(pixels)
         return [None] * len(pieces)
 
     def _done(self, entry: _Entry, pixels: int, error: BaseException | None) -> None:
