@@ -18,12 +18,12 @@ from service.simulate import Landscape  # noqa: E402
 from service.training import shards, sources, views  # noqa: E402
 from service.training.data import simulated_dpixels, training_series  # noqa: E402
 from service.training.folders import find_tiles, read_tile  # noqa: E402
-from service.training.recipes import PRESETS  # noqa: E402
+from service.training.recipes import SIZES, Recipe  # noqa: E402
 from service.training.records import record_type, stream, to_dpixels, to_records  # noqa: E402
 
 STATISTICS = FAMILIES["tessera-v2"].statistics
 KIND = record_type(146, 128)
-RECIPE = replace(PRESETS["v1"], min_s2=1, min_s1=1)
+RECIPE = Recipe(SIZES["small"], steps=9, min_s2=0, min_s1=0)
 
 
 def tile(folder: Path, seed: int, side: int = 12, **changes) -> Path:
@@ -198,6 +198,9 @@ def test_half_a_shuffle_is_made_anew_and_another_is_refused(tmp_path):
     (tmp_path / "p.part" / "00000").write_bytes(b"torn")
     first = sources.shuffled(recipe, (), tmp_path / "p", 1)
     assert len(first) == 120
+    seen = [first.read(0)[name] for name in ("s2_n", "s1_asc_n", "s1_desc_n")]
+    enough = int(((seen[0] >= 20) & (seen[1] + seen[2] >= 30)).sum())
+    assert len(sources.shuffled(replace(recipe, min_s2=20, min_s1=30), (), tmp_path / "few", 1)) == enough < 120
     stamp = first.path(0).stat().st_mtime_ns
     assert sources.shuffled(recipe, (), tmp_path / "p", 1).path(0).stat().st_mtime_ns == stamp
     with pytest.raises(Conflict, match=r"other pixels \(simulated differ"):

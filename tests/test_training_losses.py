@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from service.errors import InvalidInput, Unavailable  # noqa: E402
+from service.families import FAMILIES  # noqa: E402
 from service.training import losses, optimise  # noqa: E402
 from service.training.objectives import Twins, projector  # noqa: E402
 from service.training.optimise import Updater, optimiser_of, rate, take_device  # noqa: E402
@@ -90,7 +91,9 @@ def test_the_published_numbers():
     assert (v1.base_rate, v1.weight_decay, v1.warm_up, v1.plateau, v1.clip) == (0.002, 1e-6, 0.1, 0, 2.0)
     assert (v1.s2_times, v1.s1_times, v1.views, v1.batch, v1.steps) == ((40, 40), (40, 40), "drawn", 256, 28_381)
     assert (optimise.WEIGHTS_RATE, optimise.BIASES_RATE) == (0.2, 0.0048)
-    assert (v1.qat, v1.monthly, v1.min_s2, v1.min_s1) == (True, 0, 20, 20)
+    assert (v1.qat, v1.monthly, v1.min_s2, v1.min_s1, v1.dropout) == (True, 0, 20, 20, 0.1)
+    assert v1.family == "tessera-v1.0-qat"
+    assert asdict(v1.student) == dict(FAMILIES["tessera-v1.0-qat"].sizes)
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("nano", 1.07e6), ("small", 7_112_322), ("large", 43_831_170)])

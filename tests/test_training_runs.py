@@ -17,13 +17,12 @@ from api.cli import app  # noqa: E402
 from service.dpixels import from_arrays  # noqa: E402
 from service.encoder import Encoder  # noqa: E402
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable  # noqa: E402
-from service.families import FAMILIES  # noqa: E402
 from service.registry import SHIPPED, Registry, read_model  # noqa: E402
 from service.simulate import Landscape  # noqa: E402
 from service.training import probe as probing  # noqa: E402
 from service.training import sources, teacher  # noqa: E402
 from service.training.loop import objective_of, train  # noqa: E402
-from service.training.networks import StudentConfig, load_student  # noqa: E402
+from service.training.networks import Sizes, StudentConfig, load_student  # noqa: E402
 from service.training.recipes import PRESETS, Recipe, recipe  # noqa: E402
 from service.training.runs import Run, read_curves  # noqa: E402
 from service.training.train import run  # noqa: E402
@@ -32,8 +31,12 @@ from tests.test_training_data import tile  # noqa: E402
 CPU = torch.device("cpu")
 TINY = StudentConfig(repr_dim=32, latent_dim=2, num_layers=1, nhead=2, dim_feedforward=16)
 RECIPE = Recipe(
-    TINY, steps=13, batch=16, pixels=80, views="sparse", s2_times=(4, 12), s1_times=(4, 12), projector=24, monthly=1.0,
-    by_width=True, hidden=2, log_every=3, save_every=4,
+    TINY, steps=13, batch=16, pixels=80, min_s2=0, min_s1=0, views="sparse", s2_times=(4, 12), s1_times=(4, 12),
+    projector=24, monthly=1.0, by_width=True, hidden=2, log_every=3, save_every=4,
+)  # fmt: skip
+V1 = replace(
+    PRESETS["v1"], student=Sizes(32, 2, 1, 4, 16), steps=13, batch=16, pixels=120, projector=24, log_every=3,
+    save_every=4, probe_every=0,
 )  # fmt: skip
 SAME = ("step", "loss", "twins", "mix", "monthly", "rank_me", "rank_entropy", "learning_rate", "probe")
 
@@ -53,7 +56,7 @@ def trained(folder: Path, made: Recipe = RECIPE, stop_after: int = 0, seed: int 
         from service.training.data import training_series
         from service.training.views import Pool
 
-        source = sources.Pooled(Pool(training_series(made.pixels, seed, made.scaled)), made, seed)
+        source = sources.Pooled(Pool(training_series(made.pixels, seed, made.published.statistics)), made, seed)
         pixels = {"simulated": made.pixels}
     else:
         found = sources.shuffled(made, (), folder / "pixels", seed)
@@ -76,11 +79,12 @@ def undrawn(monkeypatch):
     monkeypatch.setattr("service.training.loop.plot", lambda folder: None)
 
 
-@pytest.mark.parametrize("kind", ["disk", "pool", "quantised bf16"])
+@pytest.mark.parametrize("kind", ["disk", "pool", "quantised bf16", "v1"])
 def test_a_stopped_run_goes_on_exactly(tmp_path, undrawn, kind):
     made = {
         "disk": RECIPE,
         "pool": replace(RECIPE, pool=True),
+        "v1": V1,
         "quantised bf16": replace(RECIPE, qat=True, precision="bf16", views="drawn", s2_times=(8, 8), s1_times=(8, 8)),
     }[kind]
     trained(tmp_path / "whole", made)
@@ -93,7 +97,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, undrawn, kind):
     assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
     assert [row["step"] for row in curve(tmp_path / "whole")] == [0, 3, 6, 9, 12]
     files = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts")]
-    assert all(torch.equal(v, files[1]["model"][k]) for k, v in files[0]["model"].items())
+    part = "model_state_dict" if kind == "v1" else "model"
+    assert all(torch.equal(v, files[1][part][k]) for k, v in files[0][part].items())
     seconds = [row["seconds"] for row in read_curves(tmp_path / "parts" / "curves.jsonl")]
     assert seconds == sorted(seconds)
 
@@ -180,9 +185,10 @@ def test_recipes_survive_writing_and_name_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"steps": 0}, {"batch": 1}, {"precision": "fp8"}, {"statistics": "tessera-v9"}, {"s2_times": (5, 4)},
+        {"steps": 0}, {"batch": 1}, {"precision": "fp8"}, {"family": "tessera-v1.1-aws"}, {"s2_times": (5, 4)},
         {"warm_up": 0.6, "plateau": 0.5}, {"clip": 0.0}, {"depths": (16,)}, {"kind": "distil"},
         {"kind": "distil", "depths": (16, 8)}, {"kind": "distil", "depths": (64,)}, {"base_rate": -1.0},
+        {"dropout": 1.0}, {"family": "tessera-v1.0-qat"}, {"student": V1.student},
     ],
 )  # fmt: skip
 def test_recipes_that_cannot_be_are_refused(changes):
@@ -194,7 +200,7 @@ def test_recipes_that_cannot_be_are_refused(changes):
 
 
 def test_the_probe_splits_fields_and_tells_a_good_vector_from_a_bad_one():
-    probe = probing.Probe(FAMILIES["tessera-v2"].statistics)
+    probe = probing.Probe(RECIPE)
     land = probing.Landscape(probing.SEED, probing.SIDE, probing.SIDE)
     field, cover = land.stands(probing.YEAR), land.land_cover(probing.YEAR)
     assert all(len(set(cover[field == f])) == 1 for f in np.unique(field)[:50])
@@ -239,7 +245,7 @@ def test_training_from_tile_folders_gives_a_model_that_says_so(tmp_path):
     for seed in range(2):
         tile(tmp_path / "data" / str(seed), seed)
     options = {"seed": 1, "data": (tmp_path / "data",), "min_s2": 5, "min_s1": 5}
-    small = {k: getattr(RECIPE, k) for k in ("student", "steps", "batch", "projector", "save_every")}
+    small = {k: getattr(V1, k) for k in ("student", "steps", "batch", "projector", "save_every")}
     model = run("v1", tmp_path / "run", **options, **small, probe_every=0)
     told = model.manifest.training
     assert (told["data"], told["source"]["tiles"]) == ("2 d-pixel tile folders", 2)

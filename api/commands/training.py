@@ -23,8 +23,8 @@ def train(
     preset: Annotated[
         str,
         typer.Option(
-            help="mini (the shipped one), smoke, cpu, v1 (the published recipe), v2-nano, v2-small, v2-medium, "
-            "v2-large, distil; or the recipe.json of an earlier run."
+            help="mini (the shipped one), smoke, cpu, v1 (the published recipe of TESSERA v1.0), v2-nano, v2-small, "
+            "v2-medium, v2-large, distil; or the recipe.json of an earlier run."
         ),
     ] = "mini",
     data: Annotated[

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from service.dpixels import ARRAYS, from_arrays
 from service.errors import InvalidInput, NotFound
-from service.training.records import Records, to_records
+from service.training.records import Records, to_records, with_dates
 
 AT_ONCE: Final = 4096
 """Pixels read in one go, and at least one row."""
@@ -98,6 +98,4 @@ def read_tile(tile: Tile, kind: np.dtype[Any], *, min_s2: int, min_s1: int, spac
         except InvalidInput as error:
             where = f"{tile.path}/{error.field}" if error.field else str(tile.path)
             raise InvalidInput(error.message, field=where, remedy=error.remedy) from None
-        records = to_records(dpixels, kind)
-        seen = records["s1_asc_n"] + records["s1_desc_n"]
-        yield records[(records["s2_n"] >= min_s2) & (seen >= min_s1)]
+        yield with_dates(to_records(dpixels, kind), min_s2, min_s1)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from service.training.networks import Student
+from service.training.networks import Network
 from service.training.objectives import Distilled, Twins
 from service.training.optimise import Updater, rate
 from service.training.plots import plot
@@ -48,7 +48,7 @@ class _Clock:
 
 
 def objective_of(recipe: Recipe, seed: int, taught: Taught | None = None) -> nn.Module:
-    """The student with what only training needs, weights drawn from a seed.
+    """The network with what only training needs, weights drawn from a seed.
 
     Args:
         recipe: Sizes.
@@ -67,7 +67,7 @@ def train(
     *,
     resume: bool = False,
     on_progress: Progress | None = None,
-) -> tuple[Student, dict[str, Any]]:
+) -> tuple[Network, dict[str, Any]]:
     """Train to the last step, from the last checkpoint on where the run folder holds one.
 
     The same recipe, seed, pixels and kind of machine give the same weights, however often the run was killed.
@@ -81,7 +81,7 @@ def train(
         on_progress: Told of steps done.
 
     Returns:
-        The student in evaluation mode on the CPU, and the last logged numbers.
+        The network in evaluation mode on the CPU, and the last logged numbers.
 
     Raises:
         Conflict, NotFound, Corrupt: See Run.begin.
@@ -93,7 +93,7 @@ def train(
     first = _restored(state, updater, source) if state else 0
     now = time.perf_counter()
     clock = _Clock(state["seconds"] if state else 0.0, now, now)
-    probe = Probe(recipe.scaled) if recipe.probe_every else None
+    probe = Probe(recipe) if recipe.probe_every else None
     drawn = -PLOT_EVERY
     row: dict[str, Any] = {}
     for step in range(first, recipe.steps):

@@ -1,14 +1,15 @@
-"""What training asks of a student: two views of a pixel must agree, or a frozen teacher must be readable from it."""
+"""What training asks of a network: two views of a pixel must agree, or a frozen teacher must be readable from it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from service.training.losses import barlow_twins, fake_quantised, masked_mse, mix, unexplained
-from service.training.networks import Student
+from service.training.networks import Layer, Network, build
 from service.training.recipes import Recipe
 from service.training.teacher import Taught
 from service.training.views import MONTHS, Batch, View
@@ -18,9 +19,9 @@ TARGETS = MONTHS * 12
 
 
 class Objective(Protocol):
-    """A student with what only training needs."""
+    """A network with what only training needs."""
 
-    student: Student
+    student: Network
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The loss by the name `loss`, its parts by theirs; and (B, d) vectors of the first view."""
@@ -41,7 +42,7 @@ class Twins(nn.Module):
         super().__init__()
         width = recipe.student.repr_dim
         self.recipe = recipe
-        self.student = Student(recipe.student)
+        self.student = network_of(recipe)
         self.projector = projector(width, recipe.projector, recipe.hidden)
         if recipe.monthly:
             self.reading = nn.Linear(width, TARGETS)
@@ -84,7 +85,7 @@ class Distilled(nn.Module):
     def __init__(self, recipe: Recipe, taught: Taught) -> None:
         super().__init__()
         self.recipe, self.variance = recipe, taught.variance
-        self.student = Student(recipe.student)
+        self.student = network_of(recipe)
         self.heads = nn.ModuleList(nn.Linear(depth, len(taught.mean)) for depth in recipe.depths)
         with torch.no_grad():
             for head in self.heads:
@@ -104,6 +105,15 @@ class Distilled(nn.Module):
         return {"loss": torch.stack(list(parts.values())).mean(), **parts}, vectors
 
 
-def vectors_of(student: Student, view: View) -> Tensor:
+def network_of(recipe: Recipe) -> Network:
+    """The network to train, with fresh weights."""
+    network = build(recipe.family, asdict(recipe.student))
+    for module in network.modules():
+        if isinstance(module, Layer):
+            module.dropout = recipe.dropout
+    return network
+
+
+def vectors_of(student: Network, view: View) -> Tensor:
     """(B, d)."""
     return student(view.s2, view.s2_doy, view.s1, view.s1_doy, view.s2_logm, view.s1_logm)  # type: ignore[no-any-return]

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from service.dpixels import from_arrays
-from service.families import Statistics
+from service.sampling import DRAWS
 from service.simulate import CLASSES, Landscape
-from service.training.networks import Student
+from service.training.networks import Network
 from service.training.objectives import vectors_of
+from service.training.recipes import Recipe
 from service.training.records import Records, record_type, stream, to_records
-from service.training.views import View, view
+from service.training.views import Stream, sparse, taken, view
 from service.values import BoolArray, Int64Array
 
 SEED: Final = 40_961
@@ -42,31 +43,40 @@ class Probe:
     """Labelled pixels, ready to be embedded.
 
     Args:
-        statistics: What the student is trained with.
+        recipe: What is trained: its statistics, and its rule of sampling.
     """
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         records, self.label, self.learns = labelled()
         rng = np.random.default_rng(SEED)
-        s2, s1 = (stream(records, sensor, statistics) for sensor in ("s2", "s1"))
-        self._view = view(s2, s1, "sparse", (S2_SEEN, S1_SEEN), rng)
+        s2, s1 = (stream(records, sensor, recipe.published.statistics) for sensor in ("s2", "s1"))
+        if recipe.published.sampling == "v1.0":
+            s2, s1 = _few(s2, S2_SEEN, rng), _few(s1, S1_SEEN, rng)
+            self._view = view(s2, s1, "drawn", (DRAWS, DRAWS), rng)
+        else:
+            self._view = view(s2, s1, "sparse", (S2_SEEN, S1_SEEN), rng)
 
     @torch.inference_mode()
-    def vectors(self, student: Student, device: torch.device) -> Tensor:
-        """(n, d) float64 of a student, in float32 arithmetic; it is left in the mode it was in."""
+    def vectors(self, student: Network, device: torch.device) -> Tensor:
+        """(n, d) float64 of a network, in float32 arithmetic; it is left in the mode it was in."""
         mode = student.training
         student.eval()
         parts = []
         for at in range(0, len(self.label), AT_ONCE):
-            part = View(**{k: v[at : at + AT_ONCE] for k, v in self._view.__dict__.items()})
+            part = self._view.part(slice(at, at + AT_ONCE))
             parts.append(vectors_of(student, part.to(device)).cpu().double())
         student.train(mode)
         return torch.cat(parts)
 
-    def accuracy(self, student: Student, device: torch.device) -> float:
+    def accuracy(self, student: Network, device: torch.device) -> float:
         """Mean over the classes of the share of their pixels that is told right."""
         label, learns = torch.from_numpy(self.label), torch.from_numpy(self.learns)
         return linear_accuracy(self.vectors(student, device), label, learns)
+
+
+def _few(seen: Stream, times: int, rng: np.random.Generator) -> Stream:
+    """A random part of the observations, still in the order of time."""
+    return taken(seen, np.sort(sparse(seen[2], times, rng), axis=1))
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,8 @@
 """Recipes: everything that decides what a training run gives, beside its seed and its data. And the ones we name.
 
-What is published of TESSERA v1's recipe is followed number by number: Barlow Twins with the mix term, the projector,
-AdamW in two groups, warm-up and cosine, clipping. What is not published (the schedule of v1.1 and v2, the form of the
-distillation's loss) is our choice and marked so.
+What is published of TESSERA v1's recipe is followed number by number: network, views, Barlow Twins with the mix term,
+the projector, AdamW in two groups, warm-up and cosine, clipping. What is not published (the schedule of v1.1 and v2,
+the form of the distillation's loss) is our choice and marked so.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from service.errors import Corrupt, InvalidInput, NotFound
-from service.families import FAMILIES, Statistics, family
-from service.training.networks import StudentConfig
+from service.families import Family, family
+from service.training.networks import Sizes, StudentConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Views = Literal["sparse", "drawn", "all"]
 DEPTHS: Final = (16, 32, 64, 128)
 """Prefixes that the published v2 students are distilled for."""
+FAMILIES: Final[Mapping[str, type[Sizes]]] = {"tessera-v2": StudentConfig, "tessera-v1.0-qat": Sizes}
+"""What can be trained, and how its sizes are given."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way of training a student."""
+    """One way of training a network."""
 
-    student: StudentConfig
+    student: Sizes
+    """Of the network."""
     steps: int
+    family: str = "tessera-v2"
+    """One of FAMILIES: which network it is, with its statistics, its sampling rule and its quantiser."""
     kind: Literal["twins", "distil"] = "twins"
     """Barlow Twins with the mix term, or a student after a frozen teacher."""
     batch: int = 256
@@ -36,8 +41,6 @@ class Recipe:
     """Simulated pixels, where no folders are given."""
     pool: bool = False
     """Simulated pixels stay in memory, and one generator draws everything; else they are shuffled on disk."""
-    statistics: str = "tessera-v2"
-    """Family whose statistics inputs are standardised with."""
     views: Views = "drawn"
     """`drawn`: a fixed number of valid dates, drawn anew for each view, repeated where there are fewer (TESSERA v1).
     `sparse`: as many, without repetition, fewer where there are fewer. `all`: every valid date once."""
@@ -45,7 +48,7 @@ class Recipe:
     """Least and most Sentinel-2 dates of a view; one number a batch."""
     s1_times: tuple[int, int] = (40, 40)
     min_s2: int = 20
-    """Pixels of folders with fewer valid Sentinel-2 dates are left out."""
+    """Pixels with fewer valid Sentinel-2 dates are left out, unless they are kept in memory."""
     min_s1: int = 20
     """Likewise, both orbits of Sentinel-1 together."""
     spacing: int = 1
@@ -74,6 +77,8 @@ class Recipe:
     """Largest global norm of a gradient."""
     precision: Precision = "fp32"
     """bf16 and fp16 are mixed: weights, sums of losses and their gradients' scale stay in float32."""
+    dropout: float = 0.0
+    """Share of each layer's numbers that training leaves out."""
     qat: bool = False
     """Vectors are rounded to int8 with one scale a batch, and gradients pass as if they were not."""
     depths: tuple[int, ...] = ()
@@ -100,9 +105,8 @@ class Recipe:
             "batch": self.batch >= 2,  # a deviation needs two
             "hidden": self.hidden >= 0,
             "probe_every": self.probe_every >= 0,
-            "statistics": self.statistics in FAMILIES,
-            "kind": self.kind in ("twins", "distil"),
-            "views": self.views in get_args(Views),
+            **self._family_rules(),
+            "dropout": 0 <= self.dropout < 1,
             "precision": self.precision in get_args(Precision),
             "s2_times": 1 <= self.s2_times[0] <= self.s2_times[1],
             "s1_times": 1 <= self.s1_times[0] <= self.s1_times[1],
@@ -115,10 +119,24 @@ class Recipe:
             "pool": not self.pool or (self.kind == "twins" and self.views == "sparse"),
         }
 
+    def _family_rules(self) -> dict[str, bool]:
+        kind = FAMILIES.get(self.family)
+        if kind is None:
+            return {"family": False}
+        v2 = kind is StudentConfig
+        # v1 walks 40 valid dates of both sensors, has no prefixes, and its checkpoints do not tell how many heads.
+        return {
+            "student": type(self.student) is kind and (v2 or self.student.nhead == self.published.sizes["nhead"]),
+            "kind": self.kind == "twins" or (self.kind == "distil" and v2),
+            "views": self.views == "drawn" or (self.views in get_args(Views) and v2),
+            "min_s2": self.min_s2 >= (0 if v2 else 1),
+            "min_s1": self.min_s1 >= (0 if v2 else 1),
+        }
+
     @property
-    def scaled(self) -> Statistics:
-        """The statistics themselves."""
-        return family(self.statistics).statistics
+    def published(self) -> Family:
+        """What goes with the network: statistics, sampling rule, quantiser."""
+        return family(self.family)
 
     def changed(self, **values: Any) -> Recipe:
         """The same with some values instead; None leaves a value as it is."""
@@ -142,7 +160,8 @@ class Recipe:
             raise InvalidInput("is unknown." if unknown else "is missing.", field=(unknown or missing)[0])
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
-            values["student"] = StudentConfig(**body["student"])
+            kind = FAMILIES.get(body.get("family", cls.family), StudentConfig)
+            values["student"] = kind(**body["student"])
             return cls(**values)
         except TypeError as error:
             raise InvalidInput(f"is no recipe: {error}", field="recipe") from None
@@ -162,8 +181,14 @@ _MINI: Final = Recipe(
     MINI, steps=2000, pool=True, views="sparse", s2_times=(6, 24), s1_times=(6, 24), projector=512, hidden=2,
     by_width=True, monthly=2.0, base_rate=0.01, probe_every=250,
 )  # fmt: skip
-_V1: Final = Recipe(SIZES["small"], steps=28_381, projector=16_384, qat=True, pixels=2_000_000, probe_every=600)
-_SPARSE: Final[dict[str, Any]] = {"views": "sparse", "s2_times": (6, 40), "s1_times": (6, 40)}
+V1: Final = Sizes(repr_dim=128, latent_dim=128, num_layers=4, nhead=4, dim_feedforward=4096)
+_V1: Final = Recipe(
+    V1, steps=28_381, family="tessera-v1.0-qat", projector=16_384, dropout=0.1, qat=True, pixels=2_000_000,
+    probe_every=600,
+)  # fmt: skip
+_V2: Final[dict[str, Any]] = {
+    "family": "tessera-v2", "dropout": 0.0, "qat": False, "views": "sparse", "s2_times": (6, 40), "s1_times": (6, 40),
+}  # fmt: skip
 
 PRESETS: Final[Mapping[str, Recipe]] = {
     "mini": _MINI,
@@ -171,9 +196,9 @@ PRESETS: Final[Mapping[str, Recipe]] = {
         _MINI, student=replace(MINI, num_layers=1), steps=60, batch=64, pixels=1024, projector=128, log_every=5,
         probe_every=0,
     ),
-    "cpu": replace(_MINI, pool=False, probe_every=100, save_every=100),
+    "cpu": replace(_MINI, pool=False, probe_every=100, save_every=100, min_s2=0, min_s1=0),
     "v1": _V1,
-    **{f"v2-{size}": replace(_V1, student=student, qat=False, **_SPARSE) for size, student in SIZES.items()},
+    **{f"v2-{size}": replace(_V1, student=student, **_V2) for size, student in SIZES.items()},
     "distil": Recipe(
         SIZES["nano"], steps=20_000, kind="distil", views="all", depths=DEPTHS, base_rate=0.005, pixels=500_000,
         min_s2=1, min_s1=0, probe_every=500,
@@ -181,8 +206,8 @@ PRESETS: Final[Mapping[str, Recipe]] = {
 }  # fmt: skip
 """`mini` is the shipped recipe and `smoke` only shows that everything runs. `cpu` is `mini` with pixels shuffled on
 disk, probed often: one core trains while another makes batches, about 20 minutes. `v1` is the published recipe of
-TESSERA v1 on a v2 student, `v2-*` the same for every size with views of any length, `distil` a nano student after a
-teacher."""
+the network of TESSERA v1.0, `v2-*` the same for v2 students of every size with views of any length, `distil` a nano
+student after a teacher."""
 
 
 def recipe(name: str) -> Recipe:

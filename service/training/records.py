@@ -61,6 +61,12 @@ def _packed(valid: BoolArray, most: int) -> tuple[Int64Array, Int64Array]:
     return np.take_along_axis(order, wanted, axis=1), np.minimum(seen, most)
 
 
+def with_dates(records: Records, min_s2: int, min_s1: int) -> Records:
+    """Those with enough valid dates: of Sentinel-2, and of both orbits of Sentinel-1 together."""
+    enough = (records["s2_n"] >= min_s2) & (records["s1_asc_n"] + records["s1_desc_n"] >= min_s1)
+    return np.asarray(records[enough])
+
+
 def to_dpixels(records: Records) -> DPixels:
     """The records as an encoder takes them."""
     parts = {f"{name}{end}": records[f"{name}{end}"] for name, _ in SENSORS for end in ("", "_doy")}

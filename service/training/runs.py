@@ -2,7 +2,7 @@
 
 - `recipe.json`: what the run is made with.
 - `curves.jsonl`: an object for every logged step.
-- `checkpoint.pt`: the student alone, as `smalti models import` takes it.
+- `checkpoint.pt`: the network alone, in the published form of its family, as `smalti models import` takes it.
 - `resume.pt`: everything that the next step depends on.
 Each is replaced as a whole; of the curves, a resumed run cuts off what came after its checkpoint.
 """
@@ -21,7 +21,7 @@ import torch
 
 from service import VERSION
 from service.errors import Conflict, Corrupt, NotFound
-from service.training.networks import Student
+from service.training.networks import Network, Student
 from service.training.recipes import Recipe
 
 RECIPE: Final = "recipe.json"
@@ -98,11 +98,14 @@ class Run:
         with (self.folder / CURVES).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def save(self, student: Student, step: int, state: Mapping[str, Any]) -> None:
+    def save(self, student: Network, step: int, state: Mapping[str, Any]) -> None:
         """Write both checkpoints, the one to go on from last."""
         weights = {name: value.detach().cpu() for name, value in student.state_dict().items()}
-        args = {**asdict(student.config), "matryoshka_dims": list(self.recipe.depths)}
-        _save({"model": weights, "args": args, "step": step, "seed": self.seed}, self.folder / STUDENT)
+        payload: dict[str, Any] = {"model_state_dict": weights}
+        if isinstance(student, Student):
+            args = {**asdict(student.config), "matryoshka_dims": list(self.recipe.depths)}
+            payload = {"model": weights, "args": args}
+        _save({**payload, "step": step, "seed": self.seed}, self.folder / STUDENT)
         _save({"body": json.dumps(self.body), "step": step, **state}, self.folder / RESUME)
 
 

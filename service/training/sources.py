@@ -18,7 +18,7 @@ from service.training import shards
 from service.training.data import S1_TIMES, S2_TIMES, simulated_dpixels
 from service.training.folders import Tile, find_tiles, read_tile
 from service.training.recipes import Recipe
-from service.training.records import SENSORS, Records, record_type, stream, to_records
+from service.training.records import SENSORS, Records, record_type, stream, to_records, with_dates
 from service.training.views import Batch, Pool, monthly_targets, view
 
 MOST_S2 = 146
@@ -110,7 +110,7 @@ class Streamed:
         recipe = self._recipe
         records, *teacher = self._reader.rows(step)
         rng = np.random.default_rng([self._seed, 4, step])
-        s2, s1 = (stream(records, sensor, recipe.scaled) for sensor in ("s2", "s1"))
+        s2, s1 = (stream(records, sensor, recipe.published.statistics) for sensor in ("s2", "s1"))
         times = tuple(int(rng.integers(low, high + 1)) for low, high in (recipe.s2_times, recipe.s1_times))
         one = view(s2, s1, recipe.views, (times[0], times[1]), rng)
         if teacher:
@@ -157,19 +157,20 @@ def shuffled(
 
 def _described(tiles: tuple[Tile, ...], recipe: Recipe, seed: int) -> dict[str, Any]:
     """What decides which pixels there are and in which order, as plain values."""
+    least = {"min_s2": recipe.min_s2, "min_s1": recipe.min_s1}
     if not tiles:
-        return {"simulated": recipe.pixels, "seed": seed}
+        return {"simulated": recipe.pixels, "seed": seed, **least}
     sizes = [[str(t.path), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(t.path.glob("*.npy")))]
              for t in tiles]  # fmt: skip
     hashed = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
-    rules = {"min_s2": recipe.min_s2, "min_s1": recipe.min_s1, "spacing": recipe.spacing}
-    return {"tiles": len(tiles), "files": hashed, "seed": seed, **rules}
+    return {"tiles": len(tiles), "files": hashed, "seed": seed, **least, "spacing": recipe.spacing}
 
 
 def _parts(tiles: tuple[Tile, ...], recipe: Recipe, seed: int) -> Iterator[Records]:
     if not tiles:
         kind = record_type(S2_TIMES, S1_TIMES)
-        yield from (to_records(part, kind) for part in simulated_dpixels(recipe.pixels, seed))
+        for part in simulated_dpixels(recipe.pixels, seed):
+            yield with_dates(to_records(part, kind), recipe.min_s2, recipe.min_s1)
         return
     kind = record_type(min(max(t.s2 for t in tiles), MOST_S2), min(max(t.s1 for t in tiles), MOST_S1))
     for tile in tiles:
@@ -192,7 +193,7 @@ def _checked(parts: Iterator[Records], recipe: Recipe, most: int, on_progress: P
         remedy = f"At least {recipe.min_s2} Sentinel-2 and {recipe.min_s1} Sentinel-1 dates are wanted of a pixel."
         raise InvalidInput("holds no pixel with enough valid dates.", field="data", remedy=remedy)
     for name, (total, count) in totals.items():
-        mean, std = (np.array(getattr(recipe.scaled, f"{name}_{what}")) for what in ("mean", "std"))
+        mean, std = (np.array(getattr(recipe.published.statistics, f"{name}_{what}")) for what in ("mean", "std"))
         away = np.abs(total / np.maximum(count, 1) - mean) / std
         if count[0] and away.max() > STRANGE:
             worst = int(away.argmax())

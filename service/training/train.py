@@ -14,7 +14,7 @@ from service.simulate import Landscape
 from service.training.data import training_series
 from service.training.export import export
 from service.training.loop import Progress, objective_of, train
-from service.training.networks import Student
+from service.training.networks import Network, Student
 from service.training.optimise import Device, take_device
 from service.training.recipes import Recipe
 from service.training.recipes import recipe as named
@@ -114,7 +114,7 @@ def _source(
     if recipe.pool:
         if data:
             raise InvalidInput("this recipe keeps simulated pixels in memory.", field="data", remedy="Use v1 or v2-*.")
-        series = training_series(recipe.pixels, seed, recipe.scaled)
+        series = training_series(recipe.pixels, seed, recipe.published.statistics)
         return {"simulated": recipe.pixels, "seed": seed}, Pooled(Pool(series), recipe, seed), None
 
     found = shuffled(recipe, data, out / "pixels", seed, _told(on_progress, "reading pixels"))
@@ -131,12 +131,13 @@ def _told(on_progress: Progress | None, word: str) -> Callable[[int, int], None]
 
 
 def export_checked(
-    student: Student, folder: Path, identity: ModelIdentity, recipe: Recipe, summary: dict[str, Any], licence: str = ""
+    student: Network, folder: Path, identity: ModelIdentity, recipe: Recipe, summary: dict[str, Any], licence: str = ""
 ) -> RegisteredModel:
     """Export, and refuse the result where it differs from the published procedure run in torch.
 
     Raises:
-        Corrupt: It differs by more than PARITY on a simulated landscape.
+        Corrupt: It differs by more than PARITY on a simulated landscape; of the largest number, where a family's
+            vectors are not of unit size.
     """
     simulated = summary["data"] == SIMULATED
     after = f", after {recipe.teacher.partition(' ')[0]}" if recipe.teacher else ""
@@ -145,16 +146,23 @@ def export_checked(
         "origin": "trained by smalti on "
         + ("simulated Sentinel-1 and Sentinel-2 series" if simulated else summary["data"])
         + after,
-        "title": "A small encoder of the TESSERA v2 student architecture. It is not TESSERA."
-        if recipe.pool
-        else "An encoder of the TESSERA v2 student architecture, trained by smalti. It is not TESSERA.",
+        "family": recipe.family,
+        "title": _title(recipe),
         "depths": recipe.depths,
-        "statistics": recipe.scaled,
     }
     model = export(student, folder, identity, training=summary, **about)
     dpixels = from_arrays(Landscape(1, 16, 16).dpixels(2023))
     ours = Encoder.open(model, engine="cpu").encode(dpixels).floats
-    difference = float(abs(ours - reference_vectors(student, dpixels, model.manifest.statistics)).max())
+    theirs = reference_vectors(student, dpixels, model.manifest.statistics, sampling=model.manifest.sampling)
+    size = 1.0 if isinstance(student, Student) else max(float(abs(theirs).max()), 1.0)  # a student's are of unit size
+    difference = float(abs(ours - theirs).max()) / size
     if not difference <= PARITY:
         raise Corrupt(f"the exported {identity} differs from torch by {difference:.1e}.")
     return export(student, folder, identity, training={**summary, "parity": difference}, **about)
+
+
+def _title(recipe: Recipe) -> str:
+    if recipe.pool:
+        return "A small encoder of the TESSERA v2 student architecture. It is not TESSERA."
+    architecture = "v2 student" if recipe.family == "tessera-v2" else "v1.0"
+    return f"An encoder of the TESSERA {architecture} architecture, trained by smalti. It is not TESSERA."

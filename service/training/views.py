@@ -61,6 +61,12 @@ class View:
         }
         return View(**mixed)
 
+    def part(self, rows: slice) -> View:
+        """Some of the pixels."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = {name: None if each is None else each[rows] for name, each in parts.items()}
+        return View(**parts)
+
     def to(self, device: torch.device) -> View:
         """The same on another device."""
         return View(**_moved(self, device))
@@ -149,6 +155,16 @@ def sparse(valid: BoolArray, times: int, rng: np.random.Generator) -> Int64Array
 Stream = tuple[Float32Array, Int64Array, BoolArray]
 
 
+def taken(seen: Stream, places: Int64Array) -> Stream:
+    """The observations at (n, times) places."""
+    values, doy, valid = seen
+    return (
+        np.take_along_axis(values, places[..., None], axis=1),
+        np.take_along_axis(doy, places, axis=1),
+        np.take_along_axis(valid, places, axis=1),
+    )
+
+
 def view(s2: Stream, s1: Stream, kind: Views, times: tuple[int, int], rng: np.random.Generator) -> View:
     """One view of pixels that are given as streams: see service.training.records.stream.
 
@@ -165,11 +181,9 @@ def view(s2: Stream, s1: Stream, kind: Views, times: tuple[int, int], rng: np.ra
 
 
 def _part(seen: Stream, kind: Views, times: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-    values, doy, valid = seen
     if kind != "all":
-        places = (drawn if kind == "drawn" else sparse)(valid, times, rng)
-        values = np.take_along_axis(values, places[..., None], axis=1)
-        doy, valid = np.take_along_axis(doy, places, axis=1), np.take_along_axis(valid, places, axis=1)
+        seen = taken(seen, (drawn if kind == "drawn" else sparse)(seen[2], times, rng))
+    values, doy, valid = seen
     values = np.where(valid[..., None], values, np.float32(0))
     days = np.where(valid, doy, 0).astype(np.float32)
     if kind == "drawn":

@@ -25,13 +25,21 @@ class LayerShape:
     """RMS-normalised queries and keys, and projections of their own instead of packed ones."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, logm: Tensor | None, norms: Norms | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    logm: Tensor | None,
+    norms: Norms | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Scaled dot-product attention over (B, T, d), per head; `norms` are applied to q and k inside each head."""
     q, k, v = (t.view(*t.shape[:2], heads, -1).transpose(1, 2) for t in (q, k, v))
     if norms:
         q, k = norms[0](q), norms[1](k)
     mask = None if logm is None else logm[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(-2)
 
 
 class SelfAttention(nn.Module):
@@ -45,14 +53,18 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x: Tensor, logm: Tensor | None) -> Tensor:
-        """(B, T, d), (B, T) -> (B, T, d)."""
+    def forward(self, x: Tensor, logm: Tensor | None, dropout: float = 0.0) -> Tensor:
+        """(B, T, d), (B, T) -> (B, T, d); `dropout` of the attention weights."""
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self.out_proj(attend(q, k, v, self.heads, logm))  # type: ignore[no-any-return]
+        return self.out_proj(attend(q, k, v, self.heads, logm, dropout=dropout))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
     """One transformer layer."""
+
+    dropout = 0.0
+    """Share that training leaves out, as torch's own encoder layer does: of attention weights, of what is fed forward,
+    and of both sums."""
 
     def __init__(self, shape: LayerShape) -> None:
         super().__init__()
@@ -69,19 +81,27 @@ class Layer(nn.Module):
 
     def attention(self, x: Tensor, logm: Tensor | None) -> Tensor:
         """(B, T, d) -> (B, T, d)."""
-        return self.self_attn(x, logm)  # type: ignore[no-any-return]
+        return self.self_attn(x, logm, self.dropped)  # type: ignore[no-any-return]
 
     def feed(self, x: Tensor) -> Tensor:
         """(B, T, d) -> (B, T, d)."""
-        return self.linear2(F.relu(self.linear1(x)))  # type: ignore[no-any-return]
+        return self.linear2(self._less(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor, logm: Tensor | None = None) -> Tensor:
         """(B, T, d), (B, T) -> (B, T, d)."""
         if self.norm_first:
-            x = x + self.attention(self.norm1(x), logm)
-            return x + self.feed(self.norm2(x))
-        x = self.norm1(x + self.attention(x, logm))
-        return self.norm2(x + self.feed(x))  # type: ignore[no-any-return]
+            x = x + self._less(self.attention(self.norm1(x), logm))
+            return x + self._less(self.feed(self.norm2(x)))
+        x = self.norm1(x + self._less(self.attention(x, logm)))
+        return self.norm2(x + self._less(self.feed(x)))  # type: ignore[no-any-return]
+
+    @property
+    def dropped(self) -> float:
+        """The share that is left out now."""
+        return self.dropout if self.training else 0.0
+
+    def _less(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropped) if self.dropped else x
 
 
 class QKNormLayer(Layer):
@@ -95,7 +115,7 @@ class QKNormLayer(Layer):
     def attention(self, x: Tensor, logm: Tensor | None) -> Tensor:
         """(B, T, d) -> (B, T, d)."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return self.out_proj(attend(q, k, v, self.heads, logm, (self.q_norm, self.k_norm)))  # type: ignore[no-any-return]
+        return self.out_proj(attend(q, k, v, self.heads, logm, (self.q_norm, self.k_norm), self.dropped))  # type: ignore[no-any-return]
 
 
 def layers_of(shape: LayerShape, count: int) -> nn.ModuleList:
