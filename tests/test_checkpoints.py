@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import zipfile
 
@@ -10,9 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.errors import Corrupt, InvalidInput, NotFound  # noqa: E402
+from service.errors import Conflict, Corrupt, InvalidInput, NotFound  # noqa: E402
 from service.families import FAMILIES, family  # noqa: E402
 from service.registry import sha256_of  # noqa: E402
+from service.training import checkpoints  # noqa: E402
 from service.training.checkpoints import read_checkpoint  # noqa: E402
 from service.training.golden import forward, golden, inputs  # noqa: E402
 from service.training.networks import build  # noqa: E402
@@ -51,7 +53,9 @@ def test_the_number_of_heads_shows_in_normalised_queries_and_comes_from_args_els
     assert read_checkpoint(tmp_path / "b.pt", "tessera-v2").sizes["nhead"] == 8
 
 
-@pytest.mark.parametrize(("said", "depths"), [("16,32", (16, 32)), ("", ()), (None, (16, 32, 64, 128))])
+@pytest.mark.parametrize(
+    ("said", "depths"), [("16,32", (16, 32)), ([32], (32,)), (64, (64,)), ("", ()), (None, (16, 32, 64, 128))]
+)
 def test_prefix_lengths_are_those_that_args_name(said, depths, tmp_path):
     body = payload("tessera-v2", tensors("tessera-v2"))
     if said is None:
@@ -108,6 +112,27 @@ def of_whole_numbers(state):
     state["dim_reducer.1.bias"] = torch.zeros(128, dtype=torch.int64)
 
 
+def of_eight_bits(state):
+    state["dim_reducer.1.bias"] = state["dim_reducer.1.bias"].to(torch.float8_e4m3fn)
+
+
+def sparse(state):
+    state["dim_reducer.0.weight"] = state["dim_reducer.0.weight"].to_sparse()
+
+
+def without_values(state):
+    state["dim_reducer.0.weight"] = state["dim_reducer.0.weight"].to("meta")
+
+
+def beyond_float32(state):
+    state["dim_reducer.1.bias"] = torch.full(state["dim_reducer.1.bias"].shape, 1e300, dtype=torch.float64)
+
+
+def claimed(state):
+    for key in state:
+        state[key] = torch.zeros(1).expand(state[key].shape)
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -117,6 +142,11 @@ def of_whole_numbers(state):
         (with_nan, r"NaN or infinity: dim_reducer\.1\.weight"),
         (with_infinity, r"NaN or infinity: dim_reducer\.1\.bias"),
         (of_whole_numbers, r"dim_reducer\.1\.bias"),
+        (of_eight_bits, r"not plain numbers with a fraction: dim_reducer\.1\.bias"),
+        (sparse, r"not plain numbers with a fraction: dim_reducer\.0\.weight"),
+        (without_values, r"not plain numbers with a fraction: dim_reducer\.0\.weight"),
+        (beyond_float32, r"NaN or infinity: dim_reducer\.1\.bias"),
+        (claimed, r"its tensors claim [\d,]+ bytes, and the file has [\d,]+"),
     ],
 )
 @pytest.mark.parametrize("name", ["tessera-v1.1-mpc", "tessera-v2", "tessera-v2-teacher"])
@@ -138,6 +168,11 @@ def test_a_payload_that_contradicts_its_tensors_is_refused(tmp_path):
     torch.save(body, tmp_path / "file.pt")
     with pytest.raises(Corrupt, match="5 heads do not divide"):
         read_checkpoint(tmp_path / "file.pt", "tessera-v2")
+    for odd in ("4", [4], torch.ones(3), np.int64(4)):
+        body["args"]["nhead"] = odd
+        torch.save(body, tmp_path / "file.pt")
+        with pytest.raises(Corrupt, match=r"nhead is .*, no whole number"):
+            read_checkpoint(tmp_path / "file.pt", "tessera-v2")
 
 
 @pytest.mark.parametrize("really", FAMILIES)
@@ -202,11 +237,44 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 def test_other_classes_are_named(tmp_path):
-    import argparse
+    from fractions import Fraction
 
-    torch.save({"model": tensors("tessera-v2"), "args": argparse.Namespace(nhead=4)}, tmp_path / "file.pt")
-    with pytest.raises(Corrupt, match=r"argparse\.Namespace.*save its tensors and plain values alone"):
+    torch.save({"model": tensors("tessera-v2"), "args": Fraction(1, 3)}, tmp_path / "file.pt")
+    with pytest.raises(Corrupt, match=r"fractions\.Fraction.*save its tensors and plain values alone"):
         read_checkpoint(tmp_path / "file.pt", "tessera-v2")
+
+
+def test_what_training_leaves_beside_the_tensors_does_no_harm(tmp_path):
+    """Options as argparse gives them are read; scores and places of other libraries are passed over."""
+    body = payload("tessera-v2", tensors("tessera-v2"))
+    args = argparse.Namespace(**body["args"] | {"nhead": 8, "matryoshka_dims": "32", "out": tmp_path})
+    more = {"val_acc": np.float64(0.5), "losses": np.arange(3.0), "ema": tensors("tessera-v2"), "rng": (1, {2: None})}
+    torch.save(body | {"args": args} | more, tmp_path / "file.pt")
+    read = read_checkpoint(tmp_path / "file.pt", "tessera-v2")
+    assert (read.sizes["nhead"], read.depths, read.tensors) == (8, (32,), len(body["model"]))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_wrappers_put_before_names_is_dropped(prefix, tmp_path):
+    state = {f"{prefix}{key}": tensor for key, tensor in tensors("tessera-v2").items()}
+    assert read_checkpoint(save(tmp_path / "file.pt", "tessera-v2", state), "tessera-v2").tensors == len(state)
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced", "removed"])
+def test_a_file_that_changes_while_it_is_read(how, tmp_path, monkeypatch):
+    path = save(tmp_path / "file.pt", "tessera-v2")
+    whole = path.read_bytes()
+
+    def meddling(source):
+        if how != "written to":
+            path.unlink()
+        if how != "removed":
+            path.write_bytes(whole)
+        return "0" * 64
+
+    monkeypatch.setattr(checkpoints, "sha256_of", meddling)
+    with pytest.raises(Conflict, match=r"file\.pt changed while it was being read"):
+        read_checkpoint(path, "tessera-v2")
 
 
 def test_what_is_no_checkpoint(tmp_path):

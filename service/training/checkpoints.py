@@ -1,15 +1,13 @@
-"""Published checkpoints: read without running anything in them, and used to the last tensor or refused.
+"""Published checkpoints: used to the last tensor or refused.
 
-A checkpoint is a pickle, and a pickle can run code when it is read. Only tensors and plain values are let through.
 A wrong family, a tensor too few or too many, or the statistics of another release would all give plausible nonsense:
 so every name is accounted for, and what the file says about itself is held against the shapes of its tensors.
 """
 
 from __future__ import annotations
 
-import pickle
+import argparse
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,15 +17,20 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from service.errors import Corrupt, InvalidInput, NotFound
+from service.errors import Conflict, Corrupt, InvalidInput
 from service.families import Family, family
 from service.registry import sha256_of
 from service.training.networks import Network, build
+from service.training.payload import AGAIN, read_payload, stamp_of
 
 State = dict[str, Tensor]
 
 HEADS: Final = ("projector.", "segmented_matryoshka_projector.")
 """What training looked through and embedding does not: dropped, and counted."""
+
+KINDS: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a weight may be; all are used in float32."""
+
 
 _SHOWN: Final = 5
 """Names of a list that an error shows."""
@@ -60,11 +63,24 @@ class Checkpoint:
     """How many tensors of heads were left out, by the head's name."""
     tensors: int
     """How many are used: all the others."""
+    stamp: tuple[int, ...]
+    """What `stamp_of` said of the file before it was read."""
 
     @property
     def parameters(self) -> int:
         """Numbers in the tensors used."""
         return sum(p.numel() for p in self.network.parameters())
+
+    def require_same(self) -> None:
+        """See that the file is the one that was read: weights lie in it until they are used.
+
+        Raises:
+            Conflict: Somebody wrote to it, or put another in its place.
+        """
+        if stamp_of(self.path) != self.stamp:
+            raise Conflict(
+                f"{self.path} changed while it was being read.", remedy="Repeat once nobody writes to it any more."
+            )
 
 
 def read_checkpoint(path: Path, family_name: str) -> Checkpoint:
@@ -79,18 +95,22 @@ def read_checkpoint(path: Path, family_name: str) -> Checkpoint:
         InvalidInput: No such family, or the file is plainly of another.
         Corrupt: It is no checkpoint, holds more than tensors and plain values, or a tensor is missing, left over, of
             a wrong shape, or not finite.
+        Conflict: It was written to meanwhile.
     """
     kind = family(family_name)
     require_source(path, kind)
+    path = path.absolute()
+    stamp = stamp_of(path)
     payload = read_payload(path)
     state, about = _unpacked(payload, kind, path)
     state, dropped = _without_heads(state)
     require_family(state, kind, path)
     sizes = sizes_of(state, about, kind, path)
     network = _filled(state, kind, sizes, path)
-    return Checkpoint(
-        path.resolve(), sha256_of(path), kind, sizes, _depths(about, kind, sizes, path), network, dropped, len(state)
-    )
+    depths = _depths(about, kind, sizes, path)
+    read = Checkpoint(path, sha256_of(path), kind, sizes, depths, network, dropped, len(state), stamp)
+    read.require_same()
+    return read
 
 
 def require_source(path: Path, kind: Family) -> None:
@@ -112,59 +132,23 @@ def require_source(path: Path, kind: Family) -> None:
         )
 
 
-def read_payload(path: Path) -> dict[str, Any]:
-    """What a file of `torch.save` holds, its tensors still on disk; nothing in it is run.
-
-    Raises:
-        NotFound: There is no file.
-        Corrupt: It is none, or holds something else than tensors and plain values.
-    """
-    if not path.is_file():
-        raise NotFound(f"there is no file {path}.", field="file")
-    if not zipfile.is_zipfile(path):
-        raise Corrupt(
-            f"{path} is not a whole file of torch.save: it is cut short, or of before torch 1.6.",
-            remedy="Download it again; an old one is to be saved anew with a newer torch.",
-        )
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise Corrupt(
-            f"{path} holds more than tensors and plain values: {_offender(error)}. Reading that could run code, so it "
-            f"was not read.",
-            remedy="If you trust it, load it where you made it and save its tensors and plain values alone.",
-        ) from None
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise Corrupt(f"{path} cannot be read: {first}", remedy="Download it again.") from None
-    if not isinstance(payload, dict):
-        raise Corrupt(f"{path} holds a {type(payload).__name__}, not a checkpoint.")
-    return payload
-
-
-def _offender(error: Exception) -> str:
-    """The class or function that a pickle asks for, out of torch's long explanation."""
-    text = str(error)
-    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"(?:instantiate|class|function) [`']?([\w.]{3,})", text)
-    return found[1] if found else "something that is not allowed"
-
-
 def _unpacked(payload: Mapping[str, Any], kind: Family, path: Path) -> tuple[State, Mapping[str, Any]]:
-    """The tensors, by names without `_orig_mod.`, and what the payload says of the network."""
+    """The tensors, by names without what wrappers put before them, and what the payload says of the network."""
     containers, described = _CONTAINERS.get(kind.name, _V1_CONTAINERS)
     name = next((name for name in containers if name in payload), None)
     if name is None:
         elsewhere = [c for other, _ in (_V1_CONTAINERS, *_CONTAINERS.values()) for c in other if c in payload]
         if not elsewhere:
-            raise Corrupt(f"{path} has no {' or '.join(containers)}; it has {_some(payload)}.")
+            raise Corrupt(f"{path} has no {' or '.join(containers)}; it has {_some(payload)}.", remedy=AGAIN)
         name = elsewhere[0]  # of another family, which the names of its tensors will tell
     tensors = payload[name]
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise Corrupt(f"{path}: {name} is no collection of named tensors.")
-    state = {str(key).replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
+        raise Corrupt(f"{path}: {name} is no collection of named tensors.", remedy=AGAIN)
+    state = {str(key).replace("_orig_mod.", "").removeprefix("module."): tensor for key, tensor in tensors.items()}
     if len(state) != len(tensors):
-        raise Corrupt(f"{path}: tensors of {name} have the same name once `_orig_mod.` is dropped.")
+        raise Corrupt(f"{path}: tensors of {name} have the same name once `_orig_mod.` and `module.` are dropped.")
     about = payload.get(described)
+    about = vars(about) if isinstance(about, argparse.Namespace) else about
     return state, about if isinstance(about, Mapping) else {}
 
 
@@ -198,7 +182,7 @@ def require_family(state: State, kind: Family, path: Path) -> None:
     if found != kind.name:
         what = f"looks like {found}" if found else f"is no TESSERA encoder; it has {_some(state)}"
         stated = "tessera-v1.1-mpc or tessera-v1.1-aws" if found == "tessera-v1.1" else found
-        remedy = f"State --family {stated}." if found else None
+        remedy = f"State --family {stated}." if found else AGAIN
         raise InvalidInput(f"{path.name} {what}, not {kind.name}.", field="family", remedy=remedy)
 
 
@@ -211,12 +195,14 @@ def sizes_of(state: State, about: Mapping[str, Any], kind: Family, path: Path) -
     shown = _shown(state, path)
     # A `config` of v1.1 describes its training, in names of its own: there the family's constants hold.
     said = {name: about[name] for name in kind.sizes if name in about and kind.name in _CONTAINERS}
+    if odd := [f"{name} is {value!r:.60}" for name, value in said.items() if not isinstance(value, int)]:
+        raise Corrupt(f"{path}: {'; '.join(odd)}, no whole number.")
     sizes = {name: shown.get(name, said.get(name, usual)) for name, usual in kind.sizes.items()}
     wrong = [f"{name} is {said[name]}, the tensors have {sizes[name]}" for name in said if said[name] != sizes[name]]
     if wrong:
-        raise Corrupt(f"{path} contradicts itself: {'; '.join(wrong)}.")
+        raise Corrupt(f"{path} contradicts itself: {'; '.join(wrong)}.", remedy=AGAIN)
     for name in sizes:
-        if not isinstance(sizes[name], int) or (not isinstance(sizes[name], bool) and sizes[name] < 1):
+        if not isinstance(sizes[name], bool) and sizes[name] < 1:
             raise Corrupt(f"{path}: {name} is {sizes[name]!r}.")
     if 4 * sizes["latent_dim"] % sizes["nhead"]:
         raise Corrupt(f"{path}: {sizes['nhead']} heads do not divide a width of {4 * sizes['latent_dim']}.")
@@ -263,14 +249,20 @@ def _filled(state: State, kind: Family, sizes: Mapping[str, int | bool], path: P
         "missing": sorted(wanted.keys() - state.keys()),
         "left over": sorted(state.keys() - wanted.keys()),
         "of a wrong shape": sorted(shapes),
-        "not of numbers with a fraction": sorted(k for k, t in state.items() if not t.is_floating_point()),
+        "not plain numbers with a fraction": sorted(
+            k for k, t in state.items() if t.dtype not in KINDS or t.layout != torch.strided or t.is_meta
+        ),
     }
     for what, names in faults.items():
         if names:
-            raise Corrupt(f"{path}: {len(names)} of its tensors are {what}: {_some(names)}.")
-    if bad := [key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
-        raise Corrupt(f"{path}: {len(bad)} of its tensors hold NaN or infinity: {_some(bad)}.")
-    network.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True, assign=True)
+            raise Corrupt(f"{path}: {len(names)} of its tensors are {what}: {_some(names)}.", remedy=AGAIN)
+    # Tensors may repeat what they hold: a small file may claim a network that fills the disk.
+    if (claimed := sum(t.numel() * t.element_size() for t in state.values())) > (size := path.stat().st_size):
+        raise Corrupt(f"{path}: its tensors claim {claimed:,} bytes, and the file has {size:,}.", remedy=AGAIN)
+    floats = {key: tensor.float() for key, tensor in state.items()}
+    if bad := [key for key, tensor in floats.items() if not bool(torch.isfinite(tensor).all())]:
+        raise Corrupt(f"{path}: {len(bad)} of its tensors hold NaN or infinity: {_some(bad)}.", remedy=AGAIN)
+    network.load_state_dict(floats, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -283,9 +275,9 @@ def _depths(about: Mapping[str, Any], kind: Family, sizes: Mapping[str, int | bo
     named = about.get("matryoshka_dims")
     if named is None or not kind.depths:
         return tuple(depth for depth in kind.depths if depth <= sizes["repr_dim"])
-    texts = [str(depth).strip() for depth in (named.split(",") if isinstance(named, str) else named)]
+    texts = [str(depth).strip() for depth in (named if isinstance(named, list | tuple) else str(named).split(","))]
     if not all(text.isdecimal() and 0 < int(text) <= sizes["repr_dim"] for text in texts if text):
-        raise Corrupt(f"{path}: matryoshka_dims is {named!r} of {sizes['repr_dim']} dimensions.")
+        raise Corrupt(f"{path}: matryoshka_dims is {named!r:.60} of {sizes['repr_dim']} dimensions.")
     return tuple(sorted({int(text) for text in texts if text}))
 
 
