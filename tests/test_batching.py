@@ -183,11 +183,11 @@ def test_bytes_are_bounded(model, monkeypatch):
 
 
 def test_a_caller_holds_two_parts_at_most(model, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 16)
     prepared = []
     real = module.prepare
     monkeypatch.setattr(module, "prepare", lambda d, *rest: prepared.append(len(d)) or real(d, *rest))
-    encoder, slow = encoder_of(model)
+    _, slow = encoder_of(model)
+    encoder = Encoder(model, replace(slow.engine, chunk=16))
     slow.gate.clear()
     with ThreadPoolExecutor(1) as pool:
         crowd = pool.submit(encoder.encode, pixels(160, 1))

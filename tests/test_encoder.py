@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from test_dpixels import arrays, real_pixel
 
 from service.dpixels import BANDS, DPixels, from_arrays, from_json
 from service.encoder import Encoder, engines, ort, parts, vino
-from service.encoder import encode as module
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.quant import dequantise, quantise
 from service.registry import SHIPPED, Registry
@@ -84,15 +84,14 @@ def test_order_of_dates_does_not_matter(mini):
     assert not np.allclose(mini.encode(d).floats, mini.encode(turned).floats, atol=2e-5)
 
 
-def test_progress_reaches_the_end(mini, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", 4)
+def test_progress_reaches_the_end(mini):
     seen = []
     d = random_dpixels([9] * 20, [8] * 20, [0] * 20)
-    small = mini.encode(d, on_progress=lambda done, total: seen.append((done, total)))
+    in_fours = Encoder(mini.model, replace(mini.engine, chunk=4))
+    small = in_fours.encode(d, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (20, 20)
     assert len(seen) > 2
     assert seen == sorted(seen)
-    monkeypatch.undo()
     assert np.array_equal(small.floats, mini.encode(d).floats)
 
 
@@ -236,7 +235,7 @@ def test_half_precision_on_a_gpu_needs_the_half_file(mini, monkeypatch):
 
 def test_bound_memory_gives_what_a_plain_run_gives(mini):
     """The way onto a GPU, tried on this machine's own memory: places are used again for a shape seen before."""
-    session = ort._session(mini.model, mini.model.path, "cpu", "fp32")
+    session = ort._session(mini.model, mini.model.path, "cpu", "fp32", 1)
     run = ort.bound(session, "cpu")
     d = random_dpixels([5, 30, 17, 9], [4, 20, 0, 9], [0, 9, 3, 9])
     ready = prepare(d, mini.manifest.statistics, "v2")
@@ -247,8 +246,8 @@ def test_bound_memory_gives_what_a_plain_run_gives(mini):
 
 def test_tensorrt_is_told_every_length_at_once(mini):
     options = ort._options(mini.model, "tensorrt", "fp16")
-    assert options["trt_profile_min_shapes"].split(",")[:2] == ["s1:512x8x2", "s1_doy:512x8"]
-    assert "s2:512x256x10" in options["trt_profile_max_shapes"].split(",")
+    assert options["trt_profile_min_shapes"].split(",")[:2] == ["s1:256x8x2", "s1_doy:256x8"]
+    assert "s2:256x256x10" in options["trt_profile_max_shapes"].split(",")
     assert ort._options(mini.model, "cuda", "fp32") == {"use_tf32": "0"}
 
 
@@ -290,3 +289,90 @@ def test_a_file_that_is_no_encoder_is_named(mini, tmp_path):
     (path.parent / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Corrupt, match="cannot be opened"):
         Encoder.open(Registry((tmp_path,)).get("smalti-mini"))
+
+
+# --- on a GPU, as far as that can be tried without
+
+
+class Assigned:
+    """A session that says where its operators are."""
+
+    def __init__(self, **places):
+        self._places = places
+
+    def get_provider_graph_assignment_info(self):
+        def part(place, kinds):
+            nodes = [SimpleNamespace(op_type=kind) for kind in kinds]
+            return SimpleNamespace(ep_name=ort.PROVIDERS[place], get_nodes=lambda: nodes)
+
+        return [part(place, kinds) for place, kinds in self._places.items()]
+
+
+def test_what_a_gpu_leaves_to_the_processor_is_said_or_refused():
+    assert ort.left(Assigned(cuda=["MatMul", "Softmax"], cpu=["Gather", "Unsqueeze"]), "cuda") == ""
+    assert "recurrent cell runs on the processor" in ort.left(Assigned(cuda=["MatMul"], cpu=["GRU"]), "cuda")
+    with pytest.raises(Unavailable, match="cuda was asked for, but GRU, MatMul would run on the processor"):
+        ort.left(Assigned(cuda=["Softmax"], cpu=["MatMul", "GRU"]), "cuda")
+
+
+def test_what_runs_where_is_asked_of_onnxruntime_itself(mini):
+    options = ort.onnxruntime.SessionOptions()
+    ort._ready_gpu(options, 1)
+    session = ort.onnxruntime.InferenceSession(str(mini.model.path), options, providers=["CPUExecutionProvider"])
+    with pytest.raises(Unavailable, match="Gemm, LayerNormalization, MatMul, Softmax would run on the processor"):
+        ort.left(session, "cuda")
+
+
+def test_a_gpu_is_tried_before_it_serves(mini):
+    engines.trial(mini.model, mini.engine)
+
+    def broken(feeds):
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    with pytest.raises(Unavailable, match="cpu does not run here: no kernel image"):
+        engines.trial(mini.model, replace(mini.engine, lane=lambda: broken))
+    nothing = np.full((mini.engine.batch, 128), np.nan, np.float32)
+    with pytest.raises(Unavailable, match="no vectors in fp32"):
+        engines.trial(mini.model, replace(mini.engine, lane=lambda: lambda feeds: nothing))
+
+
+def test_engines_of_tensorrt_are_kept_apart_by_weights(mini):
+    other = replace(mini.model, manifest=replace(mini.manifest, sha256="0" * 64))
+    one, two = (ort._options(model, "tensorrt", "fp32")["trt_engine_cache_path"] for model in (mini.model, other))
+    assert one != two
+
+
+# --- threads
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({}, 64),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 64),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 1),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/docker/1\n0::/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            3,
+        ),
+        (
+            {
+                "proc/self/cgroup": "1:cpu:/\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            64,
+        ),
+    ],
+)
+def test_threads_are_no_more_than_a_container_may_use(files, most, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert engines.cores(tmp_path) == most

@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from service.quant import quantise
 from service.registry import ModelManifest, RegisteredModel
 from service.sampling import prepare
 from service.values import NOT_EMBEDDED, REJECTED, VALID, Counts, Float32Array, ModelIdentity, UInt8Array, Vectors
-
-CHUNK: Final = 1024
-"""Pixels that are prepared together: bounds memory, and fills batches."""
 
 Progress = Callable[[int, int], None]
 """Called with (pixels done, pixels in all)."""
@@ -145,10 +141,11 @@ class Encoder:
         depth, total = self._depth(dims), len(dpixels)
         floats = np.full((total, depth), np.nan, np.float32)
         status, seen = np.full(total, VALID, np.uint8), Counts.zeros((total,))
-        held = min(PARTS * CHUNK, total) * self._bytes_of(dpixels)
+        chunk = self.engine.chunk
+        held = min(PARTS * chunk, total) * self._bytes_of(dpixels)
         with self._lanes.call(total, held, patience=patience, given_up=given_up) as call:
-            for start in range(0, total, CHUNK):
-                rows = slice(start, min(start + CHUNK, total))
+            for start in range(0, total, chunk):
+                rows = slice(start, min(start + chunk, total))
                 part = self._part(dpixels[rows], min_s2, floats[rows], status[rows], seen, start)
                 self._lanes.put(call, part, rows.stop - start)
                 if on_progress and total > call.left > 0:

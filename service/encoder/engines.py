@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
+from math import ceil
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from service.errors import Corrupt, InvalidInput, Unavailable
 from service.registry import RegisteredModel
+from service.sampling import LENGTHS
 from service.values import Float32Array
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -24,6 +29,7 @@ Run = Callable[[Feeds], Float32Array]
 """(B, d) vectors of one batch. To be called by one thread at a time."""
 
 PRECISIONS: Final = ("fp32", "fp16")
+CHUNK: Final = 1024
 ROOMS: Final = {
     "cuda": "service.encoder.ort",
     "openvino": "service.encoder.vino",
@@ -53,8 +59,10 @@ class Engine:
     """Makes what one thread runs batches with."""
     close: Callable[[], None]
     """Lets go of the graph; no lane runs afterwards."""
+    chunk: int = CHUNK
+    """Pixels that are prepared together: bounds memory, and fills batches of every pair of lengths."""
     why: str = ""
-    """What `auto` passed over, and why; empty where the engine was asked for by name."""
+    """What is to be known of it: what `auto` passed over and why, what does not run on the device; mostly empty."""
 
 
 def open_engine(model: RegisteredModel, asked: str, precision: str, threads: int | None) -> Engine:
@@ -89,7 +97,8 @@ def open_engine(model: RegisteredModel, asked: str, precision: str, threads: int
                 raise
             passed.append(f"{device}: {error.message}")
             continue
-        return replace(engine, why=" ".join(["chosen by auto.", *passed])) if asked == "auto" else engine
+        told = [engine.why] if engine.why else []
+        return replace(engine, why=" ".join(["chosen by auto.", *told, *passed])) if asked == "auto" else engine
     raise Unavailable(
         f"no engine here runs {model.manifest.identity} in {precision}: {' '.join(passed)}",
         field="engine",
@@ -113,9 +122,40 @@ def builds() -> list[str]:
     return sorted(names & {"onnxruntime", "onnxruntime-gpu"})
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+def cores(system: Path = Path("/")) -> int:
+    """Processor cores that this process may use: those it may run on, and no more than the quota that a container has.
+
+    Args:
+        system: Where `proc` and `sys` lie.
+    """
+    here = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    return max(1, min([here, *(ceil(quota) for quota in _quotas(system))]))
+
+
+def _quotas(system: Path) -> Iterator[float]:
+    """Cores that each control group of Linux around this process leaves it, of version 2 and of version 1."""
+    try:
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = system / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        # A container may see its path outside, and only the end of the way here: what is not there says nothing.
+        folder = top / group.lstrip("/")
+        for place in (folder, *folder.parents[: len(folder.parts) - len(top.parts)]):
+            with suppress(OSError, ValueError):  # `max` is no number, and no quota
+                yield _quota(place, controllers)
+
+
+def _quota(place: Path, controllers: str) -> float:
+    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+    quota, period = " ".join((place / name).read_text() for name in names).split()
+    if int(quota) < 0:
+        raise ValueError(quota)
+    return int(quota) / int(period)
 
 
 def inputs_of(model: RegisteredModel) -> frozenset[str]:
@@ -135,3 +175,23 @@ def check_graph(model: RegisteredModel, inputs: set[str], dims: object) -> None:
             f"{model.path} takes {sorted(inputs)} and gives {dims} numbers; its manifest says otherwise.",
             remedy="Fetch or import the model again.",
         )
+
+
+def trial(model: RegisteredModel, engine: Engine) -> None:
+    """Run one batch of nothing: a driver or a library may be there, and still not fit the device.
+
+    Raises:
+        Unavailable: It does not run.
+    """
+    sides = engine.batch, LENGTHS[0]
+    channels = {"s2": (10,), "s1": (2,)}
+    feeds = {
+        name: np.zeros(sides + channels.get(name, ()), np.int64 if name.endswith(("_doy", "_order")) else np.float32)
+        for name in inputs_of(model)
+    }
+    try:
+        vectors = engine.lane()(feeds)
+    except Exception as error:  # of the engine's own making
+        raise Unavailable(f"{engine.device} does not run here: {str(error)[:200]}", field="engine") from None
+    if vectors.shape != (engine.batch, model.manifest.dims) or not np.isfinite(vectors).all():
+        raise Unavailable(f"{engine.device} gives no vectors in {engine.precision}.", field="engine")
