@@ -56,6 +56,9 @@ class Limits(BaseModel, frozen=True):
     jobs_waiting: int = Field(32, gt=0, description="jobs that wait or run at once; more get 503")
     job_listeners: int = Field(64, gt=0, description="open streams of /jobs/{id}/events; more get 503")
     uploads_at_once: int = Field(64, gt=0, description="uploads taken in, encoded and answered at once; more get 503")
+    scratch_bytes: int = Field(
+        4_000_000_000, gt=0, description="size of all uploads and answers at once, unpacked; more get 503"
+    )
     large_uploads_at_once: int = Field(2, gt=0, description="uploads of over 8 MB encoded at once; others wait")
     encoder_wait: int = Field(30, gt=0, description="seconds others may keep an upload waiting; else it gets 503")
 
@@ -112,6 +115,9 @@ class Settings(BaseSettings):
         None, description="whether to send traces to OpenTelemetry; if not set: where OTEL_EXPORTER_OTLP_ENDPOINT is"
     )
     encoder_threads: int = Field(0, ge=0, description="threads of an encoder; 0: one a core")
+    encoders_open: int = Field(
+        4, ge=1, description="encoders that stay in memory; of more, the one unused for longest is closed"
+    )
     basemap: str = Field(
         "",
         pattern=r"^(|https?://[a-z0-9.:-]+(/[^\s\"'<>;,]*)?)$",

@@ -16,6 +16,7 @@ from fastapi import Request, Response
 
 from api.metrics import Counted
 from api.settings import Limits
+from service.dpixels import scratch
 from service.errors import SmaltiError, Unavailable
 
 LARGE: Final = 8_000_000
@@ -49,6 +50,7 @@ class Turns:
     def __init__(self, limits: Limits, refused: Counted) -> None:
         self._refused = refused
         self._most, self._patience = limits.uploads_at_once, limits.encoder_wait
+        self.scratch = scratch.Room(limits.scratch_bytes)
         self._threads = CapacityLimiter(limits.uploads_at_once)
         self._large = CapacityLimiter(limits.large_uploads_at_once)
         self._lock = threading.Lock()
@@ -56,7 +58,7 @@ class Turns:
 
     @contextmanager
     def taken_in(self) -> Iterator[None]:
-        """Be one of the uploads that are here.
+        """Be one of the uploads that are here, until it is answered; what it takes of memory and disk is counted.
 
         Raises:
             Unavailable: Too many are here already.
@@ -69,7 +71,8 @@ class Turns:
                 )
             self._here += 1
         try:
-            yield
+            with self.scratch.share():
+                yield
         finally:
             with self._lock:
                 self._here -= 1
@@ -128,7 +131,7 @@ class Turns:
             self._large.release()
 
     def counts(self) -> tuple[int, int]:
-        """How many uploads are unpacked and encoded now, and how many wait or still arrive."""
+        """How many uploads are unpacked and encoded now, and how many arrive, wait or are being answered."""
         with self._lock:
             return self._running, self._here - self._running
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from api.settings import Limits, Settings
 from service.dpixels import BANDS, scratch
-from tests.conftest import ROOT
-from tests.uploads import NPZ, PARQUET, UNITS, folder, npz, parquet, table
+from tests.conftest import ROOT, client_of
+from tests.uploads import ARROW, NPZ, PARQUET, UNITS, arrow, body, folder, npz, parquet, pixels, table
 
 READ = """
 import json, sys, threading, time
@@ -126,3 +127,56 @@ def test_a_full_disk_is_told_in_words(
     assert (answer.status_code, answer.json()["kind"]) == (503, "unavailable")
     assert "no room on disk" in answer.json()["detail"]
     assert answer.headers["retry-after"]
+
+
+def room_of(client: TestClient) -> scratch.Room:
+    return client.app.state.smalti.turns.scratch  # type: ignore[attr-defined]
+
+
+def test_what_an_upload_takes_is_bounded_and_given_back(world: Settings) -> None:
+    """A body of a few kB unpacks to 1.2 MB here; what counts is what it takes, in whatever form it comes."""
+    held = {name: array * 0 if name == "bands" else array for name, array in folder(300, 200, 2, 1).items()}
+    held["doys"] = np.arange(1, 201, dtype=np.uint16)
+    packed = npz(held, np.savez_compressed)
+    first_pixels = npz(pixels(held), np.savez_compressed)
+    long = parquet(table(folder(60, 38)))
+    sent = (
+        ({}, packed, NPZ), (UNITS, first_pixels, NPZ), (UNITS, long, PARQUET), (UNITS, arrow(table(folder(60))), ARROW),
+        ({}, json.dumps(body(folder(60))).encode(), {"Content-Type": "application/json"}),
+    )  # fmt: skip
+    for params, content, headers in sent:
+        client = client_of(world.model_copy(update={"limits": Limits(scratch_bytes=len(content) + 5_000)}))
+        alone = client.post("/embed", params=params, content=content, headers=headers)
+        assert (alone.status_code, alone.json()["kind"]) == (413, "limit-exceeded"), alone.text
+        assert f"over {len(content) + 5_000:,} bytes" in alone.json()["detail"]
+        assert alone.json()["remedy"] == "Send fewer pixels at once."
+        assert room_of(client).taken == 0
+    client = client_of(world.model_copy(update={"limits": Limits(scratch_bytes=4_000_000)}))
+    assert client.post("/embed", content=packed, headers=NPZ).status_code == 200
+    assert room_of(client).taken == 0
+    room_of(client).add(3_500_000)  # others
+    busy = client.post("/embed", content=packed, headers=NPZ)
+    assert (busy.status_code, busy.json()["kind"], busy.headers["retry-after"]) == (503, "unavailable", "5")
+    assert "of the 4,000,000 bytes that they may unpack to together" in busy.json()["detail"]
+    assert "SCRATCH_BYTES" in busy.json()["remedy"]
+    assert room_of(client).taken == 3_500_000
+
+
+def test_a_place_is_kept_until_the_answer_is_sent(world: Settings) -> None:
+    """Clients that do not fetch what they asked for are uploads too: their answers lie on disk."""
+    client = client_of(world)
+    turns, seen = client.app.state.smalti.turns, []  # type: ignore[attr-defined]
+    app, content = client.app, npz(folder())
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.body" and message.get("body"):
+                seen.append((turns.counts(), turns.scratch.taken > len(content)))
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    here = TestClient(watched, base_url=str(client.base_url), client=("127.0.0.1", 50000))
+    assert here.post("/embed", content=content, headers=NPZ).status_code == 200
+    assert seen == [((0, 1), True)]
+    assert (turns.counts(), turns.scratch.taken) == ((0, 0), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from os import SEEK_END
 from typing import IO, Annotated, Any, Final
 
@@ -28,12 +29,18 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {media: {} f
 Corner = tuple[int, tuple[float, ...]]
 
 
+async def taken_in(state: Annotated[State, Depends(get_state)]) -> AsyncIterator[None]:
+    """A place among the uploads, kept until the last byte of the answer is sent."""
+    with state.turns.taken_in():
+        yield
+
+
 @router.post(
     "/embed",
     response_model=EmbedAnswer,
     responses={**documented(401, 403, 404, 409, 413, 415, 422, 503), **ANSWERS},
     openapi_extra={"requestBody": REQUEST_BODY},
-    dependencies=[Depends(require("embed"))],
+    dependencies=[Depends(require("embed")), Depends(taken_in)],
 )
 async def embed(
     request: Request, state: Annotated[State, Depends(get_state)], params: Annotated[EmbedParams, Query()]
@@ -52,8 +59,8 @@ async def embed(
     """
     form = form_of(request)
     limits = state.settings.limits
-    with state.turns.taken_in():
-        file = await spooled(request, limits.json_bytes if form == "json" else limits.body_bytes)
+    file = await spooled(request, limits.json_bytes if form == "json" else limits.body_bytes)
+    with file:
         size, accept = file.seek(0, SEEK_END), request.headers.get("accept")
         file.seek(0)
         return await state.turns.run(request, size, lambda turn: _embed(state, turn, file, form, params, accept))
@@ -64,22 +71,21 @@ def _embed(
 ) -> Response:
     """Everything that takes time: read and check, encode, store, write the answer."""
     limits = state.settings.limits
-    with file:
-        body = parsed(file.read(), limits.json_pixels) if form == "json" else None
-        asked = body or params
-        answer = chosen(asked.answer, accept, form)
-        quantize = quantized(asked.quantize, answer, form)
-        window = Window.parse(asked.window) if asked.window else None
-        encoder = state.encoder(asked.model)
-        _check_prepared(asked, encoder)
-        corner = _corner(state, asked, params, encoder)
-        if body and window:
-            upload = upload_of(body, window)
-        else:
-            upload = read_upload(file, form, limits, Declared(window, params.s2_unit, params.s1_unit))
-        cells = _cells(upload, corner, asked) if asked.dataset else {}
-        result = _encoded(state, turn, encoder, upload, asked)
-        stored = _stored(state, asked, encoder, upload, result, window, cells)
+    body = parsed(file.read(), limits.json_pixels) if form == "json" else None
+    asked = body or params
+    answer = chosen(asked.answer, accept, form)
+    quantize = quantized(asked.quantize, answer, form)
+    window = Window.parse(asked.window) if asked.window else None
+    encoder = state.encoder(asked.model)
+    _check_prepared(asked, encoder)
+    corner = _corner(state, asked, params, encoder)
+    if body and window:
+        upload = upload_of(body, window)
+    else:
+        upload = read_upload(file, form, limits, Declared(window, params.s2_unit, params.s1_unit))
+    cells = _cells(upload, corner, asked) if asked.dataset else {}
+    result = _encoded(state, turn, encoder, upload, asked)
+    stored = _stored(state, asked, encoder, upload, result, window, cells)
     return respond(answer, Embedded(upload, result, encoder, window, quantize, stored))
 
 

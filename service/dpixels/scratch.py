@@ -6,20 +6,104 @@ import errno
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Final
+from contextvars import ContextVar
+from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from service.dpixels.value import Number
-from service.errors import Unavailable
+from service.errors import LimitExceeded, Unavailable
 
 SMALL: Final = 8_000_000
 """Bytes up to which memory is the simpler place."""
 _COLUMNS: Final = 16
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SOON_S: Final = 5.0
+"""When one that found no room should come again."""
+
+
+class Room:
+    """Bytes that all uploads of a server may take together, in memory and in files.
+
+    A small body may unpack to hundreds of times its size, so it is what they take that is counted, not what was sent.
+
+    Args:
+        most: How many; refusals name it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        """Count what this upload takes by `spool` and `zeros`, here and in threads begun here; forgotten at the end."""
+        share = _Share(self)
+        before = _SHARE.set(share)
+        try:
+            yield
+        finally:
+            _SHARE.reset(before)
+            self.add(-share.taken)
+
+    def add(self, size: int) -> None:
+        """Take `size` bytes, or give them back where it is negative.
+
+        Raises:
+            Unavailable: Others have taken too much.
+        """
+        with self._lock:
+            if size > 0 and self.taken + size > self._most:
+                raise Unavailable(
+                    f"uploads take {self.taken:,} of the {self._most:,} bytes that they may unpack to together.",
+                    field="body",
+                    remedy="Try again soon; operators: SMALTI_LIMITS__SCRATCH_BYTES.",
+                    retry_after=SOON_S,
+                )
+            self.taken += size
+
+    def check(self, size: int) -> None:
+        """Refuse what one upload would take even of an empty room.
+
+        Raises:
+            LimitExceeded: It is too much.
+        """
+        if size > self._most:
+            raise LimitExceeded(
+                f"takes over {self._most:,} bytes once unpacked and converted.",
+                field="body",
+                remedy="Send fewer pixels at once.",
+            )
+
+
+class _Share:
+    """What one upload has taken so far."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        self._room.check(self.taken + size)
+        self._room.add(size)
+        self.taken += size
+
+
+_SHARE: ContextVar[_Share | None] = ContextVar("share", default=None)
+
+
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    """A file that is counted."""
+
+    def write(self, data: Any) -> int:
+        if share := _SHARE.get():
+            share.take(len(data))
+        return super().write(data)
 
 
 @contextmanager
@@ -42,17 +126,20 @@ def on_disk() -> Iterator[None]:
 
 
 def spool() -> IO[bytes]:
-    """A file that lies in memory while it is small."""
-    return tempfile.SpooledTemporaryFile(max_size=SMALL)
+    """A file that lies in memory while it is small. Writing raises as `Room.share` does where there is one."""
+    return _Spool(max_size=SMALL)
 
 
 def zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Number:
     """An array of zeros to write into, in memory or, where it is large, in a file.
 
     Raises:
-        Unavailable: The disk is full.
+        Unavailable: The disk is full, or other uploads take what room there is.
+        LimitExceeded: It takes more room than there is.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    if share := _SHARE.get():
+        share.take(size)
     if size <= SMALL:
         return np.zeros(shape, dtype)
     with on_disk(), tempfile.TemporaryFile() as file:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from service.dpixels.scratch import zeros
 from service.dpixels.stored import UNUSABLE_SCL, one_piece
 from service.dpixels.value import BANDS, MERGE, Days, DPixels, check_frames, day_of_year
 from service.errors import InvalidInput
@@ -99,8 +100,8 @@ def from_json(pixels: Sequence[PixelSeries], window: Window) -> tuple[DPixels, b
 def _packed(parts: Sequence[_Part]) -> tuple[Float32Array, Int64Array, BoolArray]:
     """Pad series of several lengths with zeros that are not valid."""
     n, t = len(parts), max(len(part.doy) for part in parts)
-    values = np.zeros((n, t, parts[0].values.shape[1]), np.float32)
-    doy, valid = np.zeros((n, t), np.int64), np.zeros((n, t), bool)
+    values = zeros((n, t, parts[0].values.shape[1]), np.float32)
+    doy, valid = zeros((n, t), np.int64), zeros((n, t), np.bool_)
     for i, part in enumerate(parts):
         k = len(part.doy)
         values[i, :k], doy[i, :k], valid[i, :k] = part.values, part.doy, part.valid
