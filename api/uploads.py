@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from typing import IO, Final, Literal
 
-import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import Request
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from api.problems import where
-from api.schemas import EmbedBody, EmbedChoices, PixelBody, S1Body, S2Body
+from api.schemas import EmbedChoices
 from api.settings import Limits
-from service.dpixels import (
-    Declared,
-    PixelSeries,
-    S1Series,
-    S2Series,
-    Upload,
-    UploadLimits,
-    from_json,
-    read_npz,
-    scratch,
-)
+from service.dpixels import Declared, Upload, UploadLimits, read_npz, scratch
 from service.errors import InvalidInput, LimitExceeded
 from service.tables import read_table
-from service.values import Window
 
 BodyForm = Literal["json", "npz", "arrow", "parquet"]
 JSON: Final = "application/json"
@@ -108,43 +95,6 @@ async def spooled(request: Request, most: int) -> IO[bytes]:
         spool.close()
         raise
     return spool
-
-
-def parsed(raw: bytes, most: int) -> EmbedBody:
-    """A JSON body of at most `most` pixels.
-
-    Raises:
-        InvalidInput: It is no JSON, or says something else; names the first such member.
-        LimitExceeded: It has more pixels.
-    """
-    try:
-        body = EmbedBody.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidInput(f"{first['msg']}.", field=where(first["loc"]) or "body") from None
-    if len(body.pixels) > most:
-        raise LimitExceeded(
-            f"{len(body.pixels):,} pixels.", field="pixels", remedy=f"Send at most {most:,}, or a file."
-        )
-    return body
-
-
-def upload_of(body: EmbedBody, window: Window) -> Upload:
-    """The d-pixels of a JSON body.
-
-    Raises:
-        InvalidInput, LimitExceeded: As `from_json` does.
-    """
-    dpixels, reordered = from_json([_series(pixel) for pixel in body.pixels], window)
-    places = [pixel.at for pixel in body.pixels if pixel.at is not None]
-    lonlat = np.array(places, float) if len(places) == len(body.pixels) else None
-    return Upload(dpixels, reordered, None, lonlat)
-
-
-def _series(pixel: PixelBody) -> PixelSeries:
-    s2 = S2Series(**{name: getattr(pixel.s2, name) for name in S2Body.model_fields}) if pixel.s2 else None
-    s1 = tuple(S1Series(**{name: getattr(one, name) for name in S1Body.model_fields}) for one in pixel.s1)
-    return PixelSeries(s2, s1)
 
 
 def read_upload(file: IO[bytes], form: BodyForm, limits: Limits, declared: Declared) -> Upload:

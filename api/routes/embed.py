@@ -12,9 +12,10 @@ from api.answers import MEDIA, Embedded, chosen, quantized, respond
 from api.problems import documented
 from api.schemas import EmbedAnswer, EmbedBody, EmbedChoices, Stored
 from api.security import require
+from api.series import parsed, upload_of
 from api.state import State, get_state
 from api.turns import Turn
-from api.uploads import REQUEST_BODY, BodyForm, EmbedParams, form_of, parsed, read_upload, spooled, upload_of
+from api.uploads import REQUEST_BODY, BodyForm, EmbedParams, form_of, read_upload, spooled
 from service.dpixels import Declared, Upload
 from service.embed import Cells, cells_of_placement, cells_of_places, store_result
 from service.encoder import Encoder, EncodeResult
