@@ -94,6 +94,7 @@ def serve(
     worker: Annotated[bool, typer.Option("--worker", help="Also keep a worker process for jobs beside it.")] = False,
 ) -> None:
     """Serve maps, search and encoders over HTTP."""
+    ctx.obj.require_device()
     with working.beside() if worker else nullcontext():
         _serve(ctx.obj.settings, host, port)
 

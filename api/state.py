@@ -25,9 +25,9 @@ from indexing.pixels import BlockCache
 from indexing.search import Searcher
 from service.bucket import open_bucket
 from service.encoder import Encoder
-from service.errors import NotFound, SmaltiError
+from service.errors import NotFound, SmaltiError, Unavailable
 from service.extent import Extent, extent_of
-from service.registry import SHIPPED, Registry
+from service.registry import DEFAULT, SHIPPED, Registry
 from service.shelf import Shelf
 from service.values import Window
 
@@ -69,6 +69,8 @@ class State:
     def encoder(self, model: str) -> Encoder:
         """The opened encoder of a model; opening loads the weights, once, and keeps nobody else's model waiting.
 
+        A few stay open. One that was asked for less lately ends when nobody uses it any more.
+
         Raises:
             NotFound: No such model.
             Unavailable: The model file or the device is not there.
@@ -78,12 +80,49 @@ class State:
         with self._lock:
             loading = self._loading.setdefault(key, threading.Lock())
         with loading:
-            if key not in self._encoders:
-                threads = self.settings.encoder_threads or None
-                self._encoders[key] = Encoder.open(
-                    registered, self.settings.device, threads=threads, precision=self.settings.precision
+            with self._lock:
+                encoder = self._encoders.get(key)
+            if encoder is None:
+                encoder = Encoder.open(
+                    registered,
+                    self.settings.device,
+                    threads=self.settings.encoder_threads or None,
+                    precision=self.settings.precision,
                 )
-            return self._encoders[key]
+        dropped = self._keep(key, encoder)
+        del dropped  # outside of any lock: whoever lets go of an encoder last waits for its threads to end
+        return encoder
+
+    def _keep(self, key: str, encoder: Encoder) -> list[Encoder]:
+        """Those that have to go, now that this one was asked for."""
+        with self._lock:
+            self._encoders.pop(key, None)
+            self._encoders[key] = encoder
+            oldest = list(self._encoders)[: -self.settings.encoders_open]
+            return [self._encoders.pop(other) for other in oldest]
+
+    def require_device(self) -> None:
+        """Make sure that the device and the precision that were asked for are here, so that nothing starts without.
+
+        Raises:
+            Unavailable: They are not.
+        """
+        device, precision = self.settings.device, self.settings.precision
+        if (device, precision) == ("auto", "fp32"):
+            return  # a processor is always there
+        missing = []
+        for name in ("cuda", "openvino") if device == "auto" else (device,):
+            # Every GPU has both precisions, but not every model both files: there the device alone is tried.
+            tried = precision if name in ("cpu", "openvino") else "fp32"
+            try:
+                Encoder.open(self.registry.get(DEFAULT), name, threads=1, precision=tried).close()
+                return
+            except Unavailable as error:
+                missing.append(error)
+        if len(missing) == 1:
+            raise missing[0]
+        told = " ".join(error.message for error in missing)
+        raise Unavailable(f"nothing here has {precision}: {told}", field="precision", remedy="Use fp32.")
 
     def searcher(self, dataset: Dataset) -> Searcher:
         """What searches one dataset."""
@@ -96,8 +135,9 @@ class State:
             return known
 
     def encoders(self) -> dict[str, Encoder]:
-        """The encoders that are open, by identity."""
-        return dict(self._encoders)
+        """The encoders that are open, by identity; the one asked for last comes last."""
+        with self._lock:
+            return dict(self._encoders)
 
     def searchers(self) -> dict[str, list[Searcher]]:
         """What has searched so far, by dataset."""

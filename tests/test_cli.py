@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from api.cli import app, main
 from api.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 SMALTI = str(Path(sys.executable).with_name("smalti"))
 
@@ -132,3 +132,10 @@ def test_a_taken_port_is_told_in_words(tmp_path: Path) -> None:
     assert said.returncode == 1
     assert "is taken" in said.stderr
     assert "--port" in said.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_nothing_starts_without_the_precision_it_was_told_to_use(command: str, tmp_path: Path) -> None:
+    ended = run(tmp_path, command, SMALTI_DEVICE="cpu", SMALTI_PRECISION="fp16", SMALTI_PORT=str(free_port()))
+    assert ended.returncode == 1
+    assert "the cpu engine has no fp16" in ended.stderr

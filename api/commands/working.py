@@ -44,6 +44,7 @@ def worker(
 
     state: State = ctx.obj
     logs.setup(state.settings)
+    state.require_device()
     work(state, name, parent=parent)
 
 

@@ -108,6 +108,8 @@ def _encoder(state: State, model: RegisteredModel) -> str:
     """The one that runs where none is named is opened; of others, which may be large, the files are looked for."""
     identity = str(model.manifest.identity)
     needed = model.manifest.identity.name == DEFAULT
+    if not model.half_path and state.settings.precision == "fp16" and state.settings.device in ("cuda", "tensorrt"):
+        return "not run in fp16, for which it has no file"  # no fault of the server's, which others may well use
     encoder = state.encoder(identity) if needed else state.encoders().get(identity)
     if encoder is None:
         model.require_files()
