@@ -1,6 +1,7 @@
 """JSON bodies of POST /embed, read a pixel at a time.
 
-The parser lets no other thread run until it is through: a whole body would stop the server for a second.
+No other thread runs while pydantic parses, nor while a million numbers are let go: a whole body would stop the server
+for a second. Here it is first cut into the texts of its pixels, then each is parsed, converted and forgotten.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _SCALAR: Final = re.compile(rf'{_STRING}|[^\s,:"{{}}\[\]]++', re.DOTALL)
 _NESTING: Final = re.compile(rf"{_STRING}|[{{}}\[\]]", re.DOTALL)
 
 
-def parsed(raw: bytes, most: int) -> EmbedBody:
-    """A JSON body of at most `most` pixels.
+def parsed(raw: bytes, most: int) -> tuple[EmbedBody, list[str]]:
+    """What a JSON body of at most `most` pixels asks, and the text of each pixel; the pixels within are placeholders.
 
     Raises:
         InvalidInput: It is no JSON, or says something else; names the first such member.
@@ -40,7 +41,7 @@ def parsed(raw: bytes, most: int) -> EmbedBody:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"is no UTF-8 at byte {error.start:,}.", field="body", remedy="Send JSON.") from None
     members: dict[str, str] = {}
-    pixels: list[PixelBody] = []
+    pixels: list[str] = []
     for _ in text.items("{", "}"):
         name = text.name()
         if name in members:
@@ -53,20 +54,19 @@ def parsed(raw: bytes, most: int) -> EmbedBody:
     text.end()
     said = [f"{name}:{value}" for name, value in members.items() if value]
     if pixels:
-        said.append('"pixels":[{}]')  # they are read already
+        said.append('"pixels":[{}]')
     elif '"pixels"' in members:
         said.append('"pixels":[]')
-    head = _valid(EmbedBody, f"{{{','.join(said)}}}")
-    return head.model_copy(update={"pixels": pixels})
+    return _valid(EmbedBody, f"{{{','.join(said)}}}"), pixels
 
 
-def _pixels(text: _Text, most: int) -> list[PixelBody]:
-    found: list[PixelBody] = []
+def _pixels(text: _Text, most: int) -> list[str]:
+    found: list[str] = []
     for index in text.items("[", "]"):
         if index >= most:
             said = f"there are over {most:,} pixels."
             raise LimitExceeded(said, field="pixels", remedy=f"Send at most {most:,}, or a file.")
-        found.append(_valid(PixelBody, text.value(), "pixels", index))
+        found.append(text.value())
     return found
 
 
@@ -144,16 +144,25 @@ class _Text:
         raise InvalidInput(said, field="body", remedy="Was it sent whole?")
 
 
-def upload_of(body: EmbedBody, window: Window) -> Upload:
-    """The d-pixels of a JSON body.
+def upload_of(pixels: list[str], window: Window) -> Upload:
+    """The d-pixels of a JSON body, from the text of each.
 
     Raises:
-        InvalidInput, LimitExceeded: As `from_json` does.
+        InvalidInput: One says something else; or as `from_json` does.
+        LimitExceeded: As `from_json` does.
     """
-    dpixels, reordered = from_json([_series(pixel) for pixel in body.pixels], window)
-    places = [pixel.at for pixel in body.pixels if pixel.at is not None]
-    lonlat = np.array(places, float) if len(places) == len(body.pixels) else None
+    places: list[tuple[float, float]] = []
+    dpixels, reordered = from_json(_each(pixels, places), window)
+    lonlat = np.array(places, float) if len(places) == len(pixels) else None
     return Upload(dpixels, reordered, None, lonlat)
+
+
+def _each(pixels: list[str], places: list[tuple[float, float]]) -> Iterator[PixelSeries]:
+    for index, text in enumerate(pixels):
+        pixel = _valid(PixelBody, text, "pixels", index)
+        if pixel.at is not None:
+            places.append(pixel.at)
+        yield _series(pixel)
 
 
 def _series(pixel: PixelBody) -> PixelSeries:

@@ -72,7 +72,7 @@ def _embed(
 ) -> Response:
     """Everything that takes time: read and check, encode, store, write the answer."""
     limits = state.settings.limits
-    body = parsed(file.read(), limits.json_pixels) if form == "json" else None
+    body, pixels = parsed(file.read(), limits.json_pixels) if form == "json" else (None, [])
     asked = body or params
     answer = chosen(asked.answer, accept, form)
     quantize = quantized(asked.quantize, answer, form)
@@ -81,7 +81,7 @@ def _embed(
     _check_prepared(asked, encoder)
     corner = _corner(state, asked, params, encoder)
     if body and window:
-        upload = upload_of(body, window)
+        upload = upload_of(pixels, window)
     else:
         upload = read_upload(file, form, limits, Declared(window, params.s2_unit, params.s1_unit))
     cells = _cells(upload, corner, asked) if asked.dataset else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,11 +67,11 @@ class _Part:
     valid: BoolArray
 
 
-def from_json(pixels: Sequence[PixelSeries], window: Window) -> tuple[DPixels, bool]:
+def from_json(pixels: Iterable[PixelSeries], window: Window) -> tuple[DPixels, bool]:
     """Check uploaded series and pack them.
 
     Args:
-        pixels: One a pixel.
+        pixels: One a pixel; each is let go before the next is asked for.
         window: Every date must lie within.
 
     Returns:
@@ -81,8 +81,6 @@ def from_json(pixels: Sequence[PixelSeries], window: Window) -> tuple[DPixels, b
         InvalidInput: Something is wrong; `field` is its path, `pixels[3].s2.bands`.
         LimitExceeded: A series has more than MAX_FRAMES dates.
     """
-    if not pixels:
-        raise InvalidInput("is empty.", field="pixels", remedy="Send at least one pixel.")
     s2, orbits, reordered = [], {"ascending": [], "descending": []}, False  # type: ignore[var-annotated]
     for index, pixel in enumerate(pixels):
         path = f"pixels[{index}]"
@@ -93,8 +91,10 @@ def from_json(pixels: Sequence[PixelSeries], window: Window) -> tuple[DPixels, b
         by_orbit = _by_orbit(pixel.s1, window, f"{path}.s1")
         for orbit, parts in orbits.items():
             parts.append(by_orbit.get(orbit, _nothing(2)))
+    if not s2:
+        raise InvalidInput("is empty.", field="pixels", remedy="Send at least one pixel.")
     (v2, d2, m2), asc, desc = _packed(s2), _packed(orbits["ascending"]), _packed(orbits["descending"])
-    return DPixels(v2, d2, m2, asc[0], asc[1], desc[0], desc[1], shape=(len(pixels),)), reordered
+    return DPixels(v2, d2, m2, asc[0], asc[1], desc[0], desc[1], shape=(len(s2),)), reordered
 
 
 def _packed(parts: Sequence[_Part]) -> tuple[Float32Array, Int64Array, BoolArray]:
