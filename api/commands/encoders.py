@@ -13,7 +13,7 @@ from api.answers import arrays_of
 from api.state import State
 from api.terminal import bar
 from api.uploads import BodyForm, read_file
-from service.dpixels import Declared, UploadLimits
+from service.dpixels import Declared, UploadLimits, scratch
 from service.encoder import Encoder
 from service.errors import InvalidInput, NotFound
 from service.values import Window
@@ -31,7 +31,7 @@ def embed(
     ],
     out: Annotated[Path, typer.Option(help="NPZ to write: codes and scales, status, counts, and names of pixels.")],
     model: Annotated[str, typer.Option(help="A model of `smalti models list`.")] = "smalti-mini",
-    engine: Annotated[str, typer.Option(help="auto, cpu or cuda; what is asked for is what runs.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda, tensorrt; the one asked for runs.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="fp32, or fp16 where the engine has it.")] = "fp32",
     float32: Annotated[bool, typer.Option("--float32", help="Write `vectors` instead of codes and scales.")] = False,
     min_s2: Annotated[int, typer.Option(help="Least number of valid Sentinel-2 dates.", min=0)] = 0,
@@ -57,9 +57,12 @@ def embed(
         result = encoder.encode(upload.dpixels, min_s2=min_s2, dims=dims, on_progress=tick)
     arrays = arrays_of(result, upload, quantize=not float32)
     temporary = out.with_name(f".{out.name}.part")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    temporary.replace(out)
+    try:
+        with scratch.on_disk(), temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _form(source: Path) -> BodyForm:

@@ -119,7 +119,7 @@ def on_disk() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise Unavailable(
-            "there is no room on disk to unpack this upload.",
+            "there is no room on disk for what is sent or made.",
             field="body",
             remedy="Send less at once, or try again later; operators: TMPDIR names the folder.",
         ) from None
