@@ -81,14 +81,13 @@ def problem(
 def from_error(error: SmaltiError) -> JSONResponse:
     """The answer for one of our own errors.
 
-    Those that are our fault are logged, as an error or, what may be there again later, as a warning. To be busy is no
-    fault: that is told to whom every request is logged, and counted for everybody.
+    Those that are our fault are logged as an error; what may be there again later, as a warning.
     """
     status = STATUS[error.kind]
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        later = logging.WARNING if retry_after is None else logging.INFO
-        log.log(later if status == HTTPStatus.SERVICE_UNAVAILABLE else logging.ERROR, "%s: %s", error.kind, error)
+        level = logging.WARNING if status == HTTPStatus.SERVICE_UNAVAILABLE else logging.ERROR
+        log.log(level, "%s: %s", error.kind, error)
     return problem(status, error.kind, error.message, error.field, error.remedy, retry_after)
 
 
