@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from service.errors import InvalidInput, Unavailable  # noqa: E402
 from service.families import FAMILIES  # noqa: E402
 from service.training import losses, optimise  # noqa: E402
+from service.training.networks import Sizes  # noqa: E402
 from service.training.objectives import Twins, projector  # noqa: E402
 from service.training.optimise import Updater, optimiser_of, rate, take_device  # noqa: E402
 from service.training.recipes import PRESETS, SIZES, Recipe  # noqa: E402
@@ -143,11 +144,16 @@ def test_fake_quantisation_has_one_scale_and_lets_gradients_pass():
     assert losses.fake_quantised(torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
 
 
-def test_quantised_training_quantises():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["tessera-v2", "tessera-v1.0-qat"])
+def test_quantised_training_quantises(kind, precision):
     torch.manual_seed(0)
-    trainer, batch = Twins(replace(RECIPE, qat=True)), batch_of()
-    _, vectors = trainer.losses(batch)
+    sizes = {"tessera-v2": TINY, "tessera-v1.0-qat": Sizes(16, 2, 1, 4, 16)}[kind]
+    trainer, batch = Twins(replace(RECIPE, qat=True, family=kind, student=sizes)), batch_of()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        _, vectors = trainer.losses(batch)
     steps = vectors.detach() / (vectors.detach().abs().max() / 127)
+    assert vectors.dtype == torch.float32
     assert torch.allclose(steps, steps.round(), atol=1e-3)
     assert all(p.grad is None for p in trainer.parameters())
     trainer.losses(batch)[0]["loss"].backward()

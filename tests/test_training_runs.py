@@ -1,8 +1,11 @@
-"""Training runs: stopped and gone on with, refused, probed, drawn; distillation; the command."""
+"""Training runs: stopped and gone on with, refused, probed, drawn."""
 
 from __future__ import annotations
 
 import json
+import resource
+import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,22 +14,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from typer.testing import CliRunner  # noqa: E402
 
-from api.cli import app  # noqa: E402
-from service.dpixels import from_arrays  # noqa: E402
-from service.encoder import Encoder  # noqa: E402
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable  # noqa: E402
-from service.registry import SHIPPED, Registry, read_model  # noqa: E402
-from service.simulate import Landscape  # noqa: E402
 from service.training import probe as probing  # noqa: E402
-from service.training import sources, teacher  # noqa: E402
+from service.training import sources  # noqa: E402
 from service.training.loop import objective_of, train  # noqa: E402
-from service.training.networks import Sizes, StudentConfig, load_student  # noqa: E402
+from service.training.networks import Sizes, StudentConfig  # noqa: E402
+from service.training.optimise import Updater  # noqa: E402
 from service.training.recipes import PRESETS, Recipe, recipe  # noqa: E402
 from service.training.runs import Run, read_curves  # noqa: E402
-from service.training.train import run  # noqa: E402
-from tests.test_training_data import tile  # noqa: E402
 
 CPU = torch.device("cpu")
 TINY = StudentConfig(repr_dim=32, latent_dim=2, num_layers=1, nhead=2, dim_feedforward=16)
@@ -77,6 +73,17 @@ def weights(folder: Path) -> bytes:
 def undrawn(monkeypatch):
     """Runs that leave out the picture of their curves, which is most of the time of so small ones."""
     monkeypatch.setattr("service.training.loop.plot", lambda folder: None)
+
+
+@contextmanager
+def full_beyond(size: int):
+    """A disk on which no file grows beyond so many bytes."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.mark.parametrize("kind", ["disk", "pool", "quantised bf16", "v1"])
@@ -150,7 +157,44 @@ def test_resume_needs_a_checkpoint_and_a_whole_one(tmp_path, undrawn):
     assert not student.training
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path):
+def test_a_full_disk_ends_a_run_in_words_and_room_lets_it_go_on(tmp_path, undrawn):
+    trained(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        trained(tmp_path / "full", stop_after=5)
+    before = sorted(p.name for p in (tmp_path / "full").iterdir())
+    for size in (20_000, 0):  # no room for a checkpoint; none at all
+        with full_beyond(size), pytest.raises(Unavailable, match=r"out: .* cannot be written: .* Make room"):
+            trained(tmp_path / "full")
+        assert sorted(p.name for p in (tmp_path / "full").iterdir()) == before  # nothing half-written stays
+    with full_beyond(20_000), pytest.raises(Unavailable, match=r"out: .*pixels cannot be written"):
+        trained(tmp_path / "unshuffled")
+    assert not list((tmp_path / "unshuffled").iterdir())
+    trained(tmp_path / "full")
+    assert weights(tmp_path / "full") == weights(tmp_path / "whole")
+    assert curve(tmp_path / "full") == curve(tmp_path / "whole")
+
+
+def test_a_checkpoint_gone_on_from_is_let_go_of(tmp_path, undrawn, monkeypatch):
+    with pytest.raises(Stopped):
+        trained(tmp_path, stop_after=5)
+    begin, step, held = Run.begin, Updater.step, []
+
+    def begun(*args, **options):
+        state = begin(*args, **options)
+        held.extend(weakref.ref(value) for value in state["module"].values())
+        return state
+
+    def stepped(*args):
+        assert held
+        assert all(value() is None for value in held)  # it is as large as the run itself
+        return step(*args)
+
+    monkeypatch.setattr(Run, "begin", begun)
+    monkeypatch.setattr(Updater, "step", stepped)
+    trained(tmp_path, resume=True)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, undrawn):
     trained(tmp_path)
     before = (tmp_path / "resume.pt").stat().st_mtime_ns
     _, last = trained(tmp_path)
@@ -164,6 +208,26 @@ def test_a_run_that_diverges_stops_before_its_checkpoint_is_lost(tmp_path):
         trained(tmp_path, made)
     state = torch.load(tmp_path / "resume.pt", weights_only=True)
     assert state["step"] < 12
+    assert all(value.isfinite().all() for name, value in state["module"].items() if "running" not in name)
+
+
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch, undrawn):
+    """A finite loss may have a gradient that is not."""
+    with pytest.raises(Stopped):
+        trained(tmp_path, stop_after=5)
+    before = (tmp_path / "resume.pt").read_bytes()
+    clip, steps = torch.nn.utils.clip_grad_norm_, iter(range(4, 13))
+
+    def overflowed(parameters, most):
+        parameters = list(parameters)
+        if next(steps) == 7:  # the next checkpoint is written after it
+            parameters[0].grad.fill_(float("inf"))
+        return clip(parameters, most)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", overflowed)
+    with pytest.raises(InvalidInput, match="rate: the weights are not finite"):
+        trained(tmp_path, RECIPE)
+    assert (tmp_path / "resume.pt").read_bytes() == before
 
 
 # --- recipes
@@ -188,7 +252,9 @@ def test_recipes_survive_writing_and_name_what_is_wrong(tmp_path):
         {"steps": 0}, {"batch": 1}, {"precision": "fp8"}, {"family": "tessera-v1.1-aws"}, {"s2_times": (5, 4)},
         {"warm_up": 0.6, "plateau": 0.5}, {"clip": 0.0}, {"depths": (16,)}, {"kind": "distil"},
         {"kind": "distil", "depths": (16, 8)}, {"kind": "distil", "depths": (64,)}, {"base_rate": -1.0},
-        {"dropout": 1.0}, {"family": "tessera-v1.0-qat"}, {"student": V1.student},
+        {"dropout": 1.0}, {"family": "tessera-v1.0-qat"}, {"student": V1.student}, {"steps": 2.5}, {"pool": "no"},
+        {"s2_times": (40,)}, {"s2_times": (4.0, 9)}, {"mix": -1.0}, {"off_diagonal": float("nan")},
+        {"base_rate": float("inf")}, {"depths": 16},
     ],
 )  # fmt: skip
 def test_recipes_that_cannot_be_are_refused(changes):
@@ -216,9 +282,7 @@ def test_the_probe_splits_fields_and_tells_a_good_vector_from_a_bad_one():
 def test_no_field_is_both_learned_from_and_asked_about(monkeypatch):
     seen = {}
     monkeypatch.setattr(probing, "_records", lambda land, chosen: seen.setdefault("chosen", chosen))
-    probing.labelled.cache_clear()
-    _, label, learns = probing.labelled()
-    probing.labelled.cache_clear()
+    _, label, learns = probing.labelled.__wrapped__()  # past its cache
     land = probing.Landscape(probing.SEED, probing.SIDE, probing.SIDE)
     field = land.stands(probing.YEAR).ravel()[seen["chosen"]]
     assert not set(field[learns]) & set(field[~learns])
@@ -236,116 +300,3 @@ def test_probing_changes_nothing_and_repeats(tmp_path):
     assert [step for step, row in rows.items() if "probe" in row] == [0, 3, 4]
     assert {"pixels_per_second", "seconds", "learning_rate", "rank_me", "rank_entropy"} <= set(rows[2])
     assert (tmp_path / "probed" / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-# --- folders, distillation, the command
-
-
-def test_training_from_tile_folders_gives_a_model_that_says_so(tmp_path):
-    for seed in range(2):
-        tile(tmp_path / "data" / str(seed), seed)
-    options = {"seed": 1, "data": (tmp_path / "data",), "min_s2": 5, "min_s1": 5}
-    small = {k: getattr(V1, k) for k in ("student", "steps", "batch", "projector", "save_every")}
-    model = run("v1", tmp_path / "run", **options, **small, probe_every=0)
-    told = model.manifest.training
-    assert (told["data"], told["source"]["tiles"]) == ("2 d-pixel tile folders", 2)
-    assert (told["qat"], told["projector"], told["pixels"]) == (True, 24, PRESETS["v1"].pixels)
-    assert told["parity"] < 2e-5
-    assert model.manifest.licence == "NOASSERTION"
-    again = json.loads((tmp_path / "run" / "recipe.json").read_text())
-    assert again["recipe"]["steps"] == 13
-    assert again["made_with"]["device"] == "cpu"
-    twin = run(str(tmp_path / "run" / "recipe.json"), tmp_path / "twin", seed=1, data=(tmp_path / "data",))
-    assert twin.manifest.sha256 == model.manifest.sha256
-
-
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distil")
-    model = run(
-        "distil", folder, seed=1, teacher=Registry((SHIPPED,)).get("smalti-mini"), pixels=512, steps=150, batch=64,
-        student=replace(TINY, repr_dim=128, latent_dim=4), base_rate=0.02, log_every=10, probe_every=0,
-    )  # fmt: skip
-    return folder, model
-
-
-def test_distillation_learns_the_teacher(distilled):
-    folder, model = distilled
-    rows = read_curves(folder / "curves.jsonl")
-    for name in ("loss", "prefix_16", "prefix_32", "prefix_64", "prefix_128"):
-        assert rows[-1][name] < 0.75 * rows[0][name]
-    assert model.manifest.depths == (16, 32, 64, 128)
-    assert "after smalti-mini@0.1.0/default" in model.manifest.origin
-    payload = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert not [name for name in payload["model"] if "head" in name]  # discarded
-    load_student(payload)
-
-
-def test_prefixes_of_a_distilled_student_read_the_teacher(distilled):
-    """On pixels that neither was trained on, by least squares from each prefix; the teacher's rows are its own."""
-    _, model = distilled
-    d = from_arrays(Landscape(9, 24, 24).dpixels(2023))
-    student = Encoder.open(model, engine="cpu").encode(d).floats.astype(np.float64)
-    taught = Encoder.open(Registry((SHIPPED,)).get("smalti-mini"), engine="cpu").encode(d).floats.astype(np.float64)
-    half = np.arange(len(d)) % 2 == 0
-
-    def left(depth: int) -> float:
-        x = np.concatenate((student[:, :depth], np.ones((len(d), 1))), axis=1)
-        fitted = np.linalg.solve(x[half].T @ x[half] + 0.1 * np.eye(depth + 1), x[half].T @ taught[half])
-        return float(((x[~half] @ fitted - taught[~half]) ** 2).mean() / taught[~half].var(axis=0).mean())
-
-    assert left(16) < 0.8
-    assert left(64) < 0.6
-
-
-def test_the_teachers_vectors_lie_beside_their_pixels(distilled):
-    folder, _ = distilled
-    shipped = Registry((SHIPPED,)).get("smalti-mini")
-    made = replace(PRESETS["distil"], pixels=512)
-    found = sources.shuffled(made, (), folder / "pixels", 1)
-    vectors = found.read(0, "teacher")
-    from service.training.records import to_dpixels
-
-    want = Encoder.open(shipped, engine="cpu").encode(to_dpixels(found.read(0)[:50])).floats
-    assert np.allclose(vectors[:50], want, atol=1e-5, equal_nan=True)
-    stamp = found.path(0, "teacher").stat().st_mtime_ns
-    taught = teacher.teach(shipped, found)
-    assert found.path(0, "teacher").stat().st_mtime_ns == stamp
-    told = vectors[np.isfinite(vectors).all(axis=1)].astype(np.float64)
-    assert taught.variance == pytest.approx(told.var(axis=0).mean(), rel=1e-5)
-    other = replace(shipped, manifest=replace(shipped.manifest, sha256="0" * 64))
-    with pytest.raises(Conflict, match="holds the vectors of smalti-mini"):
-        teacher.teach(other, found)
-
-
-def test_wrong_teachers_and_devices_are_refused(tmp_path):
-    shipped = Registry((SHIPPED,)).get("smalti-mini")
-    with pytest.raises(InvalidInput, match=r"teacher: .* Give --teacher"):
-        run("distil", tmp_path)
-    with pytest.raises(InvalidInput, match="teacher"):
-        run("smoke", tmp_path, teacher=shipped)
-    with pytest.raises(InvalidInput, match="data: this recipe keeps simulated pixels in memory"):
-        run("mini", tmp_path, data=(tile(tmp_path / "t", 0),))
-    if not torch.cuda.is_available():
-        with pytest.raises(Unavailable, match="CUDA"):
-            run("smoke", tmp_path, device="cuda")
-    assert not list(tmp_path.glob("*.json*"))
-
-
-def test_the_command_trains_goes_on_and_refuses(tmp_path, monkeypatch):
-    monkeypatch.setenv("SMALTI_HOME", str(tmp_path / "home"))
-    start = ["train", "--preset", "smoke", "--out", str(tmp_path / "run"), "--steps", "4", "--name", "mine@2"]
-    done = CliRunner().invoke(app, [*start, "--projector", "16", "--precision", "fp32", "--device", "cpu"])
-    assert done.exit_code == 0, done.output
-    model = read_model(tmp_path / "run" / "model")
-    assert str(model.manifest.identity) == "mine@2/default"
-    assert model.manifest.training["projector"] == 16
-    again = CliRunner().invoke(app, [*start, "--projector", "32"])
-    assert isinstance(again.exception, Conflict)
-    missing = CliRunner().invoke(app, [*start[:-4], "--out", str(tmp_path / "new"), "--resume"])
-    assert isinstance(missing.exception, NotFound)
-    (tmp_path / "teacher.pt").write_bytes(b"weights")
-    wrong = ["train", "--preset", "distil", "--teacher", str(tmp_path / "teacher.pt"), "--out", str(tmp_path / "d")]
-    told = CliRunner().invoke(app, wrong)
-    assert isinstance(told.exception, InvalidInput)
-    assert "smalti models import" in str(told.exception)

@@ -70,7 +70,8 @@ def train(
 ) -> tuple[Network, dict[str, Any]]:
     """Train to the last step, from the last checkpoint on where the run folder holds one.
 
-    The same recipe, seed, pixels and kind of machine give the same weights, however often the run was killed.
+    The same recipe, seed, pixels and kind of processor give the same weights bit for bit, however often the run was
+    killed. On a GPU some sums are made in whatever order they are ready, and weights are the same but for that.
 
     Args:
         run: What is made, and where.
@@ -85,14 +86,15 @@ def train(
 
     Raises:
         Conflict, NotFound, Corrupt: See Run.begin.
+        InvalidInput: It diverges.
+        Unavailable: The disk is full; there is a checkpoint to go on from.
     """
     recipe = run.recipe
     torch.set_num_threads(recipe.threads)
-    state = run.begin(device, resume=resume)
     updater = Updater(objective, recipe, device)
-    first = _restored(state, updater, source) if state else 0
+    first, before = _restored(run.begin(device, resume=resume), updater, source)
     now = time.perf_counter()
-    clock = _Clock(state["seconds"] if state else 0.0, now, now)
+    clock = _Clock(before, now, now)
     probe = Probe(recipe) if recipe.probe_every else None
     drawn = -PLOT_EVERY
     row: dict[str, Any] = {}
@@ -115,6 +117,7 @@ def train(
                 drawn = clock.seconds()
             clock.rest()
         if saved:
+            updater.require_finite()
             kept = {**updater.state(), "source": source.state(), "random": _random(device), "seconds": clock.seconds()}
             run.save(updater.objective.student, step, kept)
         if on_progress:
@@ -131,14 +134,16 @@ def _timed(clock: _Clock, recipe: Recipe, step: int) -> dict[str, float]:
     }
 
 
-def _restored(state: dict[str, Any], updater: Updater, source: Source) -> int:
-    """Take up a state. Returns the number of the next step."""
+def _restored(state: dict[str, Any] | None, updater: Updater, source: Source) -> tuple[int, float]:
+    """Take up a state, if any. Returns the number of the next step, and the seconds that went by before it."""
+    if state is None:
+        return 0, 0.0
     updater.restore(state)
     source.restore(state["source"])
     torch.set_rng_state(state["random"]["cpu"])
     if updater.device.type == "cuda" and "cuda" in state["random"]:
         torch.cuda.set_rng_state(state["random"]["cuda"], updater.device)
-    return int(state["step"]) + 1
+    return int(state["step"]) + 1, state["seconds"]
 
 
 def _random(device: torch.device) -> dict[str, torch.Tensor]:

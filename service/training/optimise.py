@@ -20,6 +20,7 @@ WEIGHTS_RATE: Final = 0.2
 """Learning rate of weight matrices, as a share of the base rate."""
 BIASES_RATE: Final = 0.0048
 """Of biases and norms."""
+DIVERGED: Final = "Choose another folder and a lower --rate, or --precision bf16 or fp32."
 
 
 def take_device(asked: Device, precision: Precision) -> torch.device:
@@ -83,8 +84,7 @@ class Outcome:
             InvalidInput: The loss is not a number any more.
         """
         if not bool(self.parts["loss"].isfinite()):
-            remedy = "Choose another folder and a lower --rate, or --precision bf16 or fp32."
-            raise InvalidInput(f"the loss is not finite at step {self.step}.", field="rate", remedy=remedy)
+            raise InvalidInput(f"the loss is not finite at step {self.step}.", field="rate", remedy=DIVERGED)
 
 
 class Updater:
@@ -117,6 +117,15 @@ class Updater:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return Outcome(step, parts, vectors.detach())
+
+    def require_finite(self) -> None:
+        """Stop before weights are written over good ones that the next step could do nothing with.
+
+        Raises:
+            InvalidInput: A weight is not a number any more.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.module.parameters()):
+            raise InvalidInput("the weights are not finite any more.", field="rate", remedy=DIVERGED)
 
     def state(self) -> dict[str, object]:
         """Weights and the state of optimiser and scaler."""

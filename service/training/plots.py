@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from service.training.runs import CURVES, read_curves
+from service.training.runs import CURVES, read_curves, whole
 
 PICTURE: Final = "curves.png"
 _PANELS: Final = (
-    ("losses", ("loss", "twins", "mix", "monthly", "prefix_16", "prefix_32", "prefix_64", "prefix_128")),
+    ("losses", ("loss", "twins", "mix", "monthly", "prefix_")),
     ("effective rank of the vector", ("rank_me", "rank_entropy")),
     ("accuracy of the linear probe", ("probe",)),
     ("learning rate", ("learning_rate",)),
@@ -27,17 +27,18 @@ def plot(folder: Path) -> Path | None:
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for name in names:
-            _line(axes, rows, name)
+        for name in dict.fromkeys(name for row in rows for name in row):
+            if name.startswith(names):
+                _line(axes, rows, name)
         axes.set_title(title)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
     figure.axes[0].set_yscale("log")
-    path, temporary = folder / PICTURE, folder / f".{PICTURE}.part"
-    figure.savefig(temporary, format="png", dpi=110)
-    return temporary.replace(path)
+    with whole(folder / PICTURE) as file:
+        figure.savefig(file, format="png", dpi=110)
+    return folder / PICTURE
 
 
 def _line(axes: Any, rows: list[dict[str, Any]], name: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -93,14 +94,22 @@ class Recipe:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        for name, good in self._rules().items():
-            if not good:
-                raise InvalidInput(f"{getattr(self, name)!r} cannot be trained with.", field=name)
+        for rules in (self._kinds, self._rules):
+            for name, good in rules().items():
+                if not good:
+                    raise InvalidInput(f"{getattr(self, name)!r} cannot be trained with.", field=name)
+
+    def _kinds(self) -> dict[str, bool]:
+        """Whether values are of the kind of their defaults, and numbers are: recipes are edited by hand."""
+        values = {f.name: (getattr(self, f.name), 1 if f.default is MISSING else f.default) for f in fields(self)[1:]}
+        return {name: _alike(value, like) for name, (value, like) in values.items()}
 
     def _rules(self) -> dict[str, bool]:
         counts = ("steps", "pixels", "projector", "spacing", "threads", "log_every", "save_every")
+        weights = ("off_diagonal", "mix", "twins", "monthly", "weight_decay")
         shares = self.warm_up >= 0 and self.plateau >= 0
         return {
+            **{name: getattr(self, name) >= 0 for name in weights},
             **{name: getattr(self, name) >= 1 for name in counts},
             "batch": self.batch >= 2,  # a deviation needs two
             "hidden": self.hidden >= 0,
@@ -108,8 +117,7 @@ class Recipe:
             **self._family_rules(),
             "dropout": 0 <= self.dropout < 1,
             "precision": self.precision in get_args(Precision),
-            "s2_times": 1 <= self.s2_times[0] <= self.s2_times[1],
-            "s1_times": 1 <= self.s1_times[0] <= self.s1_times[1],
+            **{name: _bounds(getattr(self, name)) for name in ("s2_times", "s1_times")},
             "base_rate": self.base_rate > 0,
             "clip": self.clip > 0,
             "warm_up": shares and self.warm_up + self.plateau < 1,
@@ -165,6 +173,18 @@ class Recipe:
             return cls(**values)
         except TypeError as error:
             raise InvalidInput(f"is no recipe: {error}", field="recipe") from None
+
+
+def _alike(value: Any, like: Any) -> bool:
+    if isinstance(like, tuple):
+        return type(value) is tuple and all(type(each) is int for each in value)
+    if type(like) is float:
+        return type(value) in (int, float) and isfinite(value)
+    return type(value) is type(like)
+
+
+def _bounds(pair: tuple[int, ...]) -> bool:
+    return len(pair) == 2 and 1 <= pair[0] <= pair[1]
 
 
 MINI: Final = StudentConfig(repr_dim=128, latent_dim=16, num_layers=3, nhead=4, dim_feedforward=128)

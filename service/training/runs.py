@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import torch
 
 from service import VERSION
-from service.errors import Conflict, Corrupt, NotFound
+from service.errors import Conflict, Corrupt, NotFound, Unavailable
 from service.training.networks import Network, Student
 from service.training.recipes import Recipe
 
@@ -59,11 +60,12 @@ class Run:
             Conflict: The folder holds a run of something else.
             NotFound: There is nothing to go on from, though that was asked for.
             Corrupt: The checkpoint cannot be read.
+            Unavailable: There is no room.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            require_checkpoint(self.folder)
         state = self._state()
-        if state is None and resume:
-            raise NotFound(f"{self.folder} holds no checkpoint to go on from.", field="resume")
         about = {"device": device.type, "torch": torch.__version__, "machine": platform.machine(), "smalti": VERSION}
         replace(self.folder / RECIPE, json.dumps({**self.body, "made_with": about}, indent=1) + "\n")
         self._cut(state["step"] if state else -1)
@@ -95,11 +97,15 @@ class Run:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one object to the curves."""
-        with (self.folder / CURVES).open("a") as file:
+        with _told(self.folder / CURVES), (self.folder / CURVES).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def save(self, student: Network, step: int, state: Mapping[str, Any]) -> None:
-        """Write both checkpoints, the one to go on from last."""
+        """Write both checkpoints, the one to go on from last.
+
+        Raises:
+            Unavailable: There is no room; what lay there before still does.
+        """
         weights = {name: value.detach().cpu() for name, value in student.state_dict().items()}
         payload: dict[str, Any] = {"model_state_dict": weights}
         if isinstance(student, Student):
@@ -107,6 +113,16 @@ class Run:
             payload = {"model": weights, "args": args}
         _save({**payload, "step": step, "seed": self.seed}, self.folder / STUDENT)
         _save({"body": json.dumps(self.body), "step": step, **state}, self.folder / RESUME)
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Make sure that there is one to go on from.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if not (folder / RESUME).exists():
+        raise NotFound(f"{folder} holds no checkpoint to go on from.", field="resume")
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
@@ -120,20 +136,51 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which then takes the place of the one at `path`; or nothing is left of it.
+
+    Raises:
+        Unavailable: There is no room.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with _told(path):
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise no_room(path, error) from error
+
+
+def no_room(path: Path, error: Exception) -> Unavailable:
+    """What to say where a file cannot be written."""
+    remedy = "Make room on that disk and ask for the same again: it goes on from its last checkpoint."
+    return Unavailable(f"{path} cannot be written: {error}.", field="out", remedy=remedy)
+
+
 def replace(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def _save(payload: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        torch.save(payload, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with whole(path) as file:
+        try:
+            torch.save(payload, file)
+        except RuntimeError as error:  # what torch makes of the system's error
+            raise no_room(path, error) from error
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], at: str = "") -> Any:

@@ -1,8 +1,8 @@
 """Pixels in a global random order on disk: written once in bounded memory, streamed afterwards.
 
 Two passes. Each pixel is appended to a shard that is drawn for it; then each shard is put into a random order. Every
-order of all pixels is about equally likely, and never more than one shard is in memory. The order is a function of
-the pixels, their order and the seed.
+order of all pixels is about equally likely, and no more than a few shards are in memory, however many there are. The
+order is a function of the pixels, their order and the seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import Conflict, Corrupt
+from service.errors import Conflict, Corrupt, Unavailable
 from service.training.records import Records
 
 SHARD_BYTES: Final = 64_000_000
@@ -70,10 +70,27 @@ def write(
         seed: Of the order.
         source: Plain values that tell what the pixels are; kept with them.
         shard_bytes: Mean size of a shard, if `most` come.
+
+    Raises:
+        Unavailable: There is no room.
     """
     temporary = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+        counts = _filled(parts, most, temporary, seed, shard_bytes)
+        (temporary / INDEX).write_text(json.dumps({"source": source, "counts": counts}))
+        temporary.rename(folder)
+    except OSError as error:
+        remedy = "Make room on that disk and ask for the same again."
+        raise Unavailable(f"{folder} cannot be written: {error}.", field="out", remedy=remedy) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Shards(folder, tuple(counts), source)
+
+
+def _filled(parts: Iterable[Records], most: int, folder: Path, seed: int, shard_bytes: int) -> list[int]:
+    """Both passes. Returns how many pixels each shard has."""
     rng = np.random.default_rng([seed, 0])
     counts: list[int] = []
     kind = np.dtype([])
@@ -84,15 +101,12 @@ def write(
             kind = part.dtype
             counts = [0] * max(-(-most * kind.itemsize // shard_bytes), 1)
         for shard, records in _scattered(part, rng.integers(0, len(counts), len(part))):
-            with (temporary / f"{shard:05d}").open("ab") as file:
+            with (folder / f"{shard:05d}").open("ab") as file:
                 file.write(records.tobytes())
             counts[shard] += len(records)
     for shard in range(len(counts)):
-        _settle(temporary, shard, kind, [seed, 1, shard])
-    body = {"source": source, "counts": counts}
-    (temporary / INDEX).write_text(json.dumps(body))
-    temporary.rename(folder)
-    return Shards(folder, tuple(counts), source)
+        _settle(folder, shard, kind, [seed, 1, shard])
+    return counts
 
 
 def _scattered(part: Records, shard: npt.NDArray[np.int64]) -> Iterator[tuple[int, Records]]:
@@ -121,7 +135,7 @@ def open_shards(folder: Path, source: dict[str, Any]) -> Shards | None:
         found = Shards(folder, tuple(body["counts"]), body["source"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{folder / INDEX} cannot be read: {error}", remedy="Delete the folder.") from None
     if found.source != source:
         differs = sorted(k for k in {*source, *found.source} if source.get(k) != found.source.get(k))

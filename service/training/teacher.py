@@ -7,6 +7,7 @@ its own rules, and gives the vector it would be served with.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from service.encoder import Encoder
 from service.errors import Conflict, Corrupt
 from service.registry import RegisteredModel
 from service.training.records import to_dpixels
-from service.training.runs import replace
+from service.training.runs import replace, whole
 from service.training.shards import Shards
 from service.training.sources import Progress
 from service.values import VALID
@@ -54,22 +55,23 @@ def teach(model: RegisteredModel, shards: Shards, on_progress: Progress | None =
     Raises:
         Conflict: Another teacher's vectors lie there.
         Corrupt: It embeds none of the pixels, or all alike.
+        Unavailable: There is no room for its vectors.
     """
     index = shards.folder / INDEX
     begun = _found(index, name_of(model))
     if begun and begun.variance > 0:
         return begun
     replace(index, json.dumps(asdict(Taught(name_of(model), (), 0.0))))  # begun; the variance tells that it is whole
-    encoder = Encoder.open(model)
-    done, moments = 0, np.zeros((3, encoder.dims))
-    for shard, count in enumerate(shards.counts):
-        path = shards.path(shard, COLUMN)
-        vectors = shards.read(shard, COLUMN) if path.exists() else _written(encoder, shards, shard, path)
-        told = vectors[np.isfinite(vectors).all(axis=1)].astype(np.float64)
-        moments += np.stack((np.full(encoder.dims, len(told)), told.sum(axis=0), (told**2).sum(axis=0)))
-        done += count
-        if on_progress:
-            on_progress(done, len(shards))
+    with closing(Encoder.open(model)) as encoder:  # the device is the student's afterwards
+        done, moments = 0, np.zeros((3, encoder.dims))
+        for shard, count in enumerate(shards.counts):
+            path = shards.path(shard, COLUMN)
+            vectors = shards.read(shard, COLUMN) if path.exists() else _written(encoder, shards, shard, path)
+            told = vectors[np.isfinite(vectors).all(axis=1)].astype(np.float64)
+            moments += np.stack((np.full(encoder.dims, len(told)), told.sum(axis=0), (told**2).sum(axis=0)))
+            done += count
+            if on_progress:
+                on_progress(done, len(shards))
     n = np.maximum(moments[0], 1)
     variance = float(np.mean(moments[2] / n - (moments[1] / n) ** 2))
     if not variance > 0:
@@ -96,8 +98,6 @@ def _found(index: Path, name: str) -> Taught | None:
 def _written(encoder: Encoder, shards: Shards, shard: int, path: Path) -> np.ndarray[Any, Any]:
     result = encoder.encode(to_dpixels(shards.read(shard)))
     vectors = np.where((result.vectors.status == VALID)[:, None], result.floats, np.float32(np.nan))
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with whole(path) as file:
         np.save(file, vectors)
-    temporary.replace(path)
     return np.asarray(vectors)

@@ -19,7 +19,7 @@ from service.training.optimise import Device, take_device
 from service.training.recipes import Recipe
 from service.training.recipes import recipe as named
 from service.training.reference import reference_vectors
-from service.training.runs import Run
+from service.training.runs import Run, require_checkpoint
 from service.training.sources import Pooled, Source, Streamed, shuffled
 from service.training.teacher import Taught, name_of, teach
 from service.training.views import Pool
@@ -57,7 +57,7 @@ def run(
         teacher: What to distil from, if the recipe does.
         resume: There must be a checkpoint to go on from.
         identity: What to call the result; `smalti-<preset>@0.1.0` where absent.
-        licence: SPDX name; MIT where absent and the pixels are simulated.
+        licence: SPDX name; MIT where absent, the pixels are simulated and nobody taught.
         on_progress: Told of steps done.
         changes: Values of the recipe, instead of the preset's; None leaves the preset's.
 
@@ -65,14 +65,16 @@ def run(
         The exported model.
 
     Raises:
-        NotFound: No such preset or folder.
+        NotFound: No such preset or folder, or nothing to go on from.
         InvalidInput: The recipe, the data or the teacher cannot be used so.
         Conflict: The folder holds another run.
-        Unavailable: The device is not there.
+        Unavailable: The device is not there, or no room is.
         Corrupt: The exported graph does not compute what torch does.
     """
     recipe = _taught(named(preset).changed(**changes), teacher)
     where = take_device(device, recipe.precision)
+    if resume:
+        require_checkpoint(out)  # pixels may take an hour
     origin, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
     made = Run(out, recipe, seed, origin)
     objective = objective_of(recipe, seed, taught)
@@ -142,7 +144,7 @@ def export_checked(
     simulated = summary["data"] == SIMULATED
     after = f", after {recipe.teacher.partition(' ')[0]}" if recipe.teacher else ""
     about: dict[str, Any] = {
-        "licence": licence or ("MIT" if simulated else "NOASSERTION"),
+        "licence": licence or ("MIT" if simulated and not recipe.teacher else "NOASSERTION"),
         "origin": "trained by smalti on "
         + ("simulated Sentinel-1 and Sentinel-2 series" if simulated else summary["data"])
         + after,
