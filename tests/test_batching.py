@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from service.registry import SHIPPED, Registry
 from tests.pixels import random_dpixels
 
 BATCH = 8
+ENDS = ("it broke", "nobody waits", "would wait", "closed")
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +285,41 @@ def test_a_lane_that_dies_leaves_nobody_waiting_and_is_replaced(model, monkeypat
         assert pool.submit(encoder.encode, pixels(9, 2)).result(timeout=10).vectors.valid.all()
     wait_for(lambda: not lane.is_alive())
     assert encoder.use().callers == 0
+
+
+def test_a_crowd_that_fails_gives_up_and_is_closed_upon_leaves_nobody_waiting(model):
+    """Callers of all kinds against lanes that are slow and break: each ends, and who is served gets its own."""
+    chance, began, seconds = random.Random(4), time.monotonic(), 1.5
+
+    def run(feeds):
+        time.sleep(chance.random() * 0.002)
+        if chance.random() < 0.03:
+            raise RuntimeError("it broke")
+        return np.repeat(feeds["s2"][:, 0, :1], 128, axis=1)
+
+    encoder = Encoder(model, Engine("fake", "fp32", BATCH, 3, lambda: run, lambda: None, chunk=64))
+
+    def caller(number):
+        mine, ends = random.Random(number), []
+        while "closed" not in ends:
+            gone, total = time.monotonic() + mine.random() * 0.2, mine.choice((1, 7, 100, 400))
+            how = mine.choice(({}, {"patience": 0.02}, {"given_up": lambda gone=gone: time.monotonic() > gone}))
+            try:
+                found = encoder.encode(pixels(total, number), **how).floats
+                ends.append("served" if (np.rint(values_in(found)) == number).all() else "another's")
+            except (RuntimeError, Unavailable) as error:
+                ends.append(next(word for word in ENDS if word in str(error)))
+            assert time.monotonic() < began + 20
+        return ends
+
+    with ThreadPoolExecutor(12) as pool:
+        callers = [pool.submit(caller, 100 + number) for number in range(12)]
+        time.sleep(seconds)
+        encoder.close()
+        met = {end for one in callers for end in one.result(timeout=20)}
+    assert met == {"served", *ENDS}
+    assert (encoder.use().callers, encoder.use().pixels) == (0, 0)
+    assert not any(thread.is_alive() for thread in encoder._lanes._threads)
 
 
 def test_numbers_that_are_not_finite_are_never_stored(model):

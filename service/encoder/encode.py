@@ -110,8 +110,13 @@ class Encoder:
         return self._lanes.use()
 
     def run(self, feeds: Feeds) -> Float32Array:
-        """(B, d) vectors for the graph's own inputs as they stand, past the queue: for checks against known numbers."""
-        return self.engine.lane()(feeds)
+        """(B, d) vectors for the graph's own inputs, past the queue: for checks against known numbers.
+
+        A batch is filled up as any other: an engine may have been built for that one size.
+        """
+        count = len(feeds["s2"])
+        rows = np.minimum(np.arange(max(count, self.engine.batch)), count - 1)
+        return self.engine.lane()({name: array[rows] for name, array in feeds.items()})[:count]
 
     def encode(
         self,

@@ -126,7 +126,7 @@ def _options(model: RegisteredModel, device: str, precision: str) -> dict[str, s
     if device == "cpu":
         return {}
     half = precision == "fp16"
-    profiles = {name: _profile(model, length) for name, length in (("min", LENGTHS[0]), ("opt", 64), ("max", 256))}
+    profiles = {name: _profile(model, length) for name, length in (("min", 1), ("opt", 64), ("max", LENGTHS[-1]))}
     # An engine is known again by names in the graph, not by weights: those of other weights have another folder.
     weights = sha256("".join(model.manifest.files.values()).encode()).hexdigest()
     cache = model.path.parent / "tensorrt" / weights[:16]
