@@ -16,6 +16,11 @@ ENGINES: Final = ("cpu", "openvino", "cuda", "tensorrt")
 PRECISIONS: Final = ("fp32", "fp16")
 
 
+HALF_FILE: Final = "half.onnx on cpu"
+"""How rows are named that show what the float16 file loses, where no GPU is: on a processor, with every
+result of float16 rounded as a GPU does it."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to compare, and on what."""
@@ -59,6 +64,24 @@ class ParityRow:
     """Date."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the libraries that ran."""
+
+
+def joined(old: Sequence[ParityRow], new: Sequence[ParityRow]) -> tuple[ParityRow, ...]:
+    """What was measured now, and of engines and precisions that were not, what was measured before."""
+    measured = {(row.engine, row.precision) for row in new}
+    return (*new, *(row for row in old if (row.engine, row.precision) not in measured))
+
+
+def unfit(rows: Sequence[ParityRow], engine: str, precision: str) -> ParityRow | None:
+    """The row that forbids an engine's half precision; None where nothing is known against it.
+
+    What the engine itself was seen to lose decides; where it was never measured, what the float16 file loses.
+    """
+    if precision != "fp16":
+        return None
+    rows = [row for row in rows if row.precision == precision]
+    own = [row for row in rows if row.engine == engine] or [row for row in rows if row.engine == HALF_FILE]
+    return next((row for row in own if not row.ok), None)
 
 
 def write_parity(folder: Path, rows: Sequence[ParityRow]) -> None:

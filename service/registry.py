@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any, Final
 from service.dpixels import BANDS
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.families import SAMPLINGS, Statistics
-from service.parity import PARITY, ParityRow, read_parity, write_parity
+from service.parity import PARITY, ParityRow, joined, read_parity, write_parity
 from service.quant import Variant
+from service.unfinished import making
 from service.values import ModelIdentity
 
 SHIPPED: Final = Path(__file__).parent / "models"
@@ -29,6 +29,9 @@ MANIFEST: Final = "manifest.json"
 
 ORIGIN: Final = "checkpoint.json"
 """Beside a manifest: where the checkpoint lies that the model was made from (`path`, `sha256`)."""
+
+TOLD: Final = frozenset({"title", "licence", "origin", "training"})
+"""Fields of a manifest that are for people: models that differ in nothing else are one."""
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -228,9 +231,12 @@ class Registry:
         raise NotFound(f"no model {name[:80]!r}.", field="model", remedy=f"There are: {known}.")
 
     def keep_parity(self, model: RegisteredModel, rows: Sequence[ParityRow]) -> None:
-        """Keep what was measured: beside the manifest, or, for a model that came with smalti, in the last folder."""
+        """Keep what was measured, and what was before of other engines and precisions.
+
+        It lies beside the manifest, or, for a model that came with smalti, in the last folder.
+        """
         own = model.path.is_relative_to(self.folders[-1])
-        write_parity(model.path.parent if own else self._parity_of(model), rows)
+        write_parity(model.path.parent if own else self._parity_of(model), joined(model.parity, rows))
 
     def _parity_of(self, model: RegisteredModel) -> Path:
         return self.folders[-1] / ".parity" / _folder_name(model.manifest.identity)
@@ -251,12 +257,13 @@ def read_model(folder: Path) -> RegisteredModel:
         Unavailable: No manifest there.
         Corrupt: The manifest cannot be read.
     """
+    remedy = "Delete the folder, and import or export the model again."
     try:
         manifest = ModelManifest.from_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
-        raise Unavailable(f"{folder} holds no {MANIFEST}.") from None
+        raise Unavailable(f"{folder} holds no {MANIFEST}.", remedy=remedy) from None
     except InvalidInput as error:
-        raise Corrupt(f"{folder / MANIFEST}: {error}") from None
+        raise Corrupt(f"{folder / MANIFEST}: {error}", remedy=remedy) from None
     return RegisteredModel(manifest, folder / manifest.file, read_parity(folder))
 
 
@@ -274,22 +281,35 @@ def register(folder: Path, src: Path, *, move: bool = False) -> RegisteredModel:
     """
     model = read_model(src)
     model.verify()
-    identity = model.manifest.identity
-    target = folder / _folder_name(identity)
+    target = folder / _folder_name(model.manifest.identity)
     if target.exists():
-        there = read_model(target)
-        if there.manifest.sha256 != model.manifest.sha256:
-            raise Conflict(f"another {identity} is registered.", remedy="Give it another version.")
-        return there
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
-        whole = Path(temporary) / "model"
+        return _same(target, model.manifest)
+    with making(folder) as temporary:
+        whole = temporary / "model"
         whole.mkdir()
         beside = (src / name for name in (PARITY, ORIGIN) if (src / name).is_file())
         for path in (*src.glob("*.md"), src / MANIFEST, *beside, *(src / name for name in model.manifest.files)):
             (shutil.move if move else shutil.copy2)(path, whole / path.name)
-        whole.rename(target)
+        try:
+            whole.rename(target)
+        except OSError:  # somebody else's import of it was faster
+            if not target.exists():
+                raise
+            return _same(target, model.manifest)
     return read_model(target)
+
+
+def _same(target: Path, manifest: ModelManifest) -> RegisteredModel:
+    """The model that is there; Conflict if it is not the one that is to be, or lacks a file."""
+    there = read_model(target)
+    new, old = asdict(manifest), asdict(there.manifest)
+    differ = [name for name in new if name not in TOLD and new[name] != old[name]]
+    if any(new[name] or not name.startswith("half_") for name in differ):  # a half file may be there unasked
+        raise Conflict(
+            f"another {manifest.identity} is registered; it differs in {', '.join(differ)}.",
+            remedy=f"Give it another name or version, or delete {target} first.",
+        )
+    return there
 
 
 def sha256_of(path: Path) -> str:

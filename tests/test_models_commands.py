@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ torch = pytest.importorskip("torch")
 from api.cli import main  # noqa: E402
 from api.settings import Settings  # noqa: E402
 from service.dpixels import from_arrays  # noqa: E402
+from service.encoder import Encoder  # noqa: E402
+from service.errors import Unavailable  # noqa: E402
 from service.families import FAMILIES, family  # noqa: E402
 from service.quant import quantise  # noqa: E402
 from service.registry import MANIFEST, SHIPPED, Registry, sha256_of  # noqa: E402
@@ -153,6 +156,81 @@ def test_a_graph_that_differs_is_not_registered(smalti: Any, tmp_path: Path, mon
     assert list((smalti.home / "models").iterdir()) == []
 
 
+def fragile(state: dict[str, Any]) -> None:
+    """Numbers of the size of a few units, and a norm that takes their mean away: float16 has no digits left."""
+    state["dim_reducer.0.bias"] += 20
+
+
+def overflowing(state: dict[str, Any]) -> None:
+    for key in state:
+        if "linear1.weight" in key:
+            state[key] *= 1e6
+
+
+def beyond_half(state: dict[str, Any]) -> None:
+    for key in state:
+        if "linear1.weight" in key:
+            state[key] *= 1e7
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (fragile, r"half.onnx on cpu fp16 is left out: it differs from torch by .* at most 0.5 steps are allowed"),
+        (overflowing, r"half.onnx on cpu fp16: .* not finite .* half.onnx on cpu fp16 is left out: it differs"),
+        (beyond_half, r"half.onnx is left out: a weight of 5e\+05 is beyond float16"),
+    ],
+)
+def test_half_precision_that_loses_too_much_is_left_out_and_refused(
+    spoil: Any, says: str, smalti: Any, tmp_path: Path
+) -> None:
+    state = tensors("tessera-v2")
+    spoil(state)
+    path = save(tmp_path / "file.pt", "tessera-v2", state)
+    line = ("models", "import", path, "--family", "tessera-v2", "--as", "mine", "--engine", "cpu", "--pixels", "9")
+    code, out, err = smalti(*line, "--json")
+    assert (code, bool(re.search(says, err))) == (0, True), err
+    model = Registry((smalti.home / "models",)).get("mine")
+    assert set(model.manifest.files) == {"model.onnx"}
+    assert {f.name for f in model.path.parent.iterdir()} == {"model.onnx", MANIFEST, "checkpoint.json", "parity.json"}
+    failed = [row["engine"] for row in json.loads(out)["parity"] if not row["ok"]]
+    assert failed == ([] if spoil is beyond_half else ["half.onnx on cpu"])
+    Encoder.open(model, "cpu").close()
+    for engine in ("openvino", "cuda", "auto"):
+        with pytest.raises(Unavailable) as refused:
+            Encoder.open(model, engine, precision="fp16")
+        if failed:
+            assert "mine@2.0/default in fp16 was off by" in str(refused.value)
+    assert smalti("models", "export", "mine", "--out", tmp_path / "out")[0] == 0
+    assert not (tmp_path / "out" / "half.onnx").exists()
+    code, _, err = smalti(*line)
+    assert code == 0, err  # the same once more
+
+
+def test_an_import_is_proven_in_float32_and_keeps_no_half_that_nobody_ran(smalti: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "file.pt", "tessera-v2")
+    line = ("models", "import", path, "--family", "tessera-v2", "--as", "mine", "--pixels", "4", "--engine", "cpu")
+    code, _, err = smalti(*line, "--precision", "fp16")
+    assert (code, "precision: a model is proven in fp32 at least. Add --precision fp32." in err) == (2, True)
+    code, _, err = smalti(*line, "--precision", "fp32")
+    assert (code, "half.onnx is left out: it is not to be compared" in err) == (0, True)
+    code, _, err = smalti(*line)
+    assert code == 1
+    assert "another mine@2.0/default is registered; it differs in half_file, half_sha256." in err
+    for option, value in (("--engine", "gpu"), ("--precision", "bf16")):
+        code, _, err = smalti("models", "import", path, "--family", "tessera-v2", option, value)
+        assert (code, f"{option[2:]}: '{value}' is none. Use cpu" in err.replace("fp32", "cpu")) == (2, True)
+
+
+def test_the_same_weights_with_the_statistics_of_another_source_are_another_model(smalti: Any, tmp_path: Path) -> None:
+    path = save(tmp_path / "file.pt", "tessera-v1.1-aws")
+    line = ("models", "import", path, "--as", "mine@1", *QUICK, "--family")
+    assert smalti(*line, "tessera-v1.1-aws")[0] == 0
+    code, _, err = smalti(*line, "tessera-v1.1-mpc")
+    assert (code, "another mine@1/default is registered; it differs in family, statistics" in err) == (1, True)
+    assert Registry((smalti.home / "models",)).get("mine").manifest.family == "tessera-v1.1-aws"
+
+
 def test_names_follow_the_published_files(smalti: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "student_nano.pt", "tessera-v2")
     code, _, err = smalti("models", "import", path, "--family", "tessera-v2", *QUICK)
@@ -172,8 +250,9 @@ def test_names_follow_the_published_files(smalti: Any, tmp_path: Path) -> None:
 
 def test_verify_export_bench_and_list(smalti: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "file.pt", "tessera-v2")
-    assert smalti("models", "import", path, "--family", "tessera-v2", "--as", "mine", *QUICK)[0] == 0
-    code, out, err = smalti("models", "verify", "mine", "--engine", "cpu", "--pixels", "4", "--json")
+    both = ("--engine", "cpu", "--pixels", "4")
+    assert smalti("models", "import", path, "--family", "tessera-v2", "--as", "mine", *both)[0] == 0
+    code, out, err = smalti("models", "verify", "mine", *both, "--json")
     assert (code, "cpu fp16 is left out" in err) == (0, True)
     rows = {(row["engine"], row["precision"]): row for row in json.loads(out)}
     assert rows["cpu", "fp32"]["against"] == "torch"
@@ -196,6 +275,9 @@ def test_verify_export_bench_and_list(smalti: Any, tmp_path: Path) -> None:
     assert (code, "not at hand" in err) == (1, True)
     code, out, _ = smalti("models", "verify", "mine", *QUICK, "--json")
     assert [row["against"] for row in json.loads(out)] == ["cpu fp32"]
+    (mine,) = [m for m in json.loads(smalti("models", "list", "--json")[1]) if m["name"] == "mine"]
+    kept = {row["engine"]: row["against"] for row in mine["parity"]}  # what was not measured again is as it was
+    assert kept == {"cpu": "cpu fp32", "half.onnx on cpu": "torch"}
     other = save(tmp_path / "other.pt", "tessera-v2", seed=1)
     code, _, err = smalti("models", "verify", "mine", "--checkpoint", other)
     assert (code, "is not what mine was made from" in err) == (2, True)

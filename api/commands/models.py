@@ -33,7 +33,8 @@ Engines = Annotated[
     ),
 ]
 Precisions = Annotated[
-    list[str] | None, typer.Option("--precision", help="fp32 or fp16; may be given again. Absent: both.")
+    list[str] | None,
+    typer.Option("--precision", help="fp32 or fp16; may be given again. Both where absent. Import wants fp32."),
 ]
 Half = Annotated[bool, typer.Option("--half/--no-half", help="Write a float16 file for GPUs too.")]
 Licence = Annotated[
@@ -98,8 +99,9 @@ def models_import(
     """
     state: State = ctx.obj
     if source.is_dir():
-        if family or name:
-            raise InvalidInput("says itself what it is.", field=str(source), remedy="Leave out --family and --as.")
+        if family or name or licence or origin or engine or precision:
+            remedy = "Leave out --family, --as, --licence, --origin, --engine and --precision; prove it with verify."
+            raise InvalidInput("a folder says itself what it is.", field=str(source), remedy=remedy)
         model = register(state.settings.home / "models", source)
         told(model, as_json)
         return
@@ -125,12 +127,13 @@ def models_pull(
     state: State = ctx.obj
     hub = training("hub")
     one = hub.published(name)
+    asked = plan(state, engine, precision, pixels)
     console.print(f"pulling {one.address}")
     fetched = hub.fetch(name, state.settings.home / "checkpoints" / name, revision)
     console.print(f"{fetched.path} has SHA-256 {fetched.sha256}, commit {fetched.commit}")
     origin = f"TESSERA, University of Cambridge; huggingface.co/{one.repo} {one.file} at {fetched.commit}"
     naming = training("adopt").Naming(str(one.identity), "", origin)
-    _adopted(state, fetched.path, one.family, naming, plan(state, engine, precision, pixels), half, as_json)
+    _adopted(state, fetched.path, one.family, naming, asked, half, as_json)
 
 
 @models_app.command("export")
@@ -165,6 +168,7 @@ def models_export(
                 remedy=f"Name the file itself, or copy {model.path.parent}, which holds its ONNX file.",
             )
         naming = adopt.Naming(name or str(about.identity), licence or about.licence, origin or about.origin)
+        half = half and model.half_path is not None  # where it is not, it was not good enough
     with stages() as note:
         note(f"exporting to {out}")
         made = adopt.write(checkpoint, out, naming, half=half)
@@ -172,7 +176,14 @@ def models_export(
 
 
 def plan(state: State, engines: Sequence[str] | None, precisions: Sequence[str] | None, pixels: int) -> Plan:
-    """What the options of a command ask to be compared; engines that are named must be here."""
+    """What the options of a command ask to be compared; engines that are named must be here.
+
+    Raises:
+        InvalidInput: No such engine or precision.
+    """
+    for field, asked, known in (("engine", engines, ENGINES), ("precision", precisions, PRECISIONS)):
+        if wrong := set(asked or ()) - set(known):
+            raise InvalidInput(f"{min(wrong)[:40]!r} is none.", field=field, remedy=f"Use {', '.join(known)}.")
     return Plan(
         tuple(engines or ENGINES),
         tuple(precisions or PRECISIONS),

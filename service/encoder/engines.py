@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import Corrupt, InvalidInput, Unavailable
+from service.parity import unfit
 from service.registry import RegisteredModel
 from service.sampling import LENGTHS
 from service.values import Float32Array
@@ -91,6 +92,7 @@ def open_engine(model: RegisteredModel, asked: str, precision: str, threads: int
     passed: list[str] = []
     for device in AUTO if asked == "auto" else (asked,):
         try:
+            require_fit(model, device, precision)
             engine: Engine = _room(device).opened(model, device, precision, threads or cores())
         except Unavailable as error:
             if asked != "auto":
@@ -104,6 +106,21 @@ def open_engine(model: RegisteredModel, asked: str, precision: str, threads: int
         field="engine",
         remedy="Use fp32." if precision != "fp32" else None,
     )
+
+
+def require_fit(model: RegisteredModel, device: str, precision: str) -> None:
+    """Refuse half precision that was measured to lose too much.
+
+    Raises:
+        Unavailable: It was.
+    """
+    if row := unfit(model.parity, device, precision):
+        raise Unavailable(
+            f"{model.manifest.identity} in {precision} was off by {row.step_error_max:.2f} steps of the stored int8 "
+            f"({row.engine}, {row.checked}), which is too much.",
+            field="precision",
+            remedy="Use fp32.",
+        )
 
 
 def _room(device: str) -> Any:

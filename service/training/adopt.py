@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from service.errors import Conflict, Corrupt
+import numpy as np
+
+from service.errors import Conflict, Corrupt, InvalidInput
 from service.families import Family, family
-from service.parity import ParityRow, Plan, write_parity
-from service.registry import RegisteredModel, read_model, register
+from service.parity import ParityRow, Plan, joined, write_parity
+from service.registry import MANIFEST, RegisteredModel, read_model, register
 from service.training.checkpoints import Checkpoint, read_checkpoint
 from service.training.export import LIMIT, export
 from service.training.hub import PUBLISHED
-from service.training.verify import Note, remember, verify
+from service.training.verify import HALF_STEP, Note, remember, verify
+from service.unfinished import making
 from service.values import ModelIdentity
 
 PUBLIC_DOMAIN: Final = "CC0-1.0"
 """Licence of the published weights."""
 UNKNOWN: Final = "NOASSERTION"
 """SPDX for: nobody said."""
+MOST: Final = float(np.finfo(np.float16).max)
+"""Largest number of half precision."""
 LARGE: Final = 500_000_000
 """Parameters from which few pixels are compared: one takes seconds."""
 
@@ -133,43 +137,83 @@ def adopt(
         limit: Bytes of weights that an ONNX file itself may hold.
         note: Told of what begins.
 
+    Half precision that misses what is asked of it keeps nothing from being registered: its file is left out, the table
+    says why, and whoever asks for it is refused.
+
     Raises:
         NotFound, InvalidInput, Corrupt: As `read_checkpoint`.
-        Corrupt: What was exported does not compute what the checkpoint does; nothing is registered.
-        Conflict: Another model of that identity is there.
+        InvalidInput: The plan leaves out float32.
+        Corrupt: What was exported does not compute in float32 what the checkpoint does; nothing is registered.
+        Conflict: Another model of that identity is there, or the checkpoint changed meanwhile.
     """
+    if "fp32" not in plan.precisions:
+        raise InvalidInput("a model is proven in fp32 at least.", field="precision", remedy="Add --precision fp32.")
     identity = identity_of(path, family(family_name), naming.identity)
     note(f"reading {path.name}")
     checkpoint = read_checkpoint(path, family_name)
-    models.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=models, prefix=".") as temporary:
+    if half and (why := against_half(checkpoint, plan)):
+        note(f"half.onnx is left out: {why}")
+        half = False
+    with making(models) as temporary:
         note(f"exporting {identity}")
-        folder = Path(temporary) / "model"
+        folder = temporary / "model"
         made = write(checkpoint, folder, naming, half=half, limit=limit)
         rows = verify(made, plan, checkpoint, note)
         require_faithful(identity, rows)
+        without_unproven_half(made, rows, note)
         write_parity(folder, rows)
+        checkpoint.require_same()
         model = register(models, folder, move=True)
-    if model.manifest.checkpoint_sha256 != checkpoint.sha256:
-        raise Conflict(f"another {identity} is registered.", remedy="Give it another name: --as NAME@VERSION.")
     if model.parity != rows:  # the same one was there already
-        write_parity(model.path.parent, rows)
+        write_parity(model.path.parent, joined(model.parity, rows))
     return Adopted(read_model(model.path.parent), checkpoint, rows)
 
 
+def against_half(checkpoint: Checkpoint, plan: Plan) -> str:
+    """Why no file of half precision can be made, or proven; empty where it can."""
+    largest = max(float(p.abs().max()) for p in checkpoint.network.parameters())
+    if largest > MOST:
+        return f"a weight of {largest:.3g} is beyond float16."
+    return "" if "fp16" in plan.precisions else "it is not to be compared (--precision)."
+
+
 def require_faithful(identity: ModelIdentity, rows: Sequence[ParityRow]) -> None:
-    """Refuse a model that an engine does not compute as it should.
+    """Refuse a model that an engine does not compute as it should in float32.
 
     Raises:
         Corrupt: There is one; names the first.
     """
     for row in rows:
-        if not row.ok:
+        if not row.ok and row.precision == "fp32":
             raise Corrupt(
-                f"{identity} on {row.engine} {row.precision} differs from {row.against} by {row.max_abs:.1e}, "
-                f"{row.step_error_max:.2f} steps of the stored int8, {row.codes_differ:.2%} of codes.",
-                remedy="Leave that engine or precision out (--engine, --precision) if you do not need it.",
+                f"{identity} on {row.engine} fp32 {_differs(row)}.",
+                remedy="Leave that engine out (name the others with --engine) if you do not need it.",
             )
+
+
+def without_unproven_half(model: RegisteredModel, rows: Sequence[ParityRow], note: Note) -> None:
+    """Say which half precision is not good enough, and remove the file of it where it is not, or nobody looked."""
+    halves = [row for row in rows if row.precision == "fp16"]
+    for row in halves:
+        if not row.ok:
+            note(f"{row.engine} fp16 is left out: it {_differs(row)}; at most {HALF_STEP} steps are allowed.")
+    ran = [row for row in halves if row.engine != "openvino"]  # which takes the float32 file
+    if model.half_path is None or (ran and all(row.ok for row in ran)):
+        return
+    if not ran:
+        note("half.onnx is left out: no engine here could be asked to run it.")
+    manifest, folder = model.manifest, model.path.parent
+    for name in filter(None, (manifest.half_file, manifest.half_data_file)):
+        (folder / name).unlink()
+    bare = replace(manifest, half_file="", half_sha256="", half_data_file="", half_data_sha256="")
+    (folder / MANIFEST).write_text(bare.to_json())
+
+
+def _differs(row: ParityRow) -> str:
+    return (
+        f"differs from {row.against} by {row.max_abs:.1e}, {row.step_error_max:.2f} steps of the stored int8, "
+        f"{row.codes_differ:.2%} of codes"
+    )
 
 
 def plan_for(checkpoint_bytes: int, plan: Plan) -> Plan:

@@ -133,6 +133,8 @@ def fetch(name: str, folder: Path, revision: str = "main") -> Fetched:
             remedy="It was deleted; pull it again.",
         )
     part.replace(path)
+    for old in path.parent.glob(f".{path.name}.*.part"):  # of what the hub had before
+        old.unlink()
     return Fetched(path, commit, found)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -16,15 +16,15 @@ import numpy as np
 
 from service.dpixels import DPixels, from_arrays
 from service.encoder import Encoder
-from service.errors import InvalidInput, SmaltiError, Unavailable
+from service.errors import Corrupt, InvalidInput, SmaltiError, Unavailable
 from service.families import FAMILIES
-from service.parity import ParityRow, Plan
+from service.parity import HALF_FILE, ParityRow, Plan
 from service.quant import quantise
 from service.registry import ORIGIN, RegisteredModel, sha256_of
 from service.simulate import Landscape
 from service.training import golden
 from service.training.checkpoints import Checkpoint, read_checkpoint
-from service.training.export import export
+from service.training.export import export, rounded
 from service.training.reference import reference_vectors
 from service.values import Float32Array, ModelIdentity
 
@@ -38,10 +38,6 @@ TIES: Final = 0.005
 """Share of int8 codes that may differ in float32, by one level: those that lay on the edge between two."""
 HALF_STEP: Final = 0.5
 """Most that half precision may be off, in steps of the stored int8."""
-
-HALF_FILE: Final = "half.onnx on cpu"
-"""How rows are named that show what the float16 file loses, where no GPU is: a processor rounds its weights and the
-results of its products likewise, only slowly."""
 
 Note = Callable[[str], None]
 """Told in a few words of what begins."""
@@ -63,55 +59,85 @@ def verify(
 
     Raises:
         Unavailable: An engine is not here, and the plan is strict; or none is.
+        Corrupt: In float32, vectors are not finite.
     """
+    model = replace(model, parity=())  # an engine that failed before may be measured again
     dpixels = realistic(plan.pixels)
     against = "torch" if checkpoint else "cpu fp32"
     note(f"{len(dpixels)} simulated pixels, {against}")
-    judge = _judge(model, dpixels, checkpoint, plan)
+    judge = _judge(model, dpixels, checkpoint, plan, note)
     rows: list[ParityRow] = []
+    absent: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         goldens = _goldens(model.manifest.family, Path(folder)) if "fp32" in plan.precisions else []
-        for engine in plan.engines:
-            for precision in plan.precisions:
-                try:
-                    found = _vectors(model, dpixels, engine, precision, plan)
-                except (Unavailable, InvalidInput) as error:
-                    if plan.demands(error):
-                        raise
-                    note(f"{engine} {precision} is left out: {error}")
-                    if error.field == "engine":  # it is not here at all
-                        break
-                    continue
-                note(f"{engine} {precision} is compared")
-                rows.append(_row(engine, precision, against, judge, found, model.manifest.quantiser))
-                if precision == "fp32":
-                    rows += [_golden_row(engine, case, made) for case, made in goldens]
-        if model.half_path and "fp16" in plan.precisions and "cpu" in plan.engines:
-            note(f"{HALF_FILE} is compared")
-            found = _vectors(_as_half(model), dpixels, "cpu", "fp32", plan)
-            rows.append(_row(HALF_FILE, "fp16", against, judge, found, model.manifest.quantiser))
+        for engine, precision in _runs(model, plan):
+            if engine in absent:
+                continue
+            try:
+                found = _vectors(model, dpixels, engine, precision, plan, note)
+            except (Unavailable, InvalidInput) as error:
+                if plan.demands(error):
+                    raise
+                note(f"{engine} {precision} is left out: {error}")
+                absent |= {engine} if error.field == "engine" else set()
+                continue
+            note(f"{engine} {precision} is compared")
+            rows.append(_row(engine, precision, against, judge, found, model.manifest.quantiser))
+            if precision == "fp32":
+                rows += [_golden_row(engine, case, made) for case, made in goldens]
     if not rows:
         raise Unavailable("none of the engines is here.", field="engine")
     return tuple(rows)
 
 
-def _vectors(model: RegisteredModel, dpixels: DPixels, engine: str, precision: str, plan: Plan) -> Float32Array:
+def _runs(model: RegisteredModel, plan: Plan) -> list[tuple[str, str]]:
+    """Engines and precisions in turn; the float16 file on a processor too, for it stands for GPUs that are not here."""
+    runs = [(engine, precision) for engine in plan.engines for precision in plan.precisions]
+    half = model.half_path and "fp16" in plan.precisions and "cpu" in plan.engines
+    return [*runs, (HALF_FILE, "fp16")] if half else runs
+
+
+def _vectors(
+    model: RegisteredModel, dpixels: DPixels, engine: str, precision: str, plan: Plan, note: Note
+) -> Float32Array:
+    """(n, d); NaN where half precision gives nothing that could be stored."""
+    try:
+        if engine == HALF_FILE:
+            with _as_half(model) as half:
+                return _encoded(half, dpixels, "cpu", "fp32", plan)
+        return _encoded(model, dpixels, engine, precision, plan)
+    except Corrupt as error:
+        if precision == "fp32":
+            raise
+        note(f"{engine} {precision}: {error.message}")
+        return np.full((len(dpixels), model.manifest.dims), np.nan, np.float32)
+
+
+def _encoded(model: RegisteredModel, dpixels: DPixels, engine: str, precision: str, plan: Plan) -> Float32Array:
     with closing(Encoder.open(model, engine, threads=plan.threads, precision=precision)) as encoder:
         return encoder.encode(dpixels).floats
 
 
-def _as_half(model: RegisteredModel) -> RegisteredModel:
-    """The model as if its half file were its only one."""
+@contextmanager
+def _as_half(model: RegisteredModel) -> Iterator[RegisteredModel]:
+    """A model whose only file is that of half precision, rounding on a processor too; in the folder of its weights."""
     old = model.manifest
-    manifest = replace(
-        old, file=old.half_file, sha256=old.half_sha256, data_file=old.half_data_file, data_sha256=old.half_data_sha256
-    )
-    return RegisteredModel(manifest, model.path.with_name(old.half_file))
+    with tempfile.NamedTemporaryFile(dir=model.path.parent, prefix=".rounded-", suffix=".onnx") as file:
+        file.write(rounded(model.path.with_name(old.half_file)))
+        file.flush()
+        path = Path(file.name)
+        manifest = replace(
+            old, file=path.name, sha256=sha256_of(path), data_file=old.half_data_file, data_sha256=old.half_data_sha256,
+            half_file="", half_sha256="", half_data_file="", half_data_sha256="",
+        )  # fmt: skip
+        yield RegisteredModel(manifest, path)
 
 
-def _judge(model: RegisteredModel, dpixels: DPixels, checkpoint: Checkpoint | None, plan: Plan) -> Float32Array:
+def _judge(
+    model: RegisteredModel, dpixels: DPixels, checkpoint: Checkpoint | None, plan: Plan, note: Note
+) -> Float32Array:
     if checkpoint is None:
-        return _vectors(model, dpixels, "cpu", "fp32", plan)
+        return _vectors(model, dpixels, "cpu", "fp32", plan, note)
     manifest = model.manifest
     vectors = reference_vectors(checkpoint.network, dpixels, manifest.statistics, sampling=manifest.sampling)
     return vectors[:, : manifest.dims]
@@ -132,13 +158,15 @@ def _row(
     engine: str, precision: str, against: str, judge: Float32Array, found: Float32Array, quantiser: Any
 ) -> ParityRow:
     made = np.isfinite(judge).all(axis=1)
+    if not made.any():
+        raise Corrupt(f"{against} gives no finite vector.", remedy="The weights are damaged: get them again.")
     same_status = bool((made == np.isfinite(found).all(axis=1)).all())
     a, b = judge[made], np.nan_to_num(found[made])
     (codes_a, scales), (codes_b, _) = quantise(a, quantiser), quantise(b, quantiser)
     off = np.abs(a - b)
     levels = np.abs(codes_a.astype(np.int16) - codes_b)
     steps = off / scales[:, None]
-    largest, relative = float(off.max()), float(off.max() / np.abs(a).max())
+    largest, relative = float(off.max()), float(off.max() / max(np.abs(a).max(), np.finfo(np.float32).tiny))
     if precision == "fp32":
         ok = (largest <= ABSOLUTE or relative <= RELATIVE) and levels.max() <= 1 and (levels > 0).mean() <= TIES
     else:

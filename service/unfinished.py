@@ -1,0 +1,66 @@
+"""Folders in the making, on the disk where they will stay; what a killed process left of its own is removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+fcntl: Any
+try:
+    import fcntl
+except ModuleNotFoundError:  # no such locks on Windows
+    fcntl = None
+
+PREFIX: Final = ".making-"
+YOUNG: Final = 60.0
+"""Seconds in which a folder may not yet be held by who made it."""
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A folder beside the finished ones, held while something is made in it and then removed with what is left in it.
+
+    Args:
+        folder: Where finished ones lie; made if need be. Nothing that begins with PREFIX is one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{PREFIX}*"):
+        _remove_if_left(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PREFIX) as made:
+        held = _hold(Path(made))
+        try:
+            yield Path(made)
+        finally:
+            if held is not None:
+                os.close(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """A lock that the system takes back when this process dies; None where another has it, or there are no locks."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _remove_if_left(folder: Path) -> None:
+    try:
+        if time.time() - folder.stat().st_mtime < YOUNG or (held := _hold(folder)) is None:
+            return
+    except FileNotFoundError:  # its maker has just finished
+        return
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(held)
