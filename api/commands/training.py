@@ -57,7 +57,9 @@ def train(
     name: Annotated[
         str | None, typer.Option(help="What to call it, name@version/variant; smalti-PRESET@0.1.0 where absent.")
     ] = None,
-    licence: Annotated[str, typer.Option(help="SPDX name; MIT where absent, the pixels are simulated and nobody taught.")] = "",
+    licence: Annotated[
+        str, typer.Option(help="SPDX name; MIT where absent, the pixels are simulated and nobody taught.")
+    ] = "",
 ) -> None:
     """Train an encoder and export it to ONNX. The same again goes on where a killed run was. Needs torch."""
     try:
