@@ -21,6 +21,38 @@ from service.values import STATUS_NAMES, VALID, Window
 
 NPY: Final = "application/x-npy"
 MEDIA: Final[dict[AnswerForm, str]] = {"json": JSON, "npz": NPZ, "npy": NPY, "arrow": ARROW}
+_BINARY: Final[dict[AnswerForm, str]] = {
+    "npz": "codes int8 (..., d) and scales float32 (...), or vectors float32 (..., d); status uint8: 1 valid, 0 not "
+    "embedded, 3 rejected; s2, s1_asc, s1_desc uint16; pixel, if the upload names pixels. (...) is (H, W) or (n)",
+    "npy": "float32 (..., d), NaN where there is no vector",
+    "arrow": "a stream: pixel, status, s2, s1_asc, s1_desc, and codes and scale, or vector; null where there is none; "
+    "what the headers say as metadata of the schema",
+}
+_TOLD: Final = {
+    "Model": "who made the vectors",
+    "Window": "as it was said; empty: it was not",
+    "Outside-Training": "true for windows that are not calendar years",
+    "Device": "where it ran",
+    "Precision": "fp32, or fp16 where it was asked for",
+    "Reordered": "true if bands came in another order than the model's",
+    "Status": "how many pixels are of which: `not-embedded=1, valid=3`",
+    "Dataset": "where it was stored, if it was",
+    "Revision": "of that dataset",
+}
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "One embedding a pixel, in the order sent",
+        "headers": {
+            f"X-Smalti-{name}": {"description": said, "schema": {"type": "string"}} for name, said in _TOLD.items()
+        },
+        "content": {JSON: {}}
+        | {
+            MEDIA[form]: {"schema": {"type": "string", "format": "binary", "description": said}}
+            for form, said in _BINARY.items()
+        },
+    }
+}
+"""What OpenAPI says of it."""
 USUAL: Final[dict[BodyForm, AnswerForm]] = {"json": "json", "npz": "npz", "arrow": "arrow", "parquet": "arrow"}
 """How each form of body is answered where nothing else is asked."""
 PIXELS: Final = 4096

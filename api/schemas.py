@@ -260,8 +260,8 @@ class EmbedAnswer(BaseModel):
     """Embeddings in the order sent."""
 
     model: str
-    window: str
-    outside_training: bool = Field(description="true for windows that are not calendar years")
+    window: str = Field(description="as it was said; empty: it was not, which only an NPZ may do")
+    outside_training: bool = Field(description="true for windows that are not calendar years; false if none was said")
     device: str
     precision: str = Field(description="arithmetic of the encoder: fp32, or fp16 where it was asked for")
     reordered: bool = Field(description="whether bands came in another order than the model's and were put right")

@@ -33,6 +33,9 @@ FORMS: Final[dict[str, BodyForm]] = {
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY: Final = {
     "required": True,
+    "description": "Told apart by Content-Type; not packed by Content-Encoding. Other names are understood too: "
+    "application/zip and application/octet-stream for NPZ, application/x-parquet for Parquet, and "
+    "application/vnd.apache.arrow.file: an Arrow body is a stream or a file, either way.",
     "content": {
         JSON: {"schema": {"$ref": "#/components/schemas/EmbedBody"}},
         **dict.fromkeys((NPZ, ARROW, PARQUET), _BINARY),
@@ -60,13 +63,17 @@ def form_of(request: Request) -> BodyForm:
     """The form that a request's Content-Type names.
 
     Raises:
-        InvalidInput: None, or another; or a JSON body comes with parameters.
+        InvalidInput: None, or another; or the body is packed; or a JSON body comes with parameters.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = FORMS.get(media)
     if form is None:
         remedy = f"Send {JSON}, {NPZ}, {ARROW} or {PARQUET}."
         raise InvalidInput(f"{media[:60]!r} is not understood.", field="Content-Type", remedy=remedy)
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed != "identity":
+        remedy = "Send the body as it is; NPZ, Arrow and Parquet pack their numbers themselves."
+        raise InvalidInput(f"{packed[:20]!r} is not unpacked.", field="Content-Encoding", remedy=remedy)
     if form == "json":
         for name in request.query_params:
             raise InvalidInput("belongs into the JSON body.", field=f"query.{name}", remedy="Move it there.")

@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.settings import Settings
+from api.uploads import FORMS
 from service.dpixels import BANDS
 from tests.conftest import client_of
 from tests.uploads import (
@@ -268,4 +269,11 @@ def test_openapi_describes_every_form(client: TestClient) -> None:
     tables = {"application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"}
     assert set(route["requestBody"]["content"]) == {"application/json", "application/x-npz"} | tables
     answers = {"application/json", "application/x-npz", "application/x-npy", "application/vnd.apache.arrow.stream"}
-    assert set(route["responses"]["200"]["content"]) == answers
+    told = route["responses"]["200"]
+    assert set(told["content"]) == answers
+    assert all(one["schema"] for one in told["content"].values())
+    said = client.post("/embed", params=UNITS, content=parquet(table(HELD)), headers=PARQUET).headers
+    stored = {"x-smalti-dataset", "x-smalti-revision"}
+    assert {name.lower() for name in told["headers"]} - stored == {h for h in said if h.startswith("x-smalti-")}
+    for name in FORMS:
+        assert name in route["requestBody"]["content"] or name in route["requestBody"]["description"]

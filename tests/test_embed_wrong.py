@@ -142,6 +142,9 @@ MISTAKES: dict[str, Wrong] = {
     # the body as a whole
     "wrong content type": of_body(b"x", {"Content-Type": "text/csv"}, "Content-Type", "is not understood"),
     "no content type": of_body(b"x", {}, "Content-Type", "'' is not understood"),
+    "packed by HTTP": of_body(
+        b"x", {**NPZ, "Content-Encoding": "gzip"}, "Content-Encoding", "'gzip' is not unpacked"
+    ),
     "oversize": of_body(b"x" * 70_000, NPZ, "body", "over 60,000 bytes", status=413, kind="limit-exceeded", small=True),
     "not JSON": Wrong(b"{", JSON, "body", "Invalid JSON"),
     "parameter beside JSON": Wrong(json.dumps(body(HELD)).encode(), JSON, "query.dims", "belongs into", {"dims": 8}),

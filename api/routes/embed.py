@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from os import SEEK_END
-from typing import IO, Annotated, Any, Final
+from typing import IO, Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from api.answers import MEDIA, Embedded, chosen, quantized, respond
+from api.answers import ANSWERS, Embedded, chosen, quantized, respond
 from api.problems import documented
 from api.schemas import EmbedAnswer, EmbedBody, EmbedChoices, Stored
 from api.security import require
@@ -26,7 +26,6 @@ from service.values import Window
 
 router = APIRouter(tags=["embed"])
 
-ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {media: {} for media in MEDIA.values()}}}
 Corner = tuple[int, tuple[float, ...]]
 
 
@@ -39,7 +38,7 @@ async def taken_in(state: Annotated[State, Depends(get_state)]) -> AsyncIterator
 @router.post(
     "/embed",
     response_model=EmbedAnswer,
-    responses={**documented(401, 403, 404, 409, 413, 415, 422, 503), **ANSWERS},
+    responses={**documented(401, 403, 404, 409, 413, 422, 503), **ANSWERS},
     openapi_extra={"requestBody": REQUEST_BODY},
     dependencies=[Depends(require("embed")), Depends(taken_in)],
 )
