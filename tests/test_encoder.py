@@ -378,3 +378,21 @@ def test_threads_are_no_more_than_a_container_may_use(files, most, tmp_path, mon
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(engines.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert engines.cores(tmp_path) == most
+
+
+def test_the_whole_way_onto_a_gpu_with_the_processor_in_its_place(mini, monkeypatch):
+    real = ort.bound
+    monkeypatch.setattr(ort, "PROVIDERS", {"cpu": "NoneExecutionProvider", "cuda": "CPUExecutionProvider"})
+    monkeypatch.setattr(ort, "_options", lambda *_: {})
+    monkeypatch.setattr(ort, "bound", lambda session, device: real(session, {"cuda": "cpu"}[device]))
+    chosen = Encoder.open(mini.model, engine="auto", threads=1)
+    assert (chosen.device, chosen.engine.batch, chosen.engine.lanes) == ("cuda", 256, 2)
+    d = random_dpixels([5, 6, 0, 30], [4, 4, 0, 20], [0, 1, 0, 9])
+    assert np.allclose(chosen.encode(d).floats, mini.encode(d).floats, atol=2e-5, equal_nan=True)
+
+    def no_kernel(session, device):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(ort, "bound", no_kernel)
+    with pytest.raises(Unavailable, match="cuda does not run here: no kernel image"):
+        Encoder.open(mini.model, engine="cuda", threads=1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -78,6 +79,8 @@ def _session(model: RegisteredModel, path: Path, device: str, precision: str, th
     if device != "cpu":
         _ready_gpu(options, threads)
     if device == "tensorrt":
+        with suppress(ImportError, OSError):
+            importlib.import_module("tensorrt")  # where it came as a wheel, this loads its libraries
         # Nothing else keeps TensorRT from products rounded to ten bits. The process has it from here on.
         os.putenv("NVIDIA_TF32_OVERRIDE", "0")
         providers.append((PROVIDERS["cuda"], _options(model, "cuda", precision)))
