@@ -97,7 +97,7 @@ def train(
     clock = _Clock(before, now, now)
     probe = Probe(recipe) if recipe.probe_every else None
     drawn = -PLOT_EVERY
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = (read_curves(run.folder / CURVES) or [{}])[-1]
     for step in range(first, recipe.steps):
         outcome = updater.step(step, source.batch(step))
         clock.steps += 1
@@ -122,8 +122,7 @@ def train(
             run.save(updater.objective.student, step, kept)
         if on_progress:
             on_progress(step + 1, recipe.steps, f"loss {row.get('loss', 0):.4g}")
-    rows = read_curves(run.folder / CURVES)
-    return updater.objective.student.cpu().eval(), rows[-1] if rows else {}
+    return updater.objective.student.cpu().eval(), row
 
 
 def _timed(clock: _Clock, recipe: Recipe, step: int) -> dict[str, float]:
