@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -11,12 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from service.errors import Unavailable
+
 fcntl: Any
 try:
     import fcntl
 except ModuleNotFoundError:  # no such locks on Windows
     fcntl = None
 
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PREFIX: Final = ".making-"
 YOUNG: Final = 60.0
 """Seconds in which a folder may not yet be held by who made it."""
@@ -28,6 +32,9 @@ def making(folder: Path) -> Iterator[Path]:
 
     Args:
         folder: Where finished ones lie; made if need be. Nothing that begins with PREFIX is one.
+
+    Raises:
+        Unavailable: What is made does not fit on the disk.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{PREFIX}*"):
@@ -36,6 +43,10 @@ def making(folder: Path) -> Iterator[Path]:
         held = _hold(Path(made))
         try:
             yield Path(made)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise Unavailable(f"the disk of {folder} is full.", remedy="Make room there, and repeat.") from None
         finally:
             if held is not None:
                 os.close(held)

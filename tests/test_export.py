@@ -18,9 +18,9 @@ from service.errors import Corrupt, Unavailable  # noqa: E402
 from service.families import FAMILIES, family  # noqa: E402
 from service.parity import HALF_FILE, Plan  # noqa: E402
 from service.quant import quantise  # noqa: E402
-from service.registry import SHIPPED, RegisteredModel, read_model, register  # noqa: E402
+from service.registry import SHIPPED, RegisteredModel, read_model, register, sha256_of  # noqa: E402
 from service.training.checkpoints import read_checkpoint  # noqa: E402
-from service.training.export import export, rounded, to_onnx  # noqa: E402
+from service.training.export import export, rounded, to_onnx, write_onnx  # noqa: E402
 from service.training.golden import GOLDEN, feeds, forward  # noqa: E402
 from service.training.networks import Student, StudentConfig, build  # noqa: E402
 from service.training.reference import reference_vectors  # noqa: E402
@@ -70,6 +70,26 @@ def test_golden_numbers_in_every_engine(case, tmp_path):
             vectors = encoder.run(feeds(case))
         assert vectors.shape == (2, min(case.native_dims, family(case.family).dims))
         assert case.error(vectors) <= 1, engine
+
+
+@pytest.mark.slow
+def test_golden_numbers_of_v11_to_the_last_in_every_engine(tmp_path):
+    """Models store 128 of 192 numbers: the last of the golden ones show in a graph that gives all."""
+    case = next(one for one in GOLDEN if one.family == "tessera-v1.1-aws")
+    network = case.network()
+    stored = export(network, tmp_path / "stored", ME, family=case.family)
+    path = tmp_path / "stored" / "all.onnx"
+    write_onnx(network, path)
+    whole = RegisteredModel(replace(stored.manifest, file=path.name, sha256=sha256_of(path), dims=192), path)
+    for engine in ENGINES:
+        with closing(opened(whole, engine)) as encoder:
+            vectors = np.asarray(encoder.run(feeds(case)))
+        assert vectors.shape == (2, 192)
+        assert case.error(vectors) <= 1, engine
+        with closing(opened(stored, engine)) as encoder:
+            codes, scales = quantise(np.asarray(encoder.run(feeds(case))), "v1")
+        assert codes[0, :6].tolist() == [-18, -88, -125, -117, -66, 9]
+        assert scales[0] == pytest.approx(0.036252, abs=5e-7)
 
 
 def networks():

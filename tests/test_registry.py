@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from service.parity import PARITY, ParityRow
-from service.registry import MANIFEST, SHIPPED, ModelManifest, Registry, read_model, register
+from service.registry import MANIFEST, SHIPPED, ModelManifest, Registry, read_model, register, sha256_of
+from service.unfinished import PREFIX, making
 from service.values import ModelIdentity
 
 
@@ -125,6 +130,53 @@ def test_a_broken_manifest_spoils_only_itself(folder):
     assert "other@1" in str(registry.problems()[0])
     with pytest.raises(Corrupt, match="other@1"):
         registry.get("other")
+
+
+def test_two_that_register_the_same_at_once_both_have_it(folder, tmp_path, monkeypatch):
+    home, rename = tmp_path / "home", Path.rename
+
+    def late(self, target):
+        monkeypatch.setattr(Path, "rename", rename)
+        register(home, folder / "smalti-mini")  # by somebody else, just before
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    register(home, folder / "smalti-mini").verify()
+    assert [path.name for path in home.iterdir()] == ["smalti-mini@0.1.0~default"]
+
+
+def test_of_two_that_differ_the_second_is_told_in_what(folder, tmp_path):
+    register(tmp_path / "home", folder / "smalti-mini")
+    half = {"half_file": "half.onnx", "half_sha256": sha256_of(folder / "smalti-mini" / "model.onnx")}
+    for changes, told in (({"family": "tessera-v2-teacher"}, "family"), (half, "half_file, half_sha256")):
+        rewrite(folder, told[:4], **changes)
+        shutil.copy(folder / "smalti-mini" / "model.onnx", folder / told[:4] / "half.onnx")
+        with pytest.raises(Conflict, match=f"differs in {told}") as refused:
+            register(tmp_path / "home", folder / told[:4])
+        assert "smalti-mini@0.1.0~default" in str(refused.value.remedy)
+    rewrite(folder, "said", licence="MIT-0", origin="us")
+    register(tmp_path / "home", folder / "said")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_makes_is_not(tmp_path):
+    for name in ("left", "young", "held"):
+        (tmp_path / f"{PREFIX}{name}").mkdir()
+        (tmp_path / f"{PREFIX}{name}" / "model.onnx").write_bytes(b"x")
+    held = os.open(tmp_path / f"{PREFIX}held", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    for name in ("left", "held"):
+        os.utime(tmp_path / f"{PREFIX}{name}", (1, 1))
+    with making(tmp_path) as mine:
+        assert {path.name for path in tmp_path.iterdir()} == {f"{PREFIX}young", f"{PREFIX}held", mine.name}
+        os.utime(mine, (1, 1))
+        with making(tmp_path):
+            assert mine.is_dir()
+    os.close(held)
+    assert not mine.exists()
+    with pytest.raises(Unavailable, match=r"disk of .* is full.*Make room"), making(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(PermissionError), making(tmp_path):
+        raise PermissionError
 
 
 def test_register_copies_whole_or_not_at_all(folder, tmp_path):
