@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from api.cli import app, main
 from api.settings import Settings
@@ -46,6 +47,13 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
         assert len(command.help or "") > 15, path
         for parameter in command.params:
             assert getattr(parameter, "help", None) or parameter.name == "help", (path, parameter.name)
+
+
+def test_the_help_of_every_command_can_be_shown(tmp_path: Path) -> None:
+    """Brackets in a help text are markup to what draws it."""
+    for path in commands():
+        shown = CliRunner().invoke(app, [*path, "--help"], env={"SMALTI_HOME": str(tmp_path)})
+        assert shown.exit_code == 0, (path, shown.exception)
 
 
 def test_datasets_and_models_list_as_json(world: Settings) -> None:

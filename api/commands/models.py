@@ -24,7 +24,10 @@ models_app = typer.Typer(no_args_is_help=True, help="What encoders there are, an
 
 Family = Annotated[str, typer.Option(metavar="FAMILY", help=f"What the checkpoint is: {', '.join(FAMILIES)}.")]
 Name = Annotated[
-    str, typer.Option("--as", metavar="NAME", help="name[@version[/variant]]; that of the published file where absent.")
+    str,
+    typer.Option(
+        "--as", metavar="NAME", help="name, name@version or name@version/variant; as it was published where absent."
+    ),
 ]
 Engines = Annotated[
     list[str] | None,
