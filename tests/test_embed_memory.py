@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 
 from api.settings import Limits, Settings
 from service.dpixels import BANDS, scratch
+from service.errors import LimitExceeded, Unavailable
 from tests.conftest import ROOT, client_of
 from tests.uploads import ARROW, NPZ, PARQUET, UNITS, arrow, body, folder, npz, parquet, pixels, table
 
@@ -180,3 +182,27 @@ def test_a_place_is_kept_until_the_answer_is_sent(world: Settings) -> None:
     assert here.post("/embed", content=content, headers=NPZ).status_code == 200
     assert seen == [((0, 1), True)]
     assert (turns.counts(), turns.scratch.taken) == ((0, 0), 0)
+
+
+def test_room_is_taken_at_once_or_not_at_all() -> None:
+    """Else of many that unpack together, each takes a part and none finds enough."""
+    room = scratch.Room(100)
+
+    def other(size: int) -> None:
+        with room.share():
+            scratch.expect(size)
+
+    with room.share(), scratch.spool() as file:
+        scratch.expect(60)
+        with pytest.raises(Unavailable, match="60 of the 100 bytes") as refused:
+            copy_context().run(other, 60)
+        assert refused.value.retry_after
+        copy_context().run(other, 40)
+        file.write(b"x" * 50)
+        assert room.taken == 60, "it was taken already"
+        file.write(b"x" * 30)
+        assert room.taken == 80
+        with pytest.raises(LimitExceeded, match="over 100 bytes"):
+            scratch.zeros((21,), np.uint8)
+        assert room.taken == 80
+    assert room.taken == 0

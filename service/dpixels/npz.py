@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from service.dpixels.arrays import ARRAYS, from_arrays
 from service.dpixels.pixels import PIXEL_ARRAYS, TEXT, from_pixels
-from service.dpixels.scratch import held, in_c_order, on_disk, spool
+from service.dpixels.scratch import expect, held, in_c_order, on_disk, spool
 from service.dpixels.upload import Declared, Upload, UploadLimits
 from service.dpixels.value import check_days, check_frames
 from service.errors import InvalidInput, LimitExceeded, SmaltiError
@@ -87,7 +87,7 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
     Raises:
         InvalidInput: The file is cut short, holds something else, or an array is wrong; names it.
         LimitExceeded: It would unpack to more than `limits`; found out before unpacking.
-        Unavailable: The disk is full.
+        Unavailable: The disk is full, or other uploads leave no room.
     """
     _check_zip(source)
     try:
@@ -95,6 +95,7 @@ def load_npz(source: IO[bytes] | Path, limits: UploadLimits) -> dict[str, np.nda
             infos = _directory(archive, limits)
             members = {name: _promised(archive, info, name) for name, info in infos.items()}
             _check_sides(members, limits)
+            expect(sum(_takes(member, name) for name, member in members.items()))
             return {name: _unpacked(archive, member, name) for name, member in members.items()}
     except SmaltiError:
         raise
@@ -129,9 +130,11 @@ def _directory(archive: zipfile.ZipFile, limits: UploadLimits) -> dict[str, zipf
     unpacked = sum(info.file_size for info in infos.values())
     packed = sum(info.compress_size for info in infos.values())
     if unpacked > limits.unpacked_bytes:
-        raise LimitExceeded(f"unpacks to {unpacked:,} of {limits.unpacked_bytes:,} bytes allowed.", field="body")
+        said = f"unpacks to {unpacked:,} of {limits.unpacked_bytes:,} bytes allowed."
+        raise LimitExceeded(said, field="body", remedy="Send fewer pixels at once.")
     if unpacked > SMALL and unpacked > limits.ratio * max(packed, 1):
-        raise LimitExceeded(f"unpacks to {unpacked / max(packed, 1):,.0f} times its size.", field="body")
+        said = f"unpacks to {unpacked / max(packed, 1):,.0f} times its size, more than measurements do."
+        raise LimitExceeded(said, field="body", remedy=f"At most {limits.ratio:g} times is taken.")
     return infos
 
 
@@ -159,12 +162,13 @@ def _promised(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> _Me
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(head, max_header_size=HEADER)
     except Exception as error:  # the header is evaluated as Python text: of what that may raise there is no list
-        raise InvalidInput(f"is not an .npy array: {error}", field=name) from None
+        raise InvalidInput(f"is not an .npy array: {error}", field=name, remedy="Use numpy.savez.") from None
     if dtype.hasobject or dtype.kind not in ("biufUS" if name in TEXT else "biuf"):
         raise InvalidInput(f"is {dtype}.", field=name, remedy="Only plain numbers are read.")
     start = head.tell()
     if start + math.prod(shape) * dtype.itemsize != info.file_size or min(shape, default=1) < 0:
-        raise InvalidInput(f"promises {shape} of {dtype}, which is not the {info.file_size:,} bytes held.", field=name)
+        said = f"promises {shape} of {dtype}, which is not the {info.file_size:,} bytes held."
+        raise InvalidInput(said, field=name, remedy="Was it written whole?")
     return _Member(info, shape, fortran, dtype, start)
 
 
@@ -183,6 +187,14 @@ def _check_sides(members: dict[str, _Member], limits: UploadLimits) -> None:
         name = "bands" if "bands" in members else "s2" if "s2" in members else "body"
         said = f"{pixels:,} pixels, at most {limits.pixels:,} are taken."
         raise LimitExceeded(said, field=name, remedy="Send less at once.")
+
+
+def _takes(member: _Member, name: str) -> int:
+    """Bytes of an array as it is unpacked, turned into C order, and converted with its days and validity."""
+    size = member.info.file_size * (2 if member.fortran and len(member.shape) > 1 else 1)
+    if len(member.shape) == 3 and name not in ARRAYS:
+        size += math.prod(member.shape[:2]) * (2 * member.shape[2] + 3)
+    return size
 
 
 def _unpacked(archive: zipfile.ZipFile, member: _Member, name: str) -> np.ndarray[Any, Any]:

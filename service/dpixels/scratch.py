@@ -86,15 +86,28 @@ class _Share:
 
     def __init__(self, room: Room) -> None:
         self._room = room
+        self._ahead = 0
         self.taken = 0
 
-    def take(self, size: int) -> None:
-        self._room.check(self.taken + size)
-        self._room.add(size)
-        self.taken += size
+    def take(self, size: int, *, ahead: bool = False) -> None:
+        more = size if ahead else max(0, size - self._ahead)
+        self._ahead += size if ahead else more - size
+        self._room.check(self.taken + more)
+        self._room.add(more)
+        self.taken += more
 
 
 _SHARE: ContextVar[_Share | None] = ContextVar("share", default=None)
+
+
+def expect(size: int) -> None:
+    """Take room for what is to come at once: of many uploads that unpack together, none might ever find enough of it.
+
+    Raises:
+        Unavailable, LimitExceeded: As `spool` and `zeros` do.
+    """
+    if share := _SHARE.get():
+        share.take(size, ahead=True)
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):

@@ -18,6 +18,8 @@ from service.tables.pages import promised
 Form = Literal["arrow", "parquet"]
 ROWS: Final = 65_536
 """Rows that are looked at together."""
+ROW_BYTES: Final = 60
+"""That a row takes while it waits and where it is packed, at most: its pixel, date, validity and ten bands."""
 MOST_GROUPS: Final = 10_000
 """Row groups of a Parquet file, or batches of an Arrow stream."""
 MOST_COLUMNS: Final = 64
@@ -124,6 +126,7 @@ def _parquet(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterat
     _check_parts(told.groups, "row groups")
     _check_rows(told.rows, limits)
     _check_bytes(told.unpacked, limits, "the pages")
+    scratch.expect(told.rows * ROW_BYTES)
     names = _opened(buffer).schema_arrow.names
     file = _opened(buffer, read_dictionary=[name for name in TEXTS if name in names])
     return file.schema_arrow, file.iter_batches(batch_size=ROWS, use_threads=False)
@@ -151,6 +154,7 @@ def _arrow(buffer: pa.Buffer, limits: UploadLimits) -> tuple[pa.Schema, Iterator
             size, rows = size + told.unpacked, rows + told.rows * (message.type == "record batch")
             _check_bytes(size, limits, "the batches")
             _check_rows(rows, limits)
+    scratch.expect(rows * ROW_BYTES)
     reader = pa.ipc.open_stream(buffer)
     return reader.schema, iter(reader)
 
