@@ -322,10 +322,13 @@ def test_a_pull_goes_on_where_it_was_cut(tmp_path: Path) -> None:
         assert "smalti models import student_nano.pt --family tessera-v2" in done.stderr
         assert not (tmp_path / "models").exists()
         hub.cut, hub.broken = 0, False
+        (part,) = (tmp_path / "checkpoints").rglob(".student_nano.pt.*.part")
+        part.with_name(".student_nano.pt.0123456789abcdef.part").write_bytes(b"of what the hub had before")
         done = run(tmp_path, *line, "--json", HF_ENDPOINT=hub.url)
         assert done.returncode == 0, done.stderr
     assert hub.ranges == ["", f"bytes={10 * 2**20}-"]
     assert set(hub.revisions) == {"v9", COMMIT}
+    assert [f.name for f in (tmp_path / "checkpoints").rglob("*") if f.is_file()] == ["student_nano.pt"]
     about = json.loads(done.stdout)
     assert about["model"] == "tessera-v2-nano@2.0/default"
     assert about["checkpoint_sha256"] == hub.sha256
