@@ -23,7 +23,7 @@ from service.training import sources, teacher  # noqa: E402
 from service.training.networks import Student, load_student  # noqa: E402
 from service.training.recipes import PRESETS  # noqa: E402
 from service.training.reference import reference_vectors  # noqa: E402
-from service.training.runs import read_curves  # noqa: E402
+from service.training.runs import held, read_curves  # noqa: E402
 from service.training.train import run  # noqa: E402
 from tests.test_training_data import tile  # noqa: E402
 from tests.test_training_runs import TINY, V1  # noqa: E402
@@ -129,6 +129,14 @@ def test_there_must_be_a_checkpoint_before_pixels_are_made(tmp_path):
     with pytest.raises(NotFound, match="no checkpoint to go on from"):
         run("cpu", tmp_path / "new", resume=True)
     assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with held(tmp_path), pytest.raises(Conflict, match="out: another process trains in"):
+        run("smoke", tmp_path)
+    assert not list(tmp_path.iterdir())
+    with held(tmp_path):
+        pass  # the one before has let go
 
 
 def test_wrong_teachers_and_devices_are_refused(tmp_path):

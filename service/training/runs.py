@@ -115,6 +115,32 @@ class Run:
         _save({"body": json.dumps(self.body), "step": step, **state}, self.folder / RESUME)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder, made if need be, for this process; the system lets go of it whatever ends the process.
+
+    Raises:
+        Conflict: Another process trains in it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on Windows
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another process trains in {folder}.", field="out", remedy="Wait, or end it.") from None
+        except OSError:
+            pass  # some network file systems have none either
+        yield
+    finally:
+        os.close(handle)
+
+
 def require_checkpoint(folder: Path) -> None:
     """Make sure that there is one to go on from.
 

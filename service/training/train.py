@@ -19,7 +19,7 @@ from service.training.optimise import Device, take_device
 from service.training.recipes import Recipe
 from service.training.recipes import recipe as named
 from service.training.reference import reference_vectors
-from service.training.runs import Run, require_checkpoint
+from service.training.runs import Run, held, require_checkpoint
 from service.training.sources import Pooled, Source, Streamed, shuffled
 from service.training.teacher import Taught, name_of, teach
 from service.training.views import Pool
@@ -67,7 +67,7 @@ def run(
     Raises:
         NotFound: No such preset or folder, or nothing to go on from.
         InvalidInput: The recipe, the data or the teacher cannot be used so.
-        Conflict: The folder holds another run.
+        Conflict: The folder holds another run, or another process trains in it.
         Unavailable: The device is not there, or no room is.
         Corrupt: The exported graph does not compute what torch does.
     """
@@ -75,21 +75,22 @@ def run(
     where = take_device(device, recipe.precision)
     if resume:
         require_checkpoint(out)  # pixels may take an hour
-    origin, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
-    made = Run(out, recipe, seed, origin)
-    objective = objective_of(recipe, seed, taught)
-    student, last = train(made, objective, source, where, resume=resume, on_progress=on_progress)
-    summary = {
-        "data": f"{origin['tiles']} d-pixel tile folders" if data else SIMULATED,
-        "preset": preset if "/" not in preset else "recipe.json",
-        **{name: value for name, value in made.body.items() if name != "recipe"},
-        **recipe.to_dict(),
-        "device": where.type,
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "last": last,
-    }
-    name = identity or ModelIdentity(f"smalti-{Path(preset).stem}", "0.1.0")
-    return export_checked(student, out / "model", name, recipe, summary, licence)
+    with held(out):
+        origin, source, taught = _source(recipe, data, teacher, out, seed, on_progress)
+        made = Run(out, recipe, seed, origin)
+        objective = objective_of(recipe, seed, taught)
+        student, last = train(made, objective, source, where, resume=resume, on_progress=on_progress)
+        summary = {
+            "data": f"{origin['tiles']} d-pixel tile folders" if data else SIMULATED,
+            "preset": preset if "/" not in preset else "recipe.json",
+            **{name: value for name, value in made.body.items() if name != "recipe"},
+            **recipe.to_dict(),
+            "device": where.type,
+            "parameters": sum(p.numel() for p in student.parameters()),
+            "last": last,
+        }
+        name = identity or ModelIdentity(f"smalti-{Path(preset).stem}", "0.1.0")
+        return export_checked(student, out / "model", name, recipe, summary, licence)
 
 
 def _taught(recipe: Recipe, teacher: RegisteredModel | None) -> Recipe:
