@@ -205,8 +205,8 @@ def _save(payload: dict[str, Any], path: Path) -> None:
     with whole(path) as file:
         try:
             torch.save(payload, file)
-        except RuntimeError as error:  # what torch makes of the system's error
-            raise no_room(path, error) from error
+        except RuntimeError as error:  # torch keeps the reason to itself
+            raise no_room(path, OSError("it ends too early")) from error
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], at: str = "") -> Any:
