@@ -182,7 +182,7 @@ def test_half_precision_is_judged_by_what_float16_really_does(name, tmp_path):
     exact = ReferenceEvaluator(str(model.half_path)).run(None, feeds(case))[0] - want
     off = run_plainly(path, case) - want
     assert 0.5 < np.abs(off).mean() / np.abs(exact).mean() < 2
-    row = next(row for row in verify(model, Plan(["cpu"], pixels=4), None) if row.engine == HALF_FILE)
+    row = next(row for row in verify(model, Plan(["cpu"], ["fp16"], pixels=4), None) if row.engine == HALF_FILE)
     assert row.ok
     assert {f.name for f in tmp_path.rglob("*.onnx")} == {"model.onnx", "half.onnx", "rounded.onnx"}
     for key, parameter in net.named_parameters():  # norms take the size away again, if it is a number at all by then
@@ -191,7 +191,7 @@ def test_half_precision_is_judged_by_what_float16_really_does(name, tmp_path):
     model = export(net, tmp_path / "models" / "me", ME, family=name, half=True)
     if name != "tessera-v2-teacher":  # whose sums go on in float32, and end beyond float16 all the same
         assert np.isfinite(run_plainly(model.half_path, case)).all()
-    row = next(row for row in verify(model, Plan(["cpu"], pixels=4), None) if row.engine == HALF_FILE)
+    row = next(row for row in verify(model, Plan(["cpu"], ["fp16"], pixels=4), None) if row.engine == HALF_FILE)
     assert not row.ok
 
 
