@@ -191,7 +191,7 @@ MINI: Final = StudentConfig(repr_dim=128, latent_dim=16, num_layers=3, nhead=4, 
 SIZES: Final = {
     "nano": StudentConfig(latent_dim=16, num_layers=6, dim_feedforward=512),
     "small": StudentConfig(latent_dim=64, num_layers=4, dim_feedforward=1024),
-    "medium": StudentConfig(latent_dim=128, num_layers=4, dim_feedforward=1184),
+    "medium": StudentConfig(latent_dim=128, num_layers=3, dim_feedforward=1920),
     "large": StudentConfig(latent_dim=160, num_layers=4, dim_feedforward=2560),
 }
 """Students of 1.07, 7.1, 21 and 44 million parameters. Small and large are the published sizes; of nano and medium only
