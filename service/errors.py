@@ -6,7 +6,11 @@ kinds to HTTP statuses and to one problem+json body; the command line prints the
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an operating system says of a full disk: its `errno`."""
 
 
 class SmaltiError(Exception):

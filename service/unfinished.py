@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from service.errors import Unavailable
+from service.errors import DISK_FULL, Unavailable
+from service.locks import hold, let_go
 
-fcntl: Any
-try:
-    import fcntl
-except ModuleNotFoundError:  # no such locks on Windows
-    fcntl = None
-
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PREFIX: Final = ".making-"
 YOUNG: Final = 60.0
 """Seconds in which a folder may not yet be held by who made it."""
@@ -44,25 +36,19 @@ def making(folder: Path) -> Iterator[Path]:
         try:
             yield Path(made)
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
             raise Unavailable(f"the disk of {folder} is full.", remedy="Make room there, and repeat.") from None
         finally:
-            if held is not None:
-                os.close(held)
+            let_go(held)
 
 
 def _hold(folder: Path) -> int | None:
-    """A lock that the system takes back when this process dies; None where another has it, or there are no locks."""
-    if fcntl is None:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
+    """Hold it; None where another does, or where nobody can."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
+        return hold(folder)
+    except BlockingIOError:
         return None
-    return handle
 
 
 def _remove_if_left(folder: Path) -> None:
@@ -74,4 +60,4 @@ def _remove_if_left(folder: Path) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        os.close(held)
+        let_go(held)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import tempfile
@@ -16,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from service.dpixels.value import Number
-from service.errors import LimitExceeded, Unavailable
+from service.errors import DISK_FULL, LimitExceeded, Unavailable
 
 SMALL: Final = 8_000_000
 """Bytes up to which memory is the simpler place."""
 _COLUMNS: Final = 16
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SOON_S: Final = 5.0
 """When one that found no room should come again."""
 
@@ -129,7 +127,7 @@ def on_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise Unavailable(
             "there is no room on disk for what is sent or made.",

@@ -22,6 +22,7 @@ import torch
 
 from service import VERSION
 from service.errors import Conflict, Corrupt, NotFound, Unavailable
+from service.locks import hold, let_go
 from service.training.networks import Network, Student
 from service.training.recipes import Recipe
 
@@ -122,23 +123,15 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         Conflict: Another process trains in it.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # no such locks on Windows
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"another process trains in {folder}.", field="out", remedy="Wait, or end it.") from None
-        except OSError:
-            pass  # some network file systems have none either
+        handle = hold(folder)
+    except BlockingIOError:
+        raise Conflict(f"another process trains in {folder}.", field="out", remedy="Wait, or end it.") from None
+    try:
         yield
     finally:
-        os.close(handle)
+        let_go(handle)
 
 
 def require_checkpoint(folder: Path) -> None:
