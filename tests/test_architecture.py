@@ -18,6 +18,9 @@ MODULES = sorted(p for floor in FLOORS for p in (ROOT / floor).rglob("*.py") if 
 DOORS = {
     "zarr": ("service/store/",),
     "icechunk": ("service/store/",),
+    "zarrs": ("service/store/",),
+    "numkong": ("service/linear.py",),
+    "isal": ("service/picture.py", "service/png.py"),
     "obstore": ("service/bucket/objects.py",),
     "pyarrow": ("service/tables/", "service/training/"),
     "onnxruntime": ("service/encoder/",),
