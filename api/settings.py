@@ -63,6 +63,16 @@ class Limits(BaseModel, frozen=True):
     encoder_wait: int = Field(30, gt=0, description="seconds others may keep an upload waiting; else it gets 503")
 
 
+class Caches(BaseModel, frozen=True):
+    """How much is kept of what was read and made; 0 keeps nothing."""
+
+    chunk_bytes: int = Field(512_000_000, ge=0, description="memory for stored vectors that were read")
+    tile_bytes: int = Field(128_000_000, ge=0, description="memory for finished tiles")
+    disk_bytes: int = Field(
+        10_000_000_000, ge=0, description="disk under SMALTI_HOME for what was read from far stores"
+    )
+
+
 class Settings(BaseSettings):
     """Everything an operator can set, from the environment as SMALTI_<NAME> (`SMALTI_LIMITS__POINTS=500`)."""
 
@@ -132,6 +142,7 @@ class Settings(BaseSettings):
     worker_lapse: float = Field(
         30.0, ge=1.0, description="seconds without a sign of life after which a worker counts as dead"
     )
+    caches: Caches = Caches()
     limits: Limits = Limits()
 
     @field_validator("public_read")

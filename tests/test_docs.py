@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from api.catalogue import written
-from api.settings import Limits, Settings
+from api.settings import Caches, Limits, Settings
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands
 
@@ -74,9 +74,10 @@ def test_the_tables_of_limits_and_settings_are_the_settings() -> None:
     limits = [f"| `{name}` | {field.default:,} | {field.description} |" for name, field in Limits.model_fields.items()]
     assert table("limits.md") == limits
     settings = [
-        f"| `SMALTI_{name.upper()}` | {default(field.default)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-        if name != "limits"
+        f"| `SMALTI_{prefix}{name.upper()}` | {default(field.default)} | {field.description} |"
+        for prefix, fields in (("", Settings.model_fields), ("CACHES__", Caches.model_fields))
+        for name, field in fields.items()
+        if name not in ("limits", "caches")
     ]
     assert table("running.md") == settings
 
