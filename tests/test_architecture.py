@@ -20,7 +20,7 @@ DOORS = {
     "icechunk": ("service/store/",),
     "zarrs": ("service/store/",),
     "numkong": ("service/linear.py",),
-    "isal": ("service/picture.py", "service/png.py"),
+    "isal": ("service/png.py",),
     "obstore": ("service/bucket/objects.py",),
     "pyarrow": ("service/tables/", "service/training/"),
     "onnxruntime": ("service/encoder/",),
