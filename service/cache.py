@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -11,6 +11,7 @@ from cachetools import LRUCache
 
 from service.values import CacheUse
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
@@ -43,34 +44,43 @@ class ByteCache(Generic[V]):
                 self._held[key] = value
 
     def made(self, key: Hashable, make: Callable[[], V]) -> V:
-        """What is kept under a key, or what `make` gives.
+        """What is kept under a key, or what `make` gives; see `many`."""
+        return self.many([key], lambda _: [make()])[0]
 
-        Of threads that ask for the same at once one makes it and the others wait. Where it fails, all of them get the
-        error, and nothing is kept: the next one tries again.
+    def many(self, keys: Sequence[K], make: Callable[[list[K]], Sequence[V]]) -> list[V]:
+        """What is kept under each key; `make` gives the missing ones, all at once and in order.
+
+        Of threads that ask for the same at once one makes it and the others wait. Where that fails, all of them get
+        the error, and nothing is kept: the next one tries again.
         """
+        found: dict[Hashable, V | Future[V]] = {}
+        mine: dict[K, Future[V]] = {}
         with self._lock:
-            found = self._held.get(key)
-            other = self._making.get(key)
-            self._count(found is not None or other is not None)
-            if found is not None:
-                return found
-            if other is None:
-                mine: Future[V] = Future()
-                self._making[key] = mine
-        if other is not None:
-            return other.result()
+            for key in keys:
+                held: V | Future[V] | None = self._held.get(key)
+                held = self._making.get(key) if held is None else held
+                self._count(held is not None)
+                if held is None:
+                    held = mine[key] = self._making[key] = Future()
+                found[key] = held
+        if mine:
+            self._make(mine, make)
+        return [value.result() if isinstance(value := found[key], Future) else value for key in keys]
+
+    def _make(self, mine: dict[K, Future[V]], make: Callable[[list[K]], Sequence[V]]) -> None:
         try:
-            value = make()
+            for (key, waiting), value in zip(mine.items(), make(list(mine)), strict=True):
+                self.put(key, value)
+                waiting.set_result(value)
         except BaseException as error:
-            mine.set_exception(error)
+            for waiting in mine.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
             raise
-        else:
-            self.put(key, value)
-            mine.set_result(value)
-            return value
         finally:
             with self._lock:
-                del self._making[key]
+                for key in mine:
+                    del self._making[key]
 
     def use(self) -> CacheUse:
         """How it was used since the process began, and what it holds now."""

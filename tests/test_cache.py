@@ -59,3 +59,16 @@ def test_an_error_reaches_all_and_is_forgotten() -> None:
     with pytest.raises(ValueError, match="no"):
         cache.made("key", fail)
     assert cache.made("key", lambda: b"yes") == b"yes"
+
+
+def test_only_what_is_missing_is_made_and_in_one_go() -> None:
+    cache: ByteCache[str] = ByteCache(100, len)
+    cache.put("b", "kept")
+    asked: list[list[str]] = []
+
+    def make(keys: list[str]) -> list[str]:
+        asked.append(keys)
+        return [key.upper() for key in keys]
+
+    assert cache.many(["a", "b", "c", "a"], make) == ["A", "kept", "C", "A"]
+    assert asked == [["a", "c"]]
