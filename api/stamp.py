@@ -17,7 +17,7 @@ from service.plan import touched
 from service.tiles import tile_target
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-RENDERING: Final = "1"
+RENDERING: Final = "2"
 """Part of every validator; raised when the same vectors are drawn in another way."""
 
 

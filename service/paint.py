@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.ma as ma
 
+from service.interpolation import Int32Array
 from service.plan import Rectangle, Source, plan
 from service.values import BoolArray, Int64Array, Vectors
-from service.warp import Int32Array, Target
+from service.warp import Target
 
 LARGE_BYTES: Final = 32_000_000
 """Codes of a rectangle that counts as large."""
@@ -66,16 +67,14 @@ def _painted(source: Source, rectangle: Rectangle, size: int) -> tuple[Int32Arra
     show = source.view.picture if source.picture else source.view.values
     if rectangle.count > 2 * size or source.bands > 4:  # fewer pixels shown than read: look only at those
         vectors = _gathered(vectors, cells)
-        return pixels, *_opaque(show(vectors), vectors.valid, source.picture)
+        return pixels, *_seen(show(vectors), vectors.valid, source)
     bands = show(vectors).reshape(rectangle.count, -1)
-    return pixels, *_opaque(bands[cells], vectors.valid.reshape(-1)[cells], source.picture)
+    return pixels, *_seen(bands[cells], vectors.valid.reshape(-1)[cells], source)
 
 
-def _opaque(bands: np.ndarray, valid: BoolArray, picture: bool) -> tuple[np.ndarray, BoolArray]:
-    """(n, bands) without the alpha that a view may add to its colours, and (n,) which of them are seen."""
-    if picture and bands.shape[1] == 4:
-        return bands[:, :3], valid & (bands[:, 3] > 0)
-    return bands, valid
+def _seen(bands: np.ndarray, valid: BoolArray, source: Source) -> tuple[np.ndarray, BoolArray]:
+    """(n, bands) and (n,) which of them are seen: a view with a palette may hide valid pixels."""
+    return (bands, bands[:, 0] > 0) if source.palette is not None else (bands, valid)
 
 
 def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:

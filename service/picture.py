@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Final
 
 import numpy as np
+import numpy.ma as ma
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rio_tiler.models import ImageData
 from rio_tiler.utils import render
 
 from service.errors import InvalidInput
+from service.values import UInt8Array
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "PNG": {"zlevel": 2},
@@ -21,11 +25,12 @@ JPEG_GROUND: Final = 255
 """JPEG has no alpha: no data is white."""
 
 
-def encode(image: ImageData, driver: str) -> bytes:
+def encode(image: ImageData, driver: str, palette: UInt8Array | None = None) -> bytes:
     """A picture as the bytes of a file.
 
-    Colours become RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Numbers become float32 with NaN where
-    there is no data: (bands, height, width) in NPY, a GeoTIFF with bands of these names otherwise.
+    Colours become RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Indices into a palette, whose first colour
+    is transparent, stay that in PNG and become colours elsewhere. Numbers become float32 with NaN where there is no
+    data: (bands, height, width) in NPY, a GeoTIFF with bands of these names otherwise.
 
     Raises:
         InvalidInput: Numbers were asked for as a picture, or colours as numbers.
@@ -33,6 +38,10 @@ def encode(image: ImageData, driver: str) -> bytes:
     colours = image.array.dtype == np.uint8
     if not colours and driver not in ("NPY", "GTIFF"):
         raise InvalidInput(f"numbers cannot be sent as {driver}.", field="format", remedy="Ask for .npy or .tif.")
+    if palette is not None and colours:
+        if driver == "PNG":
+            return _paletted(image, palette)
+        image = _coloured(image, palette)
     masked = np.broadcast_to(image.array.mask, image.array.shape)
     data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0 if colours else np.nan, image.array.data)
     data = data.astype(image.array.dtype)
@@ -42,6 +51,25 @@ def encode(image: ImageData, driver: str) -> bytes:
         return _geotiff(image, data)
     mask = None if driver == "JPEG" else image.mask
     return bytes(render(data, mask, img_format=driver, **_OPTIONS.get(driver, {})))
+
+
+def _paletted(image: ImageData, palette: UInt8Array) -> bytes:
+    """PNG of colour type 3: one byte a pixel."""
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+        size: dict[str, Any] = {"width": image.width, "height": image.height, "count": 1, "dtype": "uint8"}
+        with memory.open(driver="PNG", **size, **_OPTIONS["PNG"]) as file:
+            file.write(image.array.filled(0))
+            file.write_colormap(1, dict(enumerate(map(tuple, palette.tolist()))))
+        return bytes(memory.read())
+
+
+def _coloured(image: ImageData, palette: UInt8Array) -> ImageData:
+    """Indices as red, green and blue, masked where nothing is shown."""
+    indices = image.array.filled(0)[0]
+    data = palette[indices][..., :3].transpose(2, 0, 1)
+    shown = ma.MaskedArray(data, np.broadcast_to(indices == 0, data.shape))
+    return ImageData(shown, bounds=image.bounds, crs=image.crs)
 
 
 def _geotiff(image: ImageData, data: np.ndarray) -> bytes:

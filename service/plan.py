@@ -12,7 +12,7 @@ from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
 from service.footprint import Box, Footprint, footprint
 from service.grid import Block, Zone
 from service.store.contract import Store
-from service.values import BLOCK, OUTSIDE, Vectors, Window
+from service.values import BLOCK, OUTSIDE, UInt8Array, Vectors, Window
 from service.warp import Target, ZoneMap, zone_at, zone_maps
 
 MAX_SOURCE_BYTES: Final = 320_000_000
@@ -83,7 +83,14 @@ class Source:
     @property
     def bands(self) -> int:
         """Bands of a picture."""
-        return 3 if self.picture else len(self.view.band_names)
+        if not self.picture:
+            return len(self.view.band_names)
+        return 3 if self.palette is None else 1
+
+    @property
+    def palette(self) -> UInt8Array | None:
+        """(256, 4) colours of a picture that is made of indices; None where it is made of colours, or numbers."""
+        return self.view.palette if self.picture else None
 
     @property
     def footprint(self) -> Footprint:

@@ -24,8 +24,9 @@ from service.frame import crs_text, geometry_bounds, native_pixel, part_target
 from service.grid import PIXEL, transformer
 from service.paint import paint
 from service.plan import MAX_SOURCE_BYTES, Source
+from service.projection import LONLAT
 from service.values import STATUS_NAMES, BoolArray
-from service.warp import LONLAT, Target
+from service.warp import Target
 
 TILE_SIZES: Final = (256, 512)
 MAX_READS: Final = 100
@@ -122,7 +123,15 @@ class TileReader(BaseReader):
     @property
     def band_names(self) -> list[str]:
         """Names of the bands of a picture."""
-        return ["red", "green", "blue"] if self.input.picture else list(self.input.view.band_names)
+        if not self.input.picture:
+            return list(self.input.view.band_names)
+        return ["red", "green", "blue"] if self.input.palette is None else ["colour"]
+
+    @property
+    def colormap(self) -> dict[int, tuple[int, ...]] | None:
+        """The colours of indices, as rio-tiler has them; None where pictures hold colours, or numbers."""
+        palette = self.input.palette
+        return None if palette is None else dict(enumerate(map(tuple, palette.tolist())))
 
     def tile(self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None) -> ImageData:
         """One tile of the tile matrix set.

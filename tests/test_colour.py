@@ -23,7 +23,7 @@ from service.colour import (
     project,
 )
 from service.colour.ramp import change_ramp, ramp
-from service.colour.views import stretched
+from service.colour.views import indexed, stretched
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
 from service.grid import Zone
 from service.linear import product
@@ -160,9 +160,12 @@ def test_every_view_gives_nan_exactly_where_not_valid_and_one_value_a_name(store
         else:
             picture = view.picture(mixed)
             assert picture.dtype == np.uint8
-            if isinstance(view, SimilarityView):
-                assert ((picture[..., 3] == 255) == mixed.valid).all()
-            assert picture[..., :3].shape == (97, 97, 3)
+            if view.palette is None:
+                assert picture.shape == (97, 97, 3)
+            else:
+                assert picture.shape == (97, 97, 1)
+                assert ((picture[..., 0] > 0) == mixed.valid).all()
+                assert (view.palette[:, 3] == np.where(np.arange(256) > 0, 255, 0)).all()
     assert len({view.key for view in some(basis)}) == 6
 
 
@@ -175,8 +178,9 @@ def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store
     exact = query.exact_scores(vectors.codes.reshape(-1, 64)).reshape(97, 97)
     assert np.abs(values - exact).max() < 1e-6
     picture = view.picture(vectors)
-    assert (picture[50, 50, :3] == ramp()[-1]).all()
-    assert (picture[exact < 0.499, :3] == ramp()[0]).all()
+    assert (view.palette[picture[50, 50, 0]] == [*ramp()[-1], 255]).all()
+    assert (picture[exact < 0.499] == 1).all()
+    assert (view.palette[1] == [*ramp()[0], 255]).all()
     with pytest.raises(InvalidInput):
         Scale(1.0)
 
@@ -214,7 +218,7 @@ def test_a_valid_pixel_without_a_direction_has_no_colour() -> None:
     pixels = Vectors(codes, np.ones(3, np.float32), np.ones(3, np.uint8))
     query = Query.of(IDENTITY, np.array([[3.0, 4.0]]))
     for scale in (Scale(0.5), Scale(-1.0, clip=True)):
-        assert SimilarityView(query, scale).picture(pixels)[:, 3].tolist() == [255, 0, 255]
+        assert SimilarityView(query, scale).picture(pixels)[:, 0].astype(bool).tolist() == [True, False, True]
 
 
 def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -> None:
@@ -222,9 +226,10 @@ def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -
     query = Query.of(IDENTITY, vectors.dequantised()[50, 50])
     scores = SimilarityView(query).values(vectors)[..., 0]
     picture = SimilarityView(query, Scale(0.8, clip=True)).picture(vectors)
-    assert ((picture[..., 3] == 255) == (scores >= np.float32(0.8))).all()
-    assert 0 < (picture[..., 3] == 0).sum() < scores.size
-    assert (picture[..., :3] == SimilarityView(query, Scale(0.8)).picture(vectors)[..., :3]).all()
+    seen = picture[..., 0] > 0
+    assert (seen == (scores >= np.float32(0.8))).all()
+    assert 0 < seen.sum() < scores.size
+    assert (picture[seen] == SimilarityView(query, Scale(0.8)).picture(vectors)[seen]).all()
     for low, high in ((0.5, 0.5), (0.5, 0.4), (0.0, 2.5), (0.0, float("nan")), (float("nan"), 1.0)):
         with pytest.raises(InvalidInput):
             Scale(low, top=high)
@@ -254,6 +259,8 @@ def test_a_stretch_clips_and_rounds() -> None:
     values = np.array([[-9.0, 0, 1, 2, 9, np.nan]], np.float32).T
     assert stretched(values, np.array([0.0]), np.array([2.0])).ravel().tolist() == [0, 0, 128, 255, 255, 0]
     assert stretched(values, np.array([1.0]), np.array([1.0])).dtype == np.uint8
+    assert indexed(values, 0.0, 2.0).ravel().tolist() == [1, 1, 128, 255, 255, 0]
+    assert indexed(values, 1.0, 1.0)[:3].ravel().tolist() == [1, 1, 1]
 
 
 def test_vectors_of_another_model_are_refused_with_both_names(basis: Basis) -> None:

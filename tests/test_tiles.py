@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pyproj import Transformer
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.io import MemoryFile
 from rasterio.transform import from_bounds, from_origin
 from rasterio.warp import Resampling, reproject
@@ -21,7 +22,7 @@ from rio_tiler.models import ImageData
 
 from service import paint as painting
 from service import plan as planning
-from service.colour import Basis, PcaView, SimilarityView, VectorView, fit_basis
+from service.colour import Basis, PcaView, Scale, SimilarityView, VectorView, fit_basis
 from service.errors import IdentityMismatch, InvalidInput, LimitExceeded, NotFound
 from service.grid import Zone, archive_grid
 from service.paint import paint
@@ -203,6 +204,30 @@ def test_alpha_is_exact_where_the_status_is_not_valid() -> None:
             if bands == 4:
                 assert (pixels[3] == np.where(expected, 255, 0)).all()
                 assert (pixels[:3, expected] == image.array.data[:, expected]).all()
+
+
+def test_one_band_is_a_palette_in_png_and_its_colours_elsewhere() -> None:
+    vectors = random_vectors((60, 80), 4)
+    store = MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, 350_000, 25_000)
+    query = Query.of(store.identity, vectors.dequantised()[3, 3])
+    reader = TileReader(Source(store, YEAR, SimilarityView(query, Scale(0.2, clip=True)), 4))
+    image, palette = reader.preview(), reader.input.palette
+    assert palette is not None
+    assert image.array.shape[0] == 1
+    assert (image.array.mask == (image.array.data == 0)).all()
+    assert 0 < (image.array.data[0] > 0).sum() < 60 * 80
+    exact = palette[image.array.filled(0)[0]].transpose(2, 0, 1)
+    assert reader.colormap == {index: tuple(colour) for index, colour in enumerate(palette.tolist())}
+    with MemoryFile(encode(image, "PNG", palette)) as memory, memory.open() as file:
+        assert file.colorinterp == (ColorInterp.palette,)
+        table = np.array([file.colormap(1)[index] for index in range(256)])
+        assert (table[file.read(1)].transpose(2, 0, 1) == exact).all()
+    with MemoryFile(encode(image, "WEBP", palette)) as memory, memory.open() as file:
+        shown = file.read()
+        assert (shown[3] == exact[3]).all()
+        assert (shown[:3, exact[3] > 0] == exact[:3, exact[3] > 0]).all()
+    with MemoryFile(encode(image, "JPEG", palette)) as memory, memory.open() as file:
+        assert file.count == 3
 
 
 def test_numbers_are_nan_where_there_is_nothing_and_keep_names_and_place() -> None:

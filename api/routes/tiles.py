@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, cast
 from urllib.parse import urlencode
 
+import numpy as np
 from attrs import define
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel, Field
@@ -40,7 +41,12 @@ class PointAnswer(BaseModel):
     band_names: list[str]
 
 
-def rendered(image: ImageData, output_format: ImageType | None = None, **_: Any) -> tuple[bytes, str]:
+def rendered(
+    image: ImageData,
+    output_format: ImageType | None = None,
+    colormap: dict[int, tuple[int, ...]] | None = None,
+    **_: Any,
+) -> tuple[bytes, str]:
     """A picture's bytes and media type; PNG where no format is asked for.
 
     Raises:
@@ -49,7 +55,8 @@ def rendered(image: ImageData, output_format: ImageType | None = None, **_: Any)
     chosen = output_format or ImageType.png
     if chosen is ImageType.jp2:
         raise InvalidInput("jp2 is not made here.", field="format", remedy="Ask for png, webp, jpg, npy or tif.")
-    return encode(image, chosen.driver.upper()), chosen.mediatype.replace("image/jpg", "image/jpeg")
+    palette = np.array(list(colormap.values()), np.uint8) if colormap else None
+    return encode(image, chosen.driver.upper(), palette), chosen.mediatype.replace("image/jpg", "image/jpeg")
 
 
 class WatchedReader(TileReader):

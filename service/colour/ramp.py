@@ -7,25 +7,41 @@ evenly, so that equal steps look equal, in grey, in print, and to eyes that tell
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import cast
+from typing import Final, cast
 
 import numpy as np
 
 from service.values import Float64Array, UInt8Array
 
+STEPS: Final = 255
+"""Colours of a ramp. With the one that means nothing they fill a palette of 256."""
+
+
+def palette_of(colours: UInt8Array) -> UInt8Array:
+    """(256, 4) uint8 red, green, blue, alpha: the first is transparent, then the (255, 3) colours of a ramp."""
+    table = np.zeros((STEPS + 1, 4), np.uint8)
+    table[1:, :3], table[1:, 3] = colours, 255
+    return table
+
 
 @lru_cache(maxsize=1)
 def ramp() -> UInt8Array:
-    """(256, 3) uint8 colours of likeness: from dark blue over green to pale yellow."""
-    t = np.linspace(0, 1, 256)
+    """(255, 3) uint8 colours of likeness: from dark blue over green to pale yellow."""
+    t = np.linspace(0, 1, STEPS)
     return _srgb(0.22 + 0.75 * t, 0.10 + 0.05 * np.sin(np.pi * t), 285 - 180 * t)
 
 
 @lru_cache(maxsize=1)
 def change_ramp() -> UInt8Array:
-    """(256, 3) uint8 colours of change: from a grey dusk, where all is as it was, over crimson to pale apricot."""
-    t = np.linspace(0, 1, 256)
+    """(255, 3) uint8 colours of change: from a grey dusk, where all is as it was, over crimson to pale apricot."""
+    t = np.linspace(0, 1, STEPS)
     return _srgb(0.27 + 0.68 * t, 0.04 + 0.13 * np.sin(np.pi * t), 310 + 110 * t)
+
+
+@lru_cache(maxsize=1)
+def grey_ramp() -> UInt8Array:
+    """(255, 3) uint8 greys, evenly spaced as they are sent: 0 is black, 255 white."""
+    return np.repeat(np.rint(np.linspace(0, 255, STEPS)).astype(np.uint8)[:, None], 3, axis=1)
 
 
 def _srgb(lightness: Float64Array, chroma: Float64Array, hue: Float64Array) -> UInt8Array:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.colour.ramp import change_ramp, ramp
-from service.colour.views import stretched
+from service.colour.ramp import change_ramp, palette_of, ramp
+from service.colour.views import indexed
 from service.errors import InvalidInput
 from service.queries import Query
 from service.values import Float32Array, ModelIdentity, UInt8Array, Vectors, Window
@@ -43,11 +43,12 @@ class Scale:
         """`0.5..1.0`, or `0.5..1.0:clip`."""
         return f"{self.threshold!r}..{self.top!r}{':clip' if self.clip else ''}"
 
-    def picture(self, values: Float32Array, colours: UInt8Array) -> UInt8Array:
-        """(..., 4) colours of (..., 1) numbers with alpha 0 or 255: where they are clipped, or no number (NaN)."""
-        shown = colours[stretched(values, np.array([self.threshold]), np.array([self.top]))[..., 0]]
-        least = np.float32(self.threshold if self.clip else -np.inf)
-        return np.concatenate([shown, np.where(values >= least, np.uint8(255), np.uint8(0))], axis=-1)
+    def picture(self, values: Float32Array) -> UInt8Array:
+        """(..., 1) places on a ramp, from 1; 0 where they are clipped, or no number (NaN)."""
+        shown = indexed(values, self.threshold, self.top)
+        if self.clip:
+            shown[values < np.float32(self.threshold)] = 0
+        return shown
 
     def legend(self, colours: UInt8Array, low: str, high: str) -> Mapping[str, Any]:
         """The range, eleven colours along it, and what its ends mean."""
@@ -105,9 +106,14 @@ class SimilarityView:
         scores[~vectors.valid] = np.nan
         return scores[..., None]
 
+    @property
+    def palette(self) -> UInt8Array:
+        """The colours of likeness."""
+        return palette_of(ramp())
+
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 4): the ramp from the threshold to the top, with alpha; see `Scale.picture`."""
-        return self.scale.picture(self.values(vectors), ramp())
+        """(..., 1): from the threshold to the top; see `Scale.picture`."""
+        return self.scale.picture(self.values(vectors))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +164,14 @@ class ChangeView:
         change[~vectors.valid] = np.nan
         return np.asarray(change[..., None], np.float32)
 
+    @property
+    def palette(self) -> UInt8Array:
+        """The colours of change."""
+        return palette_of(change_ramp())
+
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 4): the ramp from the threshold to the top, with alpha; see `Scale.picture`."""
-        return self.scale.picture(self.values(vectors), change_ramp())
+        """(..., 1): from the threshold to the top; see `Scale.picture`."""
+        return self.scale.picture(self.values(vectors))
 
 
 def side_by_side(shown: Vectors, other: Vectors) -> Vectors:

@@ -12,6 +12,7 @@ import numpy as np
 
 from service.colour.basis import Basis
 from service.colour.project import project
+from service.colour.ramp import STEPS, grey_ramp, palette_of
 from service.errors import InvalidInput
 from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array, Vectors, Window, checked_id
 
@@ -104,10 +105,15 @@ class View(Protocol):
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., n) float32 bands of (...,) pixels; NaN where status is not VALID."""
 
+    @property
+    def palette(self) -> UInt8Array | None:
+        """(256, 4) red, green, blue, alpha of the indices that `picture` gives; None where it gives colours."""
+
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 3) uint8 red, green, blue; anything where status is not VALID, alpha is the status' business.
 
-        A view that hides some valid pixels gives (..., 4), with their alpha 0.
+        A view with a palette gives (..., 1) uint8 indices into it: 0 where nothing is shown, because there is no
+        vector or the view hides it, else 1 to 255 along its colours.
         """
 
 
@@ -155,6 +161,10 @@ class PcaView:
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., 3) principal coordinates."""
         return project(vectors, self.basis.components, self.basis.mean)
+
+    @property
+    def palette(self) -> None:
+        """None: three bands are colours."""
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 3): 2nd to 98th percentile from 0 to 255."""
@@ -210,11 +220,17 @@ class BandsView:
         out[~vectors.valid] = np.nan
         return np.asarray(out, np.float32)
 
+    @property
+    def palette(self) -> UInt8Array | None:
+        """Greys for one band."""
+        return palette_of(grey_ramp()) if len(self.bands) == 1 else None
+
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3): each band from 0 to 255, one band as grey; of two, blue stays dark."""
-        shown = stretched(self.values(vectors), *self._stretch)
+        """(..., 3): each band from 0 to 255; of two, blue stays dark. (..., 1) indices of one band."""
+        values, (low, high) = self.values(vectors), self._stretch
         if len(self.bands) == 1:
-            return np.repeat(shown, 3, axis=-1)
+            return indexed(values, float(low[0]), float(high[0]))
+        shown = stretched(values, low, high)
         if len(self.bands) == 2:
             return np.concatenate([shown, np.zeros_like(shown[..., :1])], axis=-1)
         return shown
@@ -255,6 +271,10 @@ class VectorView:
         """(..., d) float32 vectors."""
         return vectors.dequantised()
 
+    @property
+    def palette(self) -> None:
+        """None: there are no colours."""
+
     def picture(self, vectors: Vectors) -> UInt8Array:
         """Never.
 
@@ -272,6 +292,14 @@ def stretched(values: Float32Array, low: Float64Array, high: Float64Array) -> UI
     gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
     shown = np.nan_to_num(values * gain - shift, nan=0.0)
     return cast(UInt8Array, np.rint(np.clip(shown, 0, 255)).astype(np.uint8))
+
+
+def indexed(values: Float32Array, low: float, high: float) -> UInt8Array:
+    """(...,) values from `low` to `high` as 1 to 255, clipped; NaN becomes 0."""
+    gain = (STEPS - 1) / (high - low) if high > low else float(STEPS - 1)
+    place = values * np.float32(gain) - np.float32(low * gain - 1)
+    shown = np.rint(np.clip(place, 1, STEPS))
+    return cast(UInt8Array, np.nan_to_num(shown, nan=0.0).astype(np.uint8))
 
 
 def _channels(names: tuple[str, ...], spans: Float64Array) -> list[dict[str, Any]]:
