@@ -13,7 +13,8 @@ from rasterio.warp import transform_bounds
 
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import PIXEL, transformer
-from service.warp import LONLAT, Target, zone_at
+from service.projection import LONLAT
+from service.warp import Target, zone_at
 
 WGS84: Final = CRS.from_epsg(4326)
 MAX_SIDE: Final = 2048

@@ -12,9 +12,11 @@ from pyproj import Transformer
 from service import warp
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import geometry_bounds
-from service.grid import Zone, archive_grid
+from service.grid import Zone, archive_grid, transformer
+from service.interpolation import floors
+from service.projection import from_lonlat
 from service.tiles import tile_target
-from service.warp import Target, ZoneMap, floors, zone_at, zone_maps
+from service.warp import Target, ZoneMap, zone_at, zone_maps
 
 GRIDS = tuple(archive_grid(Zone(number, south)) for number in range(1, 61) for south in (False, True))
 MERCATOR = morecantile.tms.get("WebMercatorQuad")
@@ -128,15 +130,28 @@ def test_step_tells_how_large_a_picture_pixel_is() -> None:
     assert part.step == pytest.approx(metres / 10, rel=0.01)
 
 
-def test_maps_are_kept_within_a_bound() -> None:
-    cache = warp._Cache(2_000_000)
+def test_a_map_is_made_once_and_its_memory_is_counted() -> None:
     tile = MERCATOR.tile(*PLACES["field"], 13)
-    maps = zone_maps(tile_target(MERCATOR, tile.x, tile.y, 13), GRIDS)
-    for key in range(5):
-        cache.put(key, maps)
-    assert cache.get(4) is maps
-    assert cache.get(0) is None
-    assert sum(cache.get(key) is not None for key in range(5)) == 2
+    target = tile_target(MERCATOR, tile.x, tile.y, 13)
+    maps = zone_maps(target, GRIDS[:4] + GRIDS[30:32])
+    before = warp.cache_use()
+    assert zone_maps(tile_target(MERCATOR, tile.x, tile.y, 13), GRIDS[:4] + GRIDS[30:32]) is maps
+    after = warp.cache_use()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    assert after.bytes >= sum(part.nbytes for part in maps) == 256 * 256 * 12
+
+
+@given(st.integers(1, 60), st.booleans(), st.floats(-6, 6), st.floats(-84, 84))
+def test_utm_is_that_of_proj(number: int, south: bool, off: float, lat: float) -> None:
+    crs, lon = Zone(number, south).epsg, np.array([number * 6 - 183 + off])
+    expected = transformer("EPSG:4326", f"EPSG:{crs}").transform(lon, np.array([lat]))
+    assert np.abs(np.array(from_lonlat(f"EPSG:{crs}", lon, np.array([lat]))) - expected).max() < 1e-7
+
+
+def test_where_a_projection_has_no_answer_it_says_so() -> None:
+    lon, lat = np.array([100.0, np.inf, np.nan, 3.0, 3.0]), np.array([0.0, 0.0, 0.0, np.nan, 90.0])
+    east, north = from_lonlat("EPSG:32631", lon, lat)
+    assert np.isfinite(east).tolist() == np.isfinite(north).tolist() == [False] * 4 + [True]
 
 
 def test_places_beyond_180_degrees_wrap() -> None:

@@ -1,203 +1,185 @@
-"""Tiles from embeddings beside tiles from a picture that was rendered beforehand, and beside the direct way.
+"""Tiles from embeddings beside tiles from a picture that was rendered beforehand: one run, over HTTP.
 
-    python -m tests.bench.tiles        prints a table and writes .bench/tiles.json
+    python -m tests.bench.tiles                              prints a table and writes .bench/tiles.json
+    python -m tests.bench.tiles --only z13-own --tiles 40    a quick look at some cases; writes nothing
+    python -m tests.bench.tiles --profile                    where the time of our tiles goes
 
-A million synthetic pixels of 128 dimensions in a repository on local disk, warm. The peer's COG holds the very
-pixels our view gives (RGBA, deflate, 256-pixel blocks, overviews). Runs of all alternate tile by tile; medians.
+How it is kept fair. Both sides are started by the same uvicorn command as processes of their own, one worker each (two
+where throughput is measured), and asked over loopback by clients that keep their connection. The peer is TiTiler's
+TilerFactory as it comes, with the settings for GDAL that its documentation advises, on COGs (deflate, blocks of 256,
+overviews) that hold the very pixels our view gives; what share of pixels two tiles agree on is printed. PNG, 256
+pixels, z13 at 52 N, from stores of 4096 x 4096 pixels: four times what our cache of decoded chunks may hold. The files
+lie in the page cache. Servers are started anew for every case. Tiles come in shuffled order and are asked for once each
+in one look (later rounds ask for them in another basis, so that no finished tile is kept from before); all sides make
+the same tile in turn, each is first equally often, and medians over all tiles are compared.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import random
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
 
 import morecantile
-import numpy as np
 import rasterio
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
-from rasterio.io import MemoryFile
-from rasterio.shutil import copy as rasterio_copy
-from rasterio.transform import from_bounds, from_origin
-from rasterio.warp import Resampling, reproject
-from rio_tiler.io import Reader
-from titiler.core.factory import TilerFactory
 
-from api.settings import Settings
-from service import warp
-from service.colour import PcaView, fit_basis
-from service.picture import encode
-from service.plan import Source, plan
-from service.tiles import TileReader, tile_target
-from tests.bench.search import SIDE, YEAR, scene
-from tests.conftest import client_of
-from tests.stores import Tiny, tiny_archive
+from tests.bench import world
+from tests.bench.serving import Answer, Client, server, taking_turns
 
-TMS = morecantile.tms.get("WebMercatorQuad")
-ZOOM, ROUNDS = 13, 9
-OUT = Path(__file__).resolve().parents[2] / ".bench" / "tiles.json"
-COG, TITILER = "rio-tiler on a rendered RGBA COG", "TiTiler on a rendered RGBA COG"
+OUT: Final = world.ROOT / ".bench" / "tiles.json"
+TMS: Final = morecantile.tms.get("WebMercatorQuad")
+UTM, WEB = "TiTiler, UTM COG", "TiTiler, web-optimised COG"
+OURS: Final = ("--factory", "api.app:create_app")
+PEER: Final = ("tests.bench.peer:app",)
+ADVISED: Final = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": "200", "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "VSI_CACHE": "TRUE", "VSI_CACHE_SIZE": "5000000",
+}  # fmt: skip
 Tile = tuple[int, int, int]
+Row = dict[str, Any]
 
 
-def whole_tiles(tiny: Tiny) -> list[Tile]:
-    """Tiles that the scene fills."""
-    corners = [TMS.tile(*tiny.lonlat(i, j), ZOOM) for i in (0, SIDE - 1) for j in (0, SIDE - 1)]
-    xs, ys = sorted(t.x for t in corners), sorted(t.y for t in corners)
-    return [(x, y, ZOOM) for x in range(xs[1] + 1, xs[2]) for y in range(ys[1] + 1, ys[2])]
+@dataclass(frozen=True)
+class Look:
+    """How much is asked for."""
+
+    tiles: int
+    rounds: int
 
 
-def rendered_cog(path: Path, tiny: Tiny, view: PcaView) -> Path:
-    """The whole scene through our view, as a cloud-optimised GeoTIFF in its own zone."""
-    picture = view.picture(tiny.store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)).transpose(2, 0, 1)
-    alpha = np.full((1, SIDE, SIDE), 255, np.uint8)
-    transform = from_origin(tiny.grid.x0 + tiny.col * 10, tiny.grid.y0 - tiny.row * 10, 10, 10)
-    profile = {"driver": "GTiff", "dtype": "uint8", "count": 4, "width": SIDE, "height": SIDE,
-               "crs": tiny.grid.crs, "transform": transform, "photometric": "RGB", "alpha": "YES"}  # fmt: skip
-    with MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(np.concatenate([picture, alpha]))
-        rasterio_copy(memory.name, path, driver="COG", compress="deflate", blocksize=256)
-    return path
+@dataclass(frozen=True)
+class Sides:
+    """Both servers."""
+
+    ours: Client
+    peer: Client
 
 
-def directly(tiny: Tiny, source: Source, tile: Tile, *, first: bool) -> bytes:
-    """Dequantise everything, then project and warp with GDAL, or (`first` false) warp all bands and then project."""
-    assert isinstance(source.view, PcaView)
-    basis, target = source.view.basis, tile_target(TMS, *tile)
-    (window,) = plan(source, target)
-    vectors = tiny.store.read(tiny.grid.zone, YEAR, window.rows, window.cols)
-    bands = vectors.dequantised()
-    if first:
-        bands = ((bands - basis.mean) @ basis.components.T).astype(np.float32)
-    left, top = tiny.grid.x0 + window.cols.start * 10, tiny.grid.y0 - window.rows.start * 10
-    out = np.zeros((bands.shape[2], 256, 256), np.float32)
-    reproject(
-        np.ascontiguousarray(bands.transpose(2, 0, 1)), out, src_transform=from_origin(left, top, 10, 10),
-        src_crs=tiny.grid.crs, dst_transform=from_bounds(*target.bounds, 256, 256), dst_crs=target.crs,
-        resampling=Resampling.nearest,
-    )  # fmt: skip
-    if not first:
-        out = ((out.transpose(1, 2, 0) - basis.mean) @ basis.components.T).transpose(2, 0, 1)
-    low, high = basis.low[:, None, None], basis.high[:, None, None]
-    colours = np.clip((out - low) / (high - low) * 255, 0, 255).astype(np.uint8)
-    with MemoryFile() as memory:
-        with memory.open(driver="PNG", dtype="uint8", count=4, width=256, height=256, zlevel=2) as file:
-            file.write(np.concatenate([colours, np.full((1, 256, 256), 255, np.uint8)]))
-        return bytes(memory.read())
+@contextmanager
+def sides(*, workers: int = 1, **environment: str) -> Iterator[Sides]:
+    """Fresh servers, both with their code loaded and their data opened."""
+    told = {"SMALTI_HOME": str(world.home()), "SMALTI_CATALOGUE": str(world.catalogue())}
+    cogs = {"BENCH_UTM": str(world.utm_cog()), "BENCH_WEB": str(world.web_cog())}
+    with (
+        server(OURS, told | environment, workers=workers) as (mine, _),
+        server(PEER, cogs | ADVISED, workers=workers) as (theirs, _),
+    ):
+        both = Sides(Client(mine), Client(theirs))
+        for tile in tiles_at(14)[: 4 * workers]:
+            both.ours.tile(ours(tile))
+            both.peer.tile(cog(tile))
+            both.peer.tile(cog(tile, "web"))
+        yield both
 
 
-def medians(ways: dict[str, Callable[[Tile], Any]], tiles: list[Tile]) -> dict[str, float]:
-    """Milliseconds a tile: all ways make the same tile in turn, so that noise hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for index in range(ROUNDS + 2):
-        for name, make in ways.items():
-            start = time.perf_counter()
-            make(tiles[index % len(tiles)])
-            if index >= 2:
-                times[name].append((time.perf_counter() - start) * 1000)
-    return {name: statistics.median(values) for name, values in times.items()}
+def tiles_at(zoom: int, place: world.Place = world.SQUARE, seed: int = 0) -> list[Tile]:
+    """Tiles that lie wholly in a square, shuffled."""
+    west, south, east, north = place.bounds
+    found = []
+    for tile in TMS.tiles(west, south, east, north, zoom):
+        box = TMS.bounds(tile)
+        if west <= box.left and box.right <= east and south <= box.bottom and box.top <= north:
+            found.append((tile.z, tile.x, tile.y))
+    random.Random(seed).shuffle(found)
+    return found
 
 
-def same(ours: bytes, theirs: bytes) -> float:
-    """Share of pixels two PNGs agree on."""
-    with rasterio.open(io.BytesIO(ours)) as a, rasterio.open(io.BytesIO(theirs)) as b:
-        return float((a.read() == b.read()).all(axis=0).mean())
+def ours(tile: Tile, look: int = 0, dataset: str = "own", suffix: str = "png", view: str = "") -> str:
+    """Path of our tile; `look` 0 is the view that the COGs were made from."""
+    view = view or ("pca" if look == 0 else f"pca:{world.look(look)}")
+    name = "/".join(map(str, tile))
+    return f"/datasets/{dataset}/{world.YEAR}/tiles/WebMercatorQuad/{name}.{suffix}?tilesize=256&view={view}"
 
 
-def fetched(client: TestClient, url: str) -> bytes:
-    answer = client.get(url)
-    assert answer.status_code == 200, answer.text
-    return answer.content
+def cog(tile: Tile, name: str = "utm") -> str:
+    """Path of the peer's tile."""
+    return f"/{name}/tiles/WebMercatorQuad/{'/'.join(map(str, tile))}.png?tilesize=256"
 
 
-def measure(home: Path) -> list[dict[str, Any]]:
-    (home / "datasets").mkdir()
-    tiny = tiny_archive(home / "datasets", scene(), name="bench", at=(350_208, 25_088))
-    basis = fit_basis(tiny.store, [YEAR])
-    source = Source(tiny.store, YEAR, PcaView(basis), 128)
-    cog = str(rendered_cog(home / "scene.tif", tiny, PcaView(basis)))
-    tiles = whole_tiles(tiny)
-
-    def ours(tile: Tile) -> bytes:
-        return encode(TileReader(source).tile(*tile), "PNG")
-
-    def anew(tile: Tile) -> bytes:
-        kept, warp._cache = warp._cache, warp._Cache(64_000_000)  # type: ignore[misc]
-        try:
-            return ours(tile)
-        finally:
-            warp._cache = kept  # type: ignore[misc]
-
-    def from_cog(tile: Tile) -> bytes:
-        with Reader(cog) as reader:
-            return bytes(reader.tile(*tile, tilesize=256).render(img_format="PNG", zlevel=2))
-
-    for tile in tiles:
-        ours(tile)
-    agree = same(ours(tiles[0]), from_cog(tiles[0]))
-    calls = medians(
-        {
-            "ours": ours,
-            "anew": anew,
-            COG: from_cog,
-            "project, then GDAL warp": lambda tile: directly(tiny, source, tile, first=True),
-            "GDAL warp, then project": lambda tile: directly(tiny, source, tile, first=False),
-        },
-        tiles,
-    )
-    peer = FastAPI()
-    peer.include_router(TilerFactory(path_dependency=lambda: cog, add_viewer=False).router)
-    with client_of(Settings(home=home, catalogue=Path("none.toml"))) as client, TestClient(peer) as other:
-        client.app.state.smalti.bases("bench").put(basis.to_document(), "default")  # type: ignore[attr-defined]
-        prefix, path = "/datasets/bench/2024", "/tiles/WebMercatorQuad/{2}/{0}/{1}.png"
-        tags = {t: client.get(prefix + path.format(*t)).headers["etag"] for t in tiles}
-        served = medians(
-            {
-                "ours": lambda tile: fetched(client, prefix + path.format(*tile)),
-                "ours, WebP": lambda tile: fetched(client, prefix + path.format(*tile).replace("png", "webp")),
-                TITILER: lambda tile: fetched(other, path.format(*tile) + "?tilesize=256"),
-                "304": lambda tile: client.get(prefix + path.format(*tile), headers={"If-None-Match": tags[tile]}),
-            },
-            tiles,
-        )
-    print(f"{agree:.2%} of a tile's pixels are those of the COG's tile\n")
-    return [
-        row("tile z13, function call", calls["ours"], calls[COG], COG),
-        row("tile z13, place arithmetic anew", calls["anew"], calls[COG], COG),
-        *(
-            row(f"tile z13, beside: {name}", calls["ours"], calls[name], f"dequantise, {name}")
-            for name in ("project, then GDAL warp", "GDAL warp, then project")
-        ),
-        row("tile z13 over ASGI", served["ours"], served[TITILER], TITILER),
-        row("tile z13 over ASGI, WebP", served["ours, WebP"], served[TITILER], f"{TITILER}, PNG"),
-        row("304 over ASGI", served["304"], served[TITILER], TITILER),
-    ]
+def agreement(one: Answer, other: Answer) -> float:
+    """Share of pixels whose colours two PNGs agree on."""
+    with rasterio.open(io.BytesIO(one.body)) as a, rasterio.open(io.BytesIO(other.body)) as b:
+        return float((a.read([1, 2, 3]) == b.read([1, 2, 3])).all(axis=0).mean())
 
 
-def row(case: str, ours: float, other: float, name: str) -> dict[str, Any]:
+def rounds(look: Look) -> Iterator[tuple[int, list[Tile]]]:
+    """(number, tiles) of each round; every round has a look and an order of its own."""
+    for number in range(look.rounds):
+        yield number, tiles_at(13, seed=number)[: look.tiles]
+
+
+def gathered(found: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """The times of all rounds together."""
+    return {name: [ms for times in found for ms in times[name]] for name in found[0]}
+
+
+def row(case: str, ours: Sequence[float], other: Sequence[float], other_name: str, target: float | None) -> Row:
+    """Medians, and how many times as fast ours is."""
+    mine, theirs = statistics.median(ours), statistics.median(other)
     return {
-        "case": case, "metric": "median time", "unit": "ms", "ours": round(ours, 2), "other": round(other, 2),
-        "other_name": name, "ratio": round(other / ours, 2), "target": None,
+        "case": case, "metric": "median time", "unit": "ms", "ours": round(mine, 3), "other": round(theirs, 3),
+        "other_name": other_name, "ratio": round(theirs / mine, 3), "target": target, "count": len(ours),
     }  # fmt: skip
 
 
+def z13(look: Look) -> list[Row]:
+    """Our own layout, each tile for the first time, against both COGs."""
+    with sides() as at:
+        found = []
+        for number, tiles in rounds(look):
+            if number == 0:
+                share = statistics.median(agreement(at.ours.tile(ours(t)), at.peer.tile(cog(t))) for t in tiles[:8])
+                print(f"{share:.2%} of a tile's pixels are those of the COG's tile")
+            found.append(taking_turns({
+                "ours": [(at.ours, ours(t, number + 1)) for t in tiles],
+                "utm": [(at.peer, cog(t)) for t in tiles],
+                "web": [(at.peer, cog(t, "web")) for t in tiles],
+            }))  # fmt: skip
+    times = gathered(found)
+    return [
+        row("z13-own", times["ours"], times["utm"], UTM, 1.25),
+        row("z13-own-vs-weboptimised", times["ours"], times["web"], WEB, 1.0),
+    ]
+
+
+CASES: Final[dict[str, Callable[[Look], list[Row]]]] = {"z13-own": z13}
+"""What is measured, by the name of the first row each gives."""
+
+
+def asked() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.tiles", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=CASES, help="these cases; nothing is written")
+    parser.add_argument("--tiles", type=int, default=1000, help="at most so many tiles a round")
+    parser.add_argument("--rounds", type=int, default=2, help="how often all tiles are asked for")
+    parser.add_argument("--profile", action="store_true", help="one process, one thread: where our time goes")
+    return parser.parse_args()
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
+    print(f"{'case':<30}{'ours':>9}{'other':>9}{'ratio':>8}{'target':>8}{'count':>7}  other")
+    for r in rows:
+        target = "-" if r["target"] is None else f"{r['target']:.2f}"
+        print(f"{r['case']:<30}{r['ours']:>9.2f}{r['other']:>9.2f}{r['ratio']:>8.2f}{target:>8}{r['count']:>7}"
+              f"  {r['other_name']}")  # fmt: skip
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder))
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    print(f"{'case':<46}{'ours':>9}{'other':>9}{'ratio':>8}  other")
-    for line in rows:
-        print(
-            f"{line['case']:<46}{line['ours']:>8.1f} {line['other']:>8.1f} {line['ratio']:>7.2f}  {line['other_name']}"
-        )
+    """Measure, print, write."""
+    wanted = asked()
+    world.basis()
+    look = Look(wanted.tiles, wanted.rounds)
+    rows = [line for name in wanted.only or CASES for line in CASES[name](look)]
+    show(rows)
+    if not wanted.only:
+        OUT.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
