@@ -25,6 +25,8 @@ _STEP: Final = 0.05
 """Degrees. An edge is first cut into parts no longer than this: along them it bends one way."""
 _BEND: Final = 1e-4
 """Cells: how far a piece may lie from the true edge; 1 mm at 10 m."""
+_RADIUS_M: Final = 6_371_007.0
+"""Of the sphere with the Earth's surface."""
 
 Box = tuple[float, float, float, float]
 """(west, south, east, north), degrees."""
@@ -60,6 +62,17 @@ class GridPolygon:
         inside, crossed = scaled.mask(down, across), scaled._crossed(down, across)
         at = rows - down.start, cols - across.start
         return (inside | crossed)[at], (inside & ~crossed)[at]
+
+    def blocks(self) -> tuple[Int64Array, Int64Array, BoolArray]:
+        """(n,) rows and columns of every block that may hold its pixels, on the grid or not, and which lie within one.
+
+        As `touched`, neither errs to the harmful side.
+        """
+        ends = np.concatenate(self.parts).reshape(-1, 2) / BLOCK
+        low, high = np.floor(ends.min(axis=0)).astype(np.int64), np.floor(ends.max(axis=0)).astype(np.int64)
+        rows, cols = (axis.ravel() for axis in np.mgrid[low[0] : high[0] + 1, low[1] : high[1] + 1])
+        near, whole = self.touched(rows, cols)
+        return rows[near], cols[near], whole[near]
 
     def _crossed(self, rows: slice, cols: slice) -> BoolArray:
         """(rows, cols) bool: which cells the box around any piece of an edge touches. Pieces are a few cells long."""
@@ -110,6 +123,11 @@ class Polygon:
         (west, south), (east, north) = every.min(axis=0).tolist(), every.max(axis=0).tolist()
         return west, south, east, north
 
+    @property
+    def square_metres(self) -> float:
+        """Its area, to 1 %: found at once, whatever its size. What crosses itself may cancel out."""
+        return sum(max(0.0, _area(rings[0]) - sum(map(_area, rings[1:]))) for rings in self.parts)
+
     def on(self, grid: ZoneGrid, box: Box, field: str, pieces: int = MAX_PIECES) -> GridPolygon | None:
         """The part of it that lies in a grid's nominal 6-degree zone, on that grid; None where there is none.
 
@@ -137,6 +155,16 @@ class Polygon:
                     pieces -= len(followed[-1])
             edges += [np.concatenate(followed)] if followed else []
         return GridPolygon(tuple(edges)) if edges else None
+
+
+def _area(ring: Float64Array) -> float:
+    """Square metres in a closed ring: the integral of sin(latitude) along its edges, on a sphere as large as the Earth."""
+    lon, lat = np.radians(ring).T
+    step = np.diff(lat)
+    flat = np.abs(step) < 1e-9
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(flat, np.sin(lat[:-1]), -np.diff(np.cos(lat)) / step)
+    return float(abs((np.diff(lon) * mean).sum()) * _RADIUS_M**2)
 
 
 def _ring(positions: Sequence[Sequence[float]], field: str) -> Float64Array:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import numpy as np
 import typer
 
-from api.answers import arrays_of
+from api.answers import Pixels
+from api.embedded import pixels_of
 from api.state import State
 from api.terminal import bar
 from api.uploads import BodyForm, read_file
@@ -55,7 +56,7 @@ def embed(
         upload = read_file(file, _form(source), UploadLimits(sys.maxsize, sys.maxsize, rows=sys.maxsize), declared)
     with bar(f"Embedding on {encoder.device}, pixels") as tick:
         result = encoder.encode(upload.dpixels, min_s2=min_s2, dims=dims, on_progress=tick)
-    arrays = arrays_of(result, upload, quantize=not float32)
+    arrays = Pixels(pixels_of(result, upload), upload.dpixels.shape, {}, {}, not float32).arrays()
     temporary = out.with_name(f".{out.name}.part")
     try:
         with scratch.on_disk(), temporary.open("wb") as file:

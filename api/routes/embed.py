@@ -8,7 +8,8 @@ from typing import IO, Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from api.answers import ANSWERS, Embedded, chosen, quantized, respond
+from api.answers import chosen, quantized, respond
+from api.embedded import ANSWERS, embedded
 from api.problems import documented
 from api.schemas import EmbedAnswer, EmbedBody, EmbedChoices, Stored
 from api.security import require
@@ -86,7 +87,7 @@ def _embed(
     cells = _cells(upload, corner, asked) if asked.dataset else {}
     result = _encoded(state, turn, encoder, upload, asked)
     stored = _stored(state, asked, encoder, upload, result, window, cells)
-    return respond(answer, Embedded(upload, result, encoder, window, quantize, stored))
+    return respond(answer, embedded(upload, result, encoder, window, stored, quantize=quantize))
 
 
 def _encoded(state: State, turn: Turn, encoder: Encoder, upload: Upload, asked: EmbedChoices) -> EncodeResult:
