@@ -172,6 +172,9 @@ class MemoryStore:
     def counts(self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array) -> Counts:
         return Counts.zeros((len(rows),))
 
+    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
+        return Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
+
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
         found = set()
         for part in self.parts:

@@ -10,8 +10,9 @@ import pytest
 
 from service.grid import Block, Zone, archive_grid
 from service.store import open_store
-from service.store.layout import LEVELS
-from service.store.overviews import build_overviews, summarise
+from service.store.layout import COUNT_NAMES, LEVELS
+from service.store.mean import Summary, halved
+from service.store.overviews import build_overviews
 from service.store.snapshot import Snapshot
 from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, WATER, Counts, Vectors
 from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
@@ -83,15 +84,54 @@ def test_one_halving_is_exact_to_half_a_step(tiny: Tiny) -> None:
 def test_without_data_the_commonest_reason_stands() -> None:
     status = np.array([[WATER, WATER, NOT_EMBEDDED, NOT_EMBEDDED], [REJECTED, WATER, WATER, NOT_EMBEDDED]], np.uint8)
     nothing = Vectors(np.zeros((2, 4, DIMS), np.int8), np.zeros((2, 4), np.float32), status)
-    found, total = summarise(nothing, np.zeros((2, 4), np.uint16))
-    assert found.status.tolist() == [[WATER, NOT_EMBEDDED]]
-    assert not total.any()
+    found = halved(Summary.of(nothing, Counts.zeros((2, 4))))
+    assert found.vectors.status.tolist() == [[WATER, NOT_EMBEDDED]]
+    assert not found.weight.any()
     one = Vectors(
         np.full((2, 2, DIMS), 5, np.int8), np.full((2, 2), 0.02, np.float32), np.array([[1, 2], [2, 3]], np.uint8)
     )
-    found, total = summarise(one, np.array([[7, 0], [0, 0]], np.uint16))
-    assert (found.status.tolist(), total.tolist()) == ([[VALID]], [[7]])
-    np.testing.assert_allclose(found.dequantised(), 0.1, rtol=1e-6)
+    counts = Counts(*(np.full((2, 2), n, np.uint16) for n in (3, 2, 1)))
+    found = halved(Summary(one, np.array([[7, 0], [0, 0]], np.uint32), counts))
+    assert (found.vectors.status.tolist(), found.weight.tolist()) == ([[VALID]], [[7]])
+    assert (found.counts.s2.tolist(), found.counts.s1_desc.tolist()) == ([[3]], [[1]])
+    np.testing.assert_allclose(found.vectors.dequantised(), 0.1, rtol=1e-6)
+
+
+def test_counts_are_means_over_valid_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    counts = Counts(*(rng.integers(0, 99, (300, 300)).astype(np.uint16) for _ in range(3)))
+    tiny = tiny_archive(tmp_path, gappy((300, 300)), counts=counts, at=(1400 * BLOCK, 130 * BLOCK))
+    tiny.store.write_overviews(YEAR)
+    same = tiny.store.counts_window(ZONE, YEAR, slice(tiny.row - 5, tiny.row + 300), tiny.cols)
+    np.testing.assert_array_equal(same.s1_asc[5:], counts.s1_asc)
+    assert not same.s1_asc[:5].any()
+    rows, cols = (slice(s.start // 2, s.start // 2 + 150) for s in (tiny.rows, tiny.cols))
+    found = tiny.store.counts_window(ZONE, YEAR, rows, cols, level=2)
+    valid = tiny.vectors.valid.reshape(150, 2, 150, 2)
+    summed = (counts.s2.reshape(150, 2, 150, 2) * valid).sum(axis=(1, 3))
+    np.testing.assert_array_equal(found.s2, np.rint(summed / np.maximum(valid.sum(axis=(1, 3)), 1)))
+    beyond = tiny.store.counts_window(ZONE, YEAR, slice(-3, 2), slice(-3, 2), level=2)
+    assert beyond.s2.shape == (5, 5)
+    assert not beyond.s2.any()
+
+
+def test_overviews_made_before_they_had_counts_are_stale_until_rebuilt(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, gappy((60, 60)))
+    tiny.store.write_overviews(YEAR)
+    session = tiny.store.repository.writer()
+    root = Snapshot(tiny.store.location, session).root
+    for level in LEVELS:
+        for name in COUNT_NAMES:
+            del root[f"overviews/{level}/31N/{name}"]
+    tiny.store.repository.commit(session, "as older versions made them")
+    tiny.store.refresh()
+    parents = {level: tiny.store.blocks(YEAR, level=level) for level in LEVELS}
+    assert all(tiny.store.stale(YEAR, blocks) == set(blocks) for blocks in parents.values())
+    assert not tiny.store.counts_window(ZONE, YEAR, slice(0, 9), slice(0, 9), level=2).s2.any()
+    assert tiny.store.write_overviews(YEAR) == len(LEVELS)
+    assert not any(tiny.store.stale(YEAR, blocks) for blocks in parents.values())
+    (block,) = tiny.store.blocks(YEAR, level=2)
+    assert tiny.store.counts_window(ZONE, YEAR, block.rows, block.cols, level=2).s2.max() == 40
 
 
 def test_only_dirty_parents_are_rebuilt(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from service.errors import Corrupt, IdentityMismatch, InvalidInput
 from service.grid import Block, Zone, ZoneGrid, blocks_of
 from service.store.faults import read_array
-from service.store.layer import Layer, read_counts, read_points, read_window, status_of
+from service.store.layer import Layer, read_counts, read_counts_window, read_points, read_window, status_of
 from service.store.layout import MODEL
 from service.store.overviews import stale_blocks
 from service.store.repository import Repository
@@ -93,6 +93,11 @@ class ArchiveStore:
         """(n,) observation counts of single pixels."""
         now = self._now
         return read_counts(now.layer(zone), now.time(window), rows, cols)
+
+    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
+        """(rows, cols) observation counts of a rectangle; see `Store.counts_window`."""
+        now = self._now
+        return read_counts_window(now.layer(zone, level), now.time(window), rows, cols)
 
     def _check(self, dims: int | None) -> None:
         if dims not in (None, self.dims):

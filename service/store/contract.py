@@ -96,6 +96,13 @@ class Store(Protocol):
     def counts(self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array) -> Counts:
         """(n,) observation counts of single pixels; zeros where the layout does not record them."""
 
+    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
+        """(rows, cols) observation counts of a rectangle, for which `read` says what is valid.
+
+        An overview's pixel has the mean of the counts behind it, rounded. Zeros beyond the grid, where nothing is
+        valid at a level above 1, and where the layout records none. Raises as `read` does.
+        """
+
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
         """Every block that holds at least one pixel of data, in order of name."""
 

@@ -216,6 +216,13 @@ class GeoembStore:
         self._at(zone, window, None)
         return Counts.zeros(np.broadcast(rows, cols).shape)
 
+    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
+        """Zeros: the layout does not record them."""
+        if level != 1:
+            raise NotFound(f"{self.location} has no overviews.", field="level")
+        self._at(zone, window, None)
+        return Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
+
     def _at(self, zone: Zone, window: Window, dims: int | None) -> tuple[Layer, int]:
         now = self._now
         dims = self.dims if dims is None else dims

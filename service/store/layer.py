@@ -161,10 +161,14 @@ def read_counts(layer: Layer, time: int, rows: Int64Array, cols: Int64Array) -> 
 
 
 def read_counts_window(layer: Layer, time: int, rows: slice, cols: slice) -> Counts:
-    """Read the counts of a rectangle on the grid; zeros where none are recorded."""
-    if not layer.counts:
-        return Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
-    return Counts(*(np.asarray(_plane(layer, a, time, rows, cols), np.uint16) for a in layer.counts))
+    """Read the counts of a rectangle; zeros beyond the grid and where none are recorded. Raises as `read_window`."""
+    in_rows, at_rows = _inside(rows, layer.grid.height, "rows")
+    in_cols, at_cols = _inside(cols, layer.grid.width, "cols")
+    out = Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
+    if in_rows.start < in_rows.stop and in_cols.start < in_cols.stop:
+        for array, target in zip(layer.counts, (out.s2, out.s1_asc, out.s1_desc), strict=False):  # () holds none
+            target[at_rows, at_cols] = _plane(layer, array, time, in_rows, in_cols)
+    return out
 
 
 def _plane(layer: Layer, array: Array, time: int, rows: slice, cols: slice) -> Any:

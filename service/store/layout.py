@@ -73,8 +73,7 @@ def add_zone(root: zarr.Group, zone: Zone, years: tuple[int, ...], dims: int) ->
     # Every year may be read: what is not embedded has a NaN scale, so none has to be skipped as incomplete.
     group.attrs.update({**_placement(grid), "years_complete": list(years)})
     _pixel_arrays(group, grid, len(years), dims)
-    for name in COUNT_NAMES:
-        _array(group, name, "uint16", (len(years), grid.height, grid.width), (1, BLOCK, BLOCK), 0, _PLANES)
+    add_counts(group, grid, len(years))
     _block_arrays(group, grid, len(years), {"block_fingerprint": ("uint8", (32,))})
     _coordinates(group, grid, years, dims)
 
@@ -86,7 +85,14 @@ def add_overview(root: zarr.Group, zone: Zone, level: int, years: int, dims: int
     group.attrs.update(_placement(grid))
     _pixel_arrays(group, grid, years, dims)
     _array(group, "weight", "uint16", (years, grid.height, grid.width), (1, BLOCK, BLOCK), 0, _PLANES)
+    add_counts(group, grid, years)
     _block_arrays(group, grid, years, {"block_children": ("uint64", (4,))})
+
+
+def add_counts(group: zarr.Group, grid: ZoneGrid, years: int) -> None:
+    """Make the empty arrays of observation counts of one zone at one level."""
+    for name in COUNT_NAMES:
+        _array(group, name, "uint16", (years, grid.height, grid.width), (1, BLOCK, BLOCK), 0, _PLANES)
 
 
 def _placement(grid: ZoneGrid) -> dict[str, Any]:

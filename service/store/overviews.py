@@ -16,33 +16,19 @@ import numpy as np
 
 from service.errors import Conflict
 from service.grid import Block, Zone
-from service.quant import quantise
 from service.store.faults import read_array, writing
-from service.store.layer import Layer, read_window
-from service.store.layout import LEVELS, add_overview
+from service.store.layer import Layer, read_counts_window, read_window
+from service.store.layout import COUNT_NAMES, LEVELS, add_counts, add_overview
+from service.store.mean import Summary, halved
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
-from service.values import (
-    BLOCK,
-    NOT_EMBEDDED,
-    OUTSIDE,
-    REJECTED,
-    VALID,
-    WATER,
-    Float32Array,
-    UInt8Array,
-    UInt16Array,
-    Vectors,
-    Window,
-)
+from service.values import BLOCK, NOT_EMBEDDED, Window
 
 Progress = Callable[[int, int], None]
 
 _BATCH: Final = 32
 """Overview blocks to a commit: about as many seconds of work are lost to a kill."""
 _RACES: Final = 20
-_REASONS: Final = (WATER, REJECTED, NOT_EMBEDDED)
-"""Why an overview pixel holds nothing: the commonest reason below it, in this order where two are as common."""
 
 
 def build_overviews(
@@ -136,7 +122,9 @@ def _rebuild(repository: Repository, window: Window, batch: Sequence[Block]) -> 
 
 
 def _dirty(now: Snapshot, time: int, blocks: Sequence[Block]) -> list[Block]:
-    recorded = now.block_values("block_children", time, blocks)
+    """Those that do not record what stands below them; also all that were made before overviews had counts."""
+    counted = {(b.zone, b.level) for b in blocks if now.has_counts(Zone.parse(b.zone), b.level)}
+    recorded = now.block_values("block_children", time, [b for b in blocks if (b.zone, b.level) in counted])
     standing = _child_versions(now, time, blocks)
     return [b for b in blocks if not np.array_equal(recorded.get(b, np.zeros(4, np.uint64)), standing[b])]
 
@@ -163,85 +151,58 @@ def _ensure_groups(now: Snapshot, wanted: Collection[tuple[Zone, int]]) -> None:
     for zone, level in sorted(wanted):
         if now.path(zone, level) not in now.root:
             add_overview(now.root, zone, level, len(now.years), dims)
+        elif not now.layer(zone, level).counts:
+            add_counts(now.group(now.path(zone, level)), now.layer(zone, level).grid, len(now.years))
 
 
 def _rebuild_one(now: Snapshot, time: int, block: Block) -> None:
     zone = Zone.parse(block.zone)
     below, layer = now.layer(zone, block.level // 2), now.layer(zone, block.level)
     rows, cols = (slice(2 * s.start, 2 * s.stop) for s in (block.rows, block.cols))
-    vectors = read_window(below, time, rows, cols)
-    summary, weight = summarise(vectors, _weights(now, below, time, rows, cols, vectors))
+    summary = halved(_summary(now, below, time, rows, cols))
     with writing(now.location):
-        _put(now, layer, time, block, summary, weight)
+        _put(now, layer, time, block, summary)
 
 
-def _weights(now: Snapshot, below: Layer, time: int, rows: slice, cols: slice, vectors: Vectors) -> UInt16Array:
-    """(rows, cols) uint16 how many level-1 vectors stand behind each child pixel."""
-    out = vectors.valid.astype(np.uint16)
-    if below.grid.level > 1:
-        grid = below.grid
-        rows, cols = slice(rows.start, min(rows.stop, grid.height)), slice(cols.start, min(cols.stop, grid.width))
-        stored = read_array(now.location, now.array(below.name, "weight"), time, rows, cols)
-        out[: stored.shape[0], : stored.shape[1]] = stored
-    return out
+def _summary(now: Snapshot, layer: Layer, time: int, rows: slice, cols: slice) -> Summary:
+    """A rectangle of pixels, and how much stands behind each."""
+    vectors, counts = read_window(layer, time, rows, cols), read_counts_window(layer, time, rows, cols)
+    found = Summary.of(vectors, counts)
+    if layer.grid.level > 1:
+        rows, cols = (slice(s.start, min(s.stop, n)) for s, n in ((rows, layer.grid.height), (cols, layer.grid.width)))
+        stored = read_array(now.location, now.array(layer.name, "weight"), time, rows, cols)
+        found.weight[: stored.shape[0], : stored.shape[1]] = stored
+    return found
 
 
-def summarise(vectors: Vectors, weight: UInt16Array) -> tuple[Vectors, UInt16Array]:
-    """Halve a rectangle: the weighted mean of each 2 x 2 pixels, re-quantised (v2).
-
-    Args:
-        vectors: (2h, 2w) pixels.
-        weight: (2h, 2w) uint16, 0 where no vector is.
-
-    Returns:
-        (h, w) pixels and the (h, w) uint16 sums of weights.
-    """
-    height, width = weight.shape[0] // 2, weight.shape[1] // 2
-    total = np.zeros((height, width), np.uint16)
-    mean: Float32Array = np.zeros((height, width, vectors.dims), np.float32)
-    for i in (0, 1):
-        for j in (0, 1):
-            share = weight[i::2, j::2]
-            total += share
-            mean += vectors.codes[i::2, j::2] * (vectors.scales[i::2, j::2] * share)[..., None]
-    valid = total > 0
-    mean[valid] /= total[valid][:, None]
-    codes, scales = quantise(mean)
-    codes[~valid], scales[~valid] = 0, 0
-    status = np.where(valid, np.uint8(VALID), _reasons(vectors.status))
-    return Vectors(codes, scales, status), total
-
-
-def _reasons(status: UInt8Array) -> UInt8Array:
-    """(h, w) the commonest reason for no data among each 2 x 2 statuses."""
-    status = np.where(status == OUTSIDE, np.uint8(NOT_EMBEDDED), status)
-    votes = np.stack([sum((status[i::2, j::2] == r).astype(np.int8) for i in (0, 1) for j in (0, 1)) for r in _REASONS])
-    return np.asarray(np.array(_REASONS, np.uint8)[votes.argmax(axis=0)])
-
-
-def _put(now: Snapshot, layer: Layer, time: int, block: Block, vectors: Vectors, weight: UInt16Array) -> None:
+def _put(now: Snapshot, layer: Layer, time: int, block: Block, summary: Summary) -> None:
     """Write one overview block; the last row and column of blocks may reach beyond the grid."""
     height = min(BLOCK, layer.grid.height - block.rows.start)
     width = min(BLOCK, layer.grid.width - block.cols.start)
     at = (time, slice(block.rows.start, block.rows.start + height), slice(block.cols.start, block.cols.start + width))
-    scales = np.where(vectors.valid, vectors.scales, np.float32(np.nan))
+    vectors, counts = summary.vectors, summary.counts
+    values = {
+        "embeddings": vectors.codes,
+        "scales": np.where(vectors.valid, vectors.scales, np.float32(np.nan)),
+        "status": vectors.status,
+        "weight": summary.weight,
+        **dict(zip(COUNT_NAMES, (counts.s2, counts.s1_asc, counts.s1_desc), strict=True)),
+    }
     group: Any = now.group(layer.name)
-    for name, value in (
-        ("embeddings", vectors.codes),
-        ("scales", scales),
-        ("status", vectors.status),
-        ("weight", weight),
-    ):
+    for name, value in values.items():
         group[name][at] = value[:height, :width]
     cell = (time, block.row, block.col)
-    group["block_version"][cell] = np.uint64(_version(vectors, weight))
+    group["block_version"][cell] = np.uint64(_version(summary))
     group["block_children"][cell] = _child_versions(now, time, [block])[block]
 
 
-def _version(vectors: Vectors, weight: UInt16Array) -> int:
+def _version(summary: Summary) -> int:
+    vectors, counts = summary.vectors, summary.counts
     if not (vectors.status != NOT_EMBEDDED).any():
         return 0
     digest = hashlib.blake2b(digest_size=8)
-    for array in (vectors.codes, vectors.scales, vectors.status, weight):
+    for array in (
+        vectors.codes, vectors.scales, vectors.status, summary.weight, counts.s2, counts.s1_asc, counts.s1_desc,
+    ):  # fmt: skip
         digest.update(np.ascontiguousarray(array).data)
     return int.from_bytes(digest.digest(), "little") or 1

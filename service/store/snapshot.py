@@ -154,7 +154,7 @@ class Snapshot:
                 f"{grid.height} x {grid.width} contradict each other."
             )
         names = set(group.array_keys())
-        has_counts = level == 1 and names.issuperset(COUNT_NAMES)
+        has_counts = names.issuperset(COUNT_NAMES)
         return Layer(
             self.location,
             grid,
@@ -164,6 +164,11 @@ class Snapshot:
             tuple(self.array(path, name) for name in COUNT_NAMES) if has_counts else (),
             nan_status=NOT_EMBEDDED,
         )
+
+    def has_counts(self, zone: Zone, level: int) -> bool:
+        """Whether observation counts are kept at a level; overviews made by older versions have none."""
+        path = self.path(zone, level)
+        return path in self.root and bool(self.layer(zone, level).counts)
 
     def require_same_years(self, zone: Zone) -> None:
         """Positions in time are those of the first zone; another axis would give another year's pixels.
