@@ -64,11 +64,15 @@ docs/map.webp: setup FORCE ## (developers) take the README's picture anew
 image-check: ## build the container image and run it (root on Debian; no container engine needed)
 	@docker/image-check.sh
 
-bench: $(patsubst tests/bench/%.py,bench-%,$(wildcard tests/bench/*.py)) ## every benchmark: ours beside the alternative
+bench: $(patsubst tests/bench/%.py,bench-%,$(shell grep -l __main__ tests/bench/*.py)) ## every benchmark: ours beside the alternative
 
 bench-%: setup
 	@mkdir -p .bench
 	$(BIN)/python -m tests.bench.$*
+
+soak-tiles: setup ## 12,000 tiles of every kind: the server's memory must not grow
+	@mkdir -p .bench
+	$(BIN)/python -m tests.soak_tiles
 
 lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra build pyproject.toml -o requirements/cpu.txt
@@ -82,4 +86,4 @@ clean: ## forget the environment and what was built; datasets under smalti-data 
 	rm -rf $(VENV) .geotessera .moto api/web/vendor api/web/node_modules .bench
 
 FORCE:
-.PHONY: help setup demo test test-slow lint image-check bench lock clean FORCE
+.PHONY: help setup demo test test-slow lint image-check bench soak-tiles lock clean FORCE
