@@ -30,6 +30,11 @@ class ByteCache(Generic[V]):
         self._lock = threading.Lock()
         self._hits = self._misses = 0
 
+    @property
+    def limit(self) -> int:
+        """Bytes to keep."""
+        return int(self._held.maxsize)
+
     def get(self, key: Hashable) -> V | None:
         """What is kept under a key, if anything is."""
         with self._lock:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from service.errors import Corrupt, IdentityMismatch, InvalidInput
 from service.grid import Block, Zone, ZoneGrid, blocks_of
+from service.store.chunks import ChunkCache
 from service.store.faults import read_array
 from service.store.layer import Layer, read_counts, read_counts_window, read_points, read_window, status_of
 from service.store.layout import MODEL
@@ -22,6 +23,7 @@ class ArchiveStore:
     Args:
         repository: Where.
         identity: The model that made the vectors; needed where the repository does not say.
+        chunks: Where decoded squares of its arrays are kept; nowhere if absent.
 
     Raises:
         InvalidInput: No identity was given and the repository names none.
@@ -31,11 +33,14 @@ class ArchiveStore:
 
     writable = False
 
-    def __init__(self, repository: Repository, identity: ModelIdentity | None = None) -> None:
+    def __init__(
+        self, repository: Repository, identity: ModelIdentity | None = None, chunks: ChunkCache | None = None
+    ) -> None:
         self.repository = repository
+        self._chunks = chunks
         self.location = repository.location
         self._swap = threading.Lock()
-        self._now = Snapshot(self.location, repository.reader(repository.tip()))
+        self._now = Snapshot(self.location, repository.reader(repository.tip()), chunks)
         self.identity = declared_identity(self.location, self._now.attributes.get(MODEL), identity)
         self.dims = self._declared_dims()
         self.depths: tuple[int, ...] = (self.dims,)
@@ -131,7 +136,7 @@ class ArchiveStore:
             tip = self.repository.tip()
             if tip == self._now.id:
                 return False
-            fresh = Snapshot(self.location, self.repository.reader(tip))
+            fresh = Snapshot(self.location, self.repository.reader(tip), self._chunks)
             changed = self.repository.changed_chunks(self._now.id, tip)
             if changed is not None:
                 fresh.succeed(self._now, changed)

@@ -24,6 +24,8 @@ from service.bucket import is_remote
 from service.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from service.grid import Block, Zone, ZoneGrid
 from service.store.archive import declared_identity, scanned_blocks
+from service.store.chunks import ChunkCache, Kept
+from service.store.codecs import rust_codecs
 from service.store.faults import Array, reading
 from service.store.layer import Layer, read_points, read_window
 from service.store.layout import MODEL
@@ -50,8 +52,9 @@ def is_geoemb(location: str) -> bool:
 class _State:
     """Everything known of the store at one time; replaced as a whole by `refresh`."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, chunks: ChunkCache | None) -> None:
         self.location = location
+        self.kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
         with reading(location, "root metadata (zarr.json)"):
             self.root = zarr.open_group(location, mode="r", zarr_format=3)
             self.attributes: dict[str, Any] = dict(self.root.attrs)
@@ -97,7 +100,7 @@ class _State:
             raise Corrupt(f"{self.location}: geoemb:depths is malformed.") from None
 
     def array(self, group: str, name: str) -> Array:
-        with reading(self.location, f"array {group}/{name}"):
+        with reading(self.location, f"array {group}/{name}"), rust_codecs():
             found = self.root[f"{group}/{name}"]
         if not isinstance(found, zarr.Array):
             raise Corrupt(f"{self.location}: {group}/{name} is no array.")
@@ -121,7 +124,7 @@ class _State:
                 f"{self.location}: {name}: {codes.path} {codes.shape} and scales {scales.shape} contradict each other "
                 "or the grid."
             )
-        return Layer(self.location, grid, codes, scales, band_first=True, row0=row0, nan_status=WATER)
+        return Layer(self.location, grid, codes, scales, band_first=True, row0=row0, nan_status=WATER, kept=self.kept)
 
     def _top(self, zone: Zone) -> float:
         return max(grid.y0 for other, (_, grid) in self.grids.items() if other.number == zone.number)
@@ -152,6 +155,7 @@ class GeoembStore:
     Args:
         location: Local path. A URL needs what zarr reads it with, which is not installed with smalti.
         identity: The model; needed where the store does not name one in smalti's way.
+        chunks: Where decoded squares of its arrays are kept; nowhere if absent.
 
     Raises:
         InvalidInput: No identity was given and the store names none.
@@ -163,10 +167,11 @@ class GeoembStore:
     recheck_after = 30.0
     """Seconds for which `refresh` takes the last look at the metadata as good enough."""
 
-    def __init__(self, location: str, identity: ModelIdentity | None = None) -> None:
+    def __init__(self, location: str, identity: ModelIdentity | None = None, chunks: ChunkCache | None = None) -> None:
         self.location = location
+        self._chunks = chunks
         self._swap = threading.Lock()
-        self._now = _State(location)
+        self._now = _State(location, chunks)
         self._looked = time.monotonic()
         self.identity = declared_identity(location, self._now.attributes.get(MODEL), identity)
         self.depths = tuple(sorted(self._now.depths))
@@ -263,7 +268,7 @@ class GeoembStore:
             if time.monotonic() - self._looked < self.recheck_after:
                 return False
             self._looked = time.monotonic()
-            fresh = _State(self.location)
+            fresh = _State(self.location, self._chunks)
             if fresh.revision == self._now.revision:
                 return False
             self._now = fresh

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import numpy as np
 from service.errors import Corrupt, InvalidInput
 from service.grid import ZoneGrid
 from service.quant import is_data
-from service.store.faults import Array, read_array
+from service.store.chunks import Kept, Plane, read_plane
+from service.store.faults import Array
 from service.values import (
     NOT_EMBEDDED,
     OUTSIDE,
@@ -46,6 +49,26 @@ class Layer:
     """Array row of the grid's first row: a published zone spans both hemispheres."""
     nan_status: int = NOT_EMBEDDED
     """What a NaN scale means in this layout."""
+    kept: Kept | None = None
+    """Where decoded squares are kept; what is being written is not."""
+
+    @property
+    def dims(self) -> int:
+        """Embedding dimensions d."""
+        return int(self.codes.shape[1 if self.band_first else 3])
+
+    @cached_property
+    def planes(self) -> Mapping[str, Plane]:
+        """Every array of the layer, by its path, as squares."""
+        arrays = [self.scales, *([] if self.status is None else [self.status]), *self.counts]
+        planes = {array.path: Plane(self.location, array, self.grid, self.row0) for array in arrays}
+        planes[self.codes.path] = Plane(self.location, self.codes, self.grid, self.row0, self.band_first)
+        return planes
+
+    def plane(self, array: Array, time: int, rows: slice, cols: slice) -> Any:
+        """(rows, cols[, d]) of one of the arrays; rows and columns of the grid. Raises as `read_plane` does."""
+        rows = slice(rows.start + self.row0, rows.stop + self.row0)
+        return read_plane(self.planes[array.path], self.kept, time, rows, cols)
 
     @property
     def name(self) -> str:
@@ -74,13 +97,12 @@ def read_window(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
     in_rows, at_rows = _inside(rows, layer.grid.height, "rows")
     in_cols, at_cols = _inside(cols, layer.grid.width, "cols")
     shape = (rows.stop - rows.start, cols.stop - cols.start)
-    dims = layer.codes.shape[1 if layer.band_first else 3]
     if in_rows.start == in_rows.stop or in_cols.start == in_cols.stop:
-        return Vectors.empty(shape, dims, OUTSIDE)
+        return Vectors.empty(shape, layer.dims, OUTSIDE)
     found = _read(layer, time, in_rows, in_cols)
     if found.status.shape == shape:
         return found
-    out = Vectors.empty(shape, dims, OUTSIDE)
+    out = Vectors.empty(shape, layer.dims, OUTSIDE)
     out.codes[at_rows, at_cols] = found.codes
     out.scales[at_rows, at_cols] = found.scales
     out.status[at_rows, at_cols] = found.status
@@ -89,22 +111,16 @@ def read_window(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
 
 def _read(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
     """Read a rectangle that lies on the grid."""
-    rows = slice(rows.start + layer.row0, rows.stop + layer.row0)
-    scales = np.asarray(read_array(layer.location, layer.scales, time, rows, cols), np.float32)
+    scales = np.asarray(layer.plane(layer.scales, time, rows, cols), np.float32)
     if layer.status is None or is_data(scales).all():  # `status` only says why there is no scale
         status = status_of(scales, layer.nan_status)
     else:
-        status = np.asarray(read_array(layer.location, layer.status, time, rows, cols), np.uint8)
+        status = np.asarray(layer.plane(layer.status, time, rows, cols), np.uint8)
         _require_consistent(layer, scales, status, rows, cols)
     valid = status == VALID
-    dims = layer.codes.shape[1 if layer.band_first else 3]
     if not valid.any():
-        return Vectors(np.zeros((*status.shape, dims), np.int8), np.zeros(status.shape, np.float32), status)
-    if layer.band_first:
-        planes = read_array(layer.location, layer.codes, time, slice(0, dims), rows, cols)
-        codes = np.ascontiguousarray(np.moveaxis(planes, 0, -1))
-    else:
-        codes = np.asarray(read_array(layer.location, layer.codes, time, rows, cols, slice(0, dims)))
+        return Vectors(np.zeros((*status.shape, layer.dims), np.int8), np.zeros(status.shape, np.float32), status)
+    codes = layer.plane(layer.codes, time, rows, cols)
     if not valid.all():
         codes[~valid] = 0
         scales = np.where(valid, scales, np.float32(0))
@@ -136,8 +152,7 @@ def _require_consistent(layer: Layer, scales: Float32Array, status: UInt8Array, 
 def read_points(layer: Layer, time: int, rows: Int64Array, cols: Int64Array) -> Vectors:
     """Read single pixels, each stored chunk once: (n,) pixels in the order asked. Raises as `read_window` does."""
     rows, cols = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
-    dims = layer.codes.shape[1 if layer.band_first else 3]
-    out = Vectors.empty(rows.shape, dims, OUTSIDE)
+    out = Vectors.empty(rows.shape, layer.dims, OUTSIDE)
     for points, box_rows, box_cols in _by_chunk(layer, layer.codes, rows, cols):
         found = _read(layer, time, box_rows, box_cols)
         at = rows[points] - box_rows.start, cols[points] - box_cols.start
@@ -155,7 +170,7 @@ def read_counts(layer: Layer, time: int, rows: Int64Array, cols: Int64Array) -> 
         return out
     for points, box_rows, box_cols in _by_chunk(layer, layer.counts[0], rows, cols):
         for array, target in zip(layer.counts, (out.s2, out.s1_asc, out.s1_desc), strict=True):
-            found = _plane(layer, array, time, box_rows, box_cols)
+            found = layer.plane(array, time, box_rows, box_cols)
             target[points] = found[rows[points] - box_rows.start, cols[points] - box_cols.start]
     return out
 
@@ -167,13 +182,8 @@ def read_counts_window(layer: Layer, time: int, rows: slice, cols: slice) -> Cou
     out = Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
     if in_rows.start < in_rows.stop and in_cols.start < in_cols.stop:
         for array, target in zip(layer.counts, (out.s2, out.s1_asc, out.s1_desc), strict=False):  # () holds none
-            target[at_rows, at_cols] = _plane(layer, array, time, in_rows, in_cols)
+            target[at_rows, at_cols] = layer.plane(array, time, in_rows, in_cols)
     return out
-
-
-def _plane(layer: Layer, array: Array, time: int, rows: slice, cols: slice) -> Any:
-    rows = slice(rows.start + layer.row0, rows.stop + layer.row0)
-    return read_array(layer.location, array, time, rows, cols)
 
 
 def _by_chunk(layer: Layer, array: Array, rows: Int64Array, cols: Int64Array) -> list[tuple[Int64Array, slice, slice]]:

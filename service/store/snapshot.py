@@ -18,6 +18,7 @@ from zarr.core.sync import sync
 
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import Block, Zone, ZoneGrid
+from service.store.chunks import ChunkCache, Kept
 from service.store.faults import Array, read_array, reading
 from service.store.layer import Layer
 from service.store.layout import COUNT_NAMES, LAYOUT, LEVELS, WINDOW, overview_group, years_of
@@ -33,9 +34,10 @@ class Snapshot:
     Args:
         location: Of the repository, for messages.
         session: Read-only, or the writable one whose own changes shall be seen.
+        chunks: Where decoded squares of arrays are kept, if the session is read-only.
     """
 
-    def __init__(self, location: str, session: icechunk.Session) -> None:
+    def __init__(self, location: str, session: icechunk.Session, chunks: ChunkCache | None = None) -> None:
         self.location = location
         self.session = session
         self.id = str(session.snapshot_id)
@@ -46,6 +48,7 @@ class Snapshot:
         self.zones = tuple(sorted(Zone.parse(name) for name in names if _ZONE.fullmatch(name)))
         self._overviews = "overviews" in names
         self._layers: dict[tuple[Zone, int], Layer] = {}
+        self._kept = Kept(chunks, self._standing) if chunks and session.read_only else None
         self._blocks: dict[int, dict[int, frozenset[Block]]] = {}
         self._versions: dict[tuple[int, Block], str] = {}
         self._above: dict[int, frozenset[Block]] = {}
@@ -163,7 +166,12 @@ class Snapshot:
             self.array(path, "status") if "status" in names else None,
             tuple(self.array(path, name) for name in COUNT_NAMES) if has_counts else (),
             nan_status=NOT_EMBEDDED,
+            kept=self._kept,
         )
+
+    def _standing(self, time: int, blocks: Iterable[Block]) -> Mapping[Block, str]:
+        """What squares of blocks are kept under: their versions, or this snapshot's id in repositories of others."""
+        return self.versions(time, blocks) if self.has_block_versions else dict.fromkeys(blocks, self.id)
 
     def has_counts(self, zone: Zone, level: int) -> bool:
         """Whether observation counts are kept at a level; overviews made by older versions have none."""

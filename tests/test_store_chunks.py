@@ -1,0 +1,133 @@
+"""Decoded squares kept in memory: the same pixels as read past them, fewer reads, never an older block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import Corrupt
+from service.store import BlockData, open_store
+from service.store.archive import ArchiveStore
+from service.store.chunks import chunk_cache, rectangles
+from service.store.export import export_geoemb
+from service.store.geoemb import GeoembStore
+from service.values import Counts, Vectors
+from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
+
+LIMIT = 64_000_000
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tiny_archive(tmp_path_factory.mktemp("chunks"))
+
+
+@pytest.fixture(scope="module", params=["ours", "geoemb"])
+def location(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> str:
+    if request.param == "ours":
+        return tiny.store.location
+    folder = tmp_path_factory.mktemp("export") / "store"
+    export_geoemb(tiny.store, folder, shard=512)
+    return str(folder)
+
+
+def same(one: Vectors, other: Vectors) -> None:
+    for field in ("codes", "scales", "status"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+
+
+@settings(max_examples=25, deadline=None)
+@given(top=st.integers(-300, 300), left=st.integers(-300, 300), height=st.integers(0, 300), width=st.integers(0, 300))
+def test_any_window_is_the_same_through_the_cache_and_past_it(
+    location: str, tiny: Tiny, top: int, left: int, height: int, width: int
+) -> None:
+    kept = open_store(location, chunks=KEPT)
+    past = open_store(location)
+    zone = tiny.grid.zone
+    row, col = _first(kept, tiny)
+    rows, cols = slice(row + top, row + top + height), slice(col + left, col + left + width)
+    expected = past.read(zone, YEAR, rows, cols)
+    same(kept.read(zone, YEAR, rows, cols), expected)
+    same(kept.read(zone, YEAR, rows, cols), expected)
+
+
+KEPT = chunk_cache(LIMIT)
+
+
+def _first(store: object, tiny: Tiny) -> tuple[int, int]:
+    """(row, col) of the first pixel in a store that may lie on another grid."""
+    assert isinstance(store, ArchiveStore | GeoembStore)
+    grid = next(grid for grid in store.zones() if grid.zone == tiny.grid.zone)
+    return grid.cell(*tiny.lonlat(0, 0))
+
+
+def test_what_was_read_is_not_read_again_and_is_the_callers_own(location: str, tiny: Tiny) -> None:
+    cache = chunk_cache(LIMIT)
+    store = open_store(location, chunks=cache)
+    row, col = _first(store, tiny)
+    rows, cols = slice(row, row + 200), slice(col, col + 240)
+    first = store.read(tiny.grid.zone, YEAR, rows, cols)
+    misses = cache.use().misses
+    first.codes[:] = 0
+    again = store.read(tiny.grid.zone, YEAR, rows, cols)
+    assert cache.use().misses == misses
+    np.testing.assert_array_equal(again.codes, tiny.vectors.codes)
+    assert 0 < cache.use().bytes <= LIMIT
+
+
+def test_a_new_block_is_seen_at_once_and_the_others_stay(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, random_vectors((300, 300)))
+    cache = chunk_cache(LIMIT)
+    store = open_store(tiny.store.location, chunks=cache)
+    store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)
+    other = random_vectors((40, 40), seed=9)
+    (changed,) = blocks_from("31N", tiny.row, tiny.col, other, YEAR, _no_counts(other))
+    tiny.store.write([BlockData(changed.block, YEAR, changed.vectors, changed.counts, "cd" * 32)], "new")
+    store.refresh()
+    misses = cache.use().misses
+    read = store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)
+    np.testing.assert_array_equal(read.codes[:40, :40], other.codes)
+    np.testing.assert_array_equal(read.codes[160:, 200:], tiny.vectors.codes[160:, 200:])
+    assert cache.use().misses - misses == 9, (
+        "4 chunks of codes and a plane of scales of one block, and who is valid in all 4"
+    )
+
+
+def test_an_emptied_block_is_empty(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, random_vectors((60, 60)))
+    store = open_store(tiny.store.location, chunks=chunk_cache(LIMIT))
+    assert store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols).valid.all()
+    nothing = Vectors.empty((60, 60), 128)
+    tiny.store.write(blocks_from("31N", tiny.row, tiny.col, nothing, YEAR, _no_counts(nothing)), "none")
+    store.refresh()
+    assert not store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols).valid.any()
+
+
+def _no_counts(vectors: Vectors) -> Counts:
+
+    return Counts.zeros(vectors.status.shape)
+
+
+def test_a_damaged_chunk_is_an_error_each_time_and_is_not_kept(tmp_path: Path) -> None:
+    tiny = tiny_archive(tmp_path, random_vectors((60, 60)))
+    for path in Path(tiny.store.location, "chunks").iterdir():
+        if path.stat().st_size > 2_000_000:
+            path.write_bytes(b"\1" + path.read_bytes()[1:])
+    store = open_store(tiny.store.location, chunks=chunk_cache(LIMIT))
+    for _ in range(2):
+        with pytest.raises(Corrupt, match=r"31N/embeddings, chunk 7/28\d\d/260/0 cannot be read: its checksum"):
+            store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)
+
+
+@given(st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30))
+def test_rectangles_hold_each_cell_once_and_no_other(cells: set[tuple[int, int]]) -> None:
+    def held() -> Iterator[tuple[int, int]]:
+        for top, bottom, left, right in rectangles(cells):
+            yield from ((row, col) for row in range(top, bottom) for col in range(left, right))
+
+    assert sorted(held()) == sorted(cells)
