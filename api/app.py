@@ -11,7 +11,21 @@ from fastapi.openapi.utils import get_openapi
 
 from api import problems, telemetry
 from api.access import ID_HEADER, Access
-from api.routes import areas, bases, datasets, embed, health, jobs, metrics, models, page, queries, search, tiles
+from api.routes import (
+    areas,
+    bases,
+    datasets,
+    embed,
+    health,
+    jobs,
+    metrics,
+    models,
+    page,
+    queries,
+    search,
+    tiles,
+    vectors,
+)
 from api.schemas import EmbedBody
 from api.security import Gate
 from api.settings import Settings
@@ -19,7 +33,7 @@ from api.state import State
 from api.watch import Watch
 from service import VERSION
 
-ROUTES: Final = (page, health, metrics, datasets, tiles, search, queries, bases, embed, areas, jobs, models)
+ROUTES: Final = (page, health, metrics, datasets, vectors, tiles, search, queries, bases, embed, areas, jobs, models)
 DESCRIPTION: Final = (
     "TESSERA satellite embeddings as map tiles, as a search for pixels like these ones, and made on demand. "
     "Errors are problem+json with a stable `kind`."

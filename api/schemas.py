@@ -89,13 +89,6 @@ class DatasetList(BaseModel):
     broken: dict[str, str] = Field({}, description="datasets that cannot be opened, and why")
 
 
-class VectorsRequest(Strict):
-    """Places to read."""
-
-    points: list[Point] = Field(min_length=1, max_length=100_000, description="places, [longitude, latitude]")
-    dims: int | None = Field(None, description="a prefix length among the dataset's depths")
-
-
 class Examples(Strict):
     """What to look for: at least one point, vector or polygon."""
 
@@ -149,24 +142,6 @@ class CountsInfo(BaseModel):
     s2: int
     s1_asc: int
     s1_desc: int
-
-
-class VectorInfo(BaseModel):
-    """One pixel."""
-
-    status: str = Field(description="valid, water, not-embedded, rejected or outside")
-    vector: list[float] | None = Field(description="dequantised; null unless status is valid")
-    counts: CountsInfo
-
-
-class VectorsAnswer(BaseModel):
-    """Vectors in the order asked."""
-
-    dataset: str
-    model: str
-    window: str
-    revision: str
-    results: list[VectorInfo]
 
 
 class S2Body(Strict):

@@ -51,6 +51,10 @@ class Limits(BaseModel, frozen=True):
     table_rows: int = Field(10_000_000, gt=0, description="observations in one upload of a table")
     json_pixels: int = Field(1_000, gt=0, description="pixels in one JSON upload")
     points: int = Field(10_000, gt=0, description="points in one request for vectors")
+    polygon_pixels: int = Field(
+        10_000_000, gt=0, description="pixels of 10 m in the polygons of one request for vectors"
+    )
+    seconds: int = Field(30, gt=0, description="time that one request may read for; else it gets 503")
     hits: int = Field(1_000, gt=0, description="k of a search")
     job_blocks: int = Field(1024, gt=0, description="blocks of 2.56 km in one job")
     jobs_waiting: int = Field(32, gt=0, description="jobs that wait or run at once; more get 503")

@@ -1,8 +1,7 @@
-"""What there is to see: datasets, where they hold data, and the vectors of single places."""
+"""What there is to see: datasets, and where they hold data."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -13,17 +12,17 @@ from fastapi import APIRouter, Depends, Path, Response
 from api.catalogue import Dataset, DatasetWindow
 from api.params import Layer, dataset_window, layer
 from api.problems import documented
-from api.schemas import CountsInfo, DatasetInfo, DatasetList, Legend, VectorInfo, VectorsAnswer, VectorsRequest
+from api.schemas import DatasetInfo, DatasetList, Legend
 from api.security import require
 from api.state import State, get_state
 from service.area import bounds_of
 from service.colour import VectorView
-from service.errors import Corrupt, InvalidInput, LimitExceeded
-from service.grid import Zone, ZoneGrid
+from service.errors import Corrupt
+from service.grid import ZoneGrid
 from service.plan import Source
 from service.sources import source_of
 from service.tiles import TileReader
-from service.values import BLOCK, OUTSIDE, STATUS_NAMES, VALID, Vectors, Window
+from service.values import BLOCK, Window
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
@@ -128,56 +127,3 @@ def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dic
 def legend(shown: Annotated[Layer, Depends(layer)]) -> Mapping[str, Any]:
     """What the colours of a view mean: what each shows, or the numbers from end to end and colours along them."""
     return shown.view.legend
-
-
-@router.post(
-    "/datasets/{dataset}/{window}/vectors", responses=documented(403, 404, 413, 422), response_model=VectorsAnswer
-)
-def vectors(
-    at: Annotated[DatasetWindow, Depends(dataset_window)],
-    body: VectorsRequest,
-    state: Annotated[State, Depends(get_state)],
-) -> Response:
-    """The stored vector of each point, in the order asked; its status where there is none."""
-    limit = state.settings.limits.points
-    if len(body.points) > limit:
-        raise LimitExceeded(f"{len(body.points):,} points; at most {limit:,} a request.", field="points")
-    if body.dims is not None and body.dims not in at.dataset.store.depths:
-        raise InvalidInput(f"{body.dims} is not one of {at.dataset.store.depths}.", field="dims")
-    results = read_points(at, np.array(body.points, float), body.dims)
-    answer = VectorsAnswer(**at.dataset.provenance(at.window), results=results)
-    return Response(orjson.dumps(answer.model_dump()), media_type="application/json")
-
-
-def read_points(at: DatasetWindow, lonlat: np.ndarray[Any, np.dtype[np.float64]], dims: int | None) -> list[VectorInfo]:
-    """Read (n, 2) places, each from its own zone, grouped so that a zone is read once."""
-    store = at.dataset.store
-    grids = {grid.zone: grid for grid in store.zones()}
-    groups: dict[Zone, list[int]] = defaultdict(list)
-    for index, (lon, lat) in enumerate(lonlat):
-        groups[Zone.of(lon, lat)].append(index)
-    nowhere = VectorInfo(status=STATUS_NAMES[OUTSIDE], vector=None, counts=CountsInfo(s2=0, s1_asc=0, s1_desc=0))
-    results = [nowhere] * len(lonlat)
-    for zone, members in groups.items():
-        if zone not in grids:
-            continue
-        row, col = grids[zone].from_lonlat(lonlat[members, 0], lonlat[members, 1])
-        rows, cols = np.floor(row).astype(np.int64), np.floor(col).astype(np.int64)
-        read = store.sample(zone, at.window, rows, cols, dims=dims)
-        counts = store.counts(zone, at.window, rows, cols)
-        numbers = np.stack([counts.s2, counts.s1_asc, counts.s1_desc], axis=1).tolist()
-        for member, info in zip(members, _infos(read, numbers), strict=True):
-            results[member] = info
-    return results
-
-
-def _infos(read: Vectors, numbers: list[list[int]]) -> list[VectorInfo]:
-    values = read.dequantised().tolist()
-    return [
-        VectorInfo.model_construct(
-            status=STATUS_NAMES[status],
-            vector=vector if status == VALID else None,
-            counts=CountsInfo.model_construct(s2=s2, s1_asc=asc, s1_desc=desc),
-        )
-        for status, vector, (s2, asc, desc) in zip(read.status.tolist(), values, numbers, strict=True)
-    ]
