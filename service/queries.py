@@ -13,15 +13,13 @@ from typing import Any, Final, Self
 import numpy as np
 
 from service.errors import InvalidInput, LimitExceeded
+from service.linear import code_norms, code_products
 from service.shelf import content_id
 from service.values import Float32Array, Float64Array, Int8Array, ModelIdentity
 
 MAX_EXAMPLES: Final = 1000
 AGAINST: Final = 0.5
 """Weight of the examples against."""
-
-_ROWS: Final = 2048
-"""Rows converted to float32 at once: 1 MB stays in the cache of a core, 16 times faster than all at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +92,9 @@ class Query:
             norms: `norms_of(codes)` where they are known already: half of the work.
         """
         flat = codes.reshape(-1, codes.shape[-1])
-        known = None if norms is None else norms.ravel()
-        out = np.empty(len(flat), np.float32)
-        q = self.direction.astype(np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):
-            for start in range(0, len(flat), _ROWS):
-                part = slice(start, start + _ROWS)
-                rows = flat[part].astype(np.float32)
-                out[part] = (rows @ q) / (_norms(rows) if known is None else known[part])
+            out = code_products(flat, self.direction[None])[:, 0]
+            out /= code_norms(flat) if norms is None else norms.ravel()
         return out.reshape(codes.shape[:-1])
 
     def exact_scores(self, codes: Int8Array) -> Float64Array:
@@ -139,15 +132,7 @@ class Query:
 
 def norms_of(codes: Int8Array) -> Float32Array:
     """(...,) float32 Euclidean norm of each (..., d) code vector."""
-    flat = codes.reshape(-1, codes.shape[-1])
-    out = np.empty(len(flat), np.float32)
-    for start in range(0, len(flat), _ROWS):
-        out[start : start + _ROWS] = _norms(flat[start : start + _ROWS].astype(np.float32))
-    return out.reshape(codes.shape[:-1])
-
-
-def _norms(rows: Float32Array) -> Float32Array:
-    return np.asarray(np.sqrt(np.einsum("nd,nd->n", rows, rows)), np.float32)
+    return code_norms(codes.reshape(-1, codes.shape[-1])).reshape(codes.shape[:-1])
 
 
 def _unit(vectors: Float32Array) -> Float64Array:

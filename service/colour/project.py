@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.linear import rows_at_once
+from service.linear import code_products
 from service.values import Float32Array, Float64Array, Vectors
 
 
@@ -22,14 +22,8 @@ def project(vectors: Vectors, matrix: Float64Array, mean: Float64Array) -> Float
         (..., n) float32, NaN where status is not VALID.
     """
     flat = vectors.codes.reshape(-1, vectors.dims)
-    scales = vectors.scales.reshape(-1, 1)
-    weights = np.ascontiguousarray(matrix.T, np.float32)
-    offset = (matrix @ mean).astype(np.float32)
-    out = np.empty((len(flat), len(matrix)), np.float32)
-    step = rows_at_once(weights)  # their float32 copy stays in the cache: five times faster than all at once
-    for start in range(0, len(flat), step):
-        rows = slice(start, start + step)
-        np.multiply(flat[rows].astype(np.float32) @ weights, scales[rows], out=out[rows])
-    out -= offset
+    out = code_products(flat, matrix)
+    out *= vectors.scales.reshape(-1, 1)
+    out -= (matrix @ mean).astype(np.float32)
     out[~vectors.valid.reshape(-1)] = np.nan
     return out.reshape(*vectors.status.shape, len(matrix))
