@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Final
 
 import numpy as np
 import numpy.ma as ma
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rio_tiler.models import ImageData
 from rio_tiler.utils import render
 
 from service.errors import InvalidInput
+from service.png import png
 from service.values import UInt8Array
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    "PNG": {"zlevel": 2},
     "WEBP": {"lossless": True, "method": 0},
     "JPEG": {"quality": 85},
 }
@@ -28,9 +26,10 @@ JPEG_GROUND: Final = 255
 def encode(image: ImageData, driver: str, palette: UInt8Array | None = None) -> bytes:
     """A picture as the bytes of a file.
 
-    Colours become RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Indices into a palette, whose first colour
-    is transparent, stay that in PNG and become colours elsewhere. Numbers become float32 with NaN where there is no
-    data: (bands, height, width) in NPY, a GeoTIFF with bands of these names otherwise.
+    Colours become RGB or, where anything is hidden, RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Indices
+    into a palette, whose first colour is transparent, stay that in PNG and become colours elsewhere. Numbers become
+    float32 with NaN where there is no data: (bands, height, width) in NPY, a GeoTIFF with bands of these names
+    otherwise.
 
     Raises:
         InvalidInput: Numbers were asked for as a picture, or colours as numbers.
@@ -38,9 +37,9 @@ def encode(image: ImageData, driver: str, palette: UInt8Array | None = None) -> 
     colours = image.array.dtype == np.uint8
     if not colours and driver not in ("NPY", "GTIFF"):
         raise InvalidInput(f"numbers cannot be sent as {driver}.", field="format", remedy="Ask for .npy or .tif.")
-    if palette is not None and colours:
-        if driver == "PNG":
-            return _paletted(image, palette)
+    if colours and driver == "PNG":
+        return _png(image, palette)
+    if colours and palette is not None:
         image = _coloured(image, palette)
     masked = np.broadcast_to(image.array.mask, image.array.shape)
     data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0 if colours else np.nan, image.array.data)
@@ -49,19 +48,19 @@ def encode(image: ImageData, driver: str, palette: UInt8Array | None = None) -> 
         return bytes(render(data, img_format=driver))
     if not colours:
         return _geotiff(image, data)
-    mask = None if driver == "JPEG" else image.mask
+    mask = None if driver == "JPEG" or not masked.any() else image.mask
     return bytes(render(data, mask, img_format=driver, **_OPTIONS.get(driver, {})))
 
 
-def _paletted(image: ImageData, palette: UInt8Array) -> bytes:
-    """PNG of colour type 3: one byte a pixel."""
-    with warnings.catch_warnings(), MemoryFile() as memory:
-        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-        size: dict[str, Any] = {"width": image.width, "height": image.height, "count": 1, "dtype": "uint8"}
-        with memory.open(driver="PNG", **size, **_OPTIONS["PNG"]) as file:
-            file.write(image.array.filled(0))
-            file.write_colormap(1, dict(enumerate(map(tuple, palette.tolist()))))
-        return bytes(memory.read())
+def _png(image: ImageData, palette: UInt8Array | None) -> bytes:
+    """Indices stay indices; colours are RGB, or RGBA where anything is hidden."""
+    data = image.array.filled(0)
+    if palette is not None:
+        return png(data[0], palette)
+    hidden = ma.getmaskarray(image.array).all(axis=0)
+    if hidden.any():
+        data = np.concatenate([data, np.where(hidden, 0, 255).astype(np.uint8)[None]])
+    return png(data.transpose(1, 2, 0), None)
 
 
 def _coloured(image: ImageData, palette: UInt8Array) -> ImageData:

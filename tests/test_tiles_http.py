@@ -62,7 +62,8 @@ def memory_client(tmp_path: Path, store: MemoryStore) -> TestClient:
 
 def pixels_of(content: bytes) -> np.ndarray:
     with MemoryFile(content) as memory, memory.open() as file:
-        return np.asarray(file.read())
+        opaque = file.driver == "PNG" and file.count == 3
+        return np.concatenate([file.read(), file.dataset_mask()[None]]) if opaque else np.asarray(file.read())
 
 
 @pytest.mark.parametrize(
