@@ -17,6 +17,7 @@ from service.bucket import Bucket, require_conditional_puts
 from service.embed import require_writable
 from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
+from service.store.chunks import chunk_cache
 from service.store.contract import Store, WritableStore
 from service.values import ModelIdentity, Window, checked_id
 
@@ -108,6 +109,8 @@ class Catalogue(Mapping[str, Dataset]):
         self._listed: list[Entry] = []
         self._lost: SmaltiError | None = None
         self._watch = watch
+        self.chunks = chunk_cache(settings.caches.chunk_bytes)
+        """Decoded squares of the arrays of all stores that are open."""
         self._lock = threading.Lock()
         self._open: dict[str, Dataset] = {}
         self._broken: dict[str, SmaltiError] = {}
@@ -245,7 +248,10 @@ class Catalogue(Mapping[str, Dataset]):
             raise lost
         if store is None:
             opened = open_store(
-                entry.location, identity=entry.identity, anonymous=entry.anonymous or self._settings.anonymous
+                entry.location,
+                identity=entry.identity,
+                anonymous=entry.anonymous or self._settings.anonymous,
+                chunks=self.chunks,
             )
             store = self._stores[entry.location] = self._watch.store(opened, entry.id)
         elif not lost:
