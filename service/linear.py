@@ -69,7 +69,7 @@ def _limbs(weights: Float64Array) -> tuple[Int8Array, Float32Array]:
         weights = weights - limb * unit[:, None]
         limbs.append(limb.astype(np.int8))
         steps.append(np.diag(unit.astype(np.float32)))
-    return np.concatenate(limbs), np.concatenate(steps)
+    return np.ascontiguousarray(np.concatenate(limbs)), np.concatenate(steps)
 
 
 def paired_products(first: Int8Array, second: Int8Array) -> Float32Array:

@@ -20,7 +20,7 @@ from service.linear import code_norms, code_products, paired_products
 def test_products_are_no_further_from_the_truth_than_float32_is(n: int, m: int, d: int, spread: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     codes = rng.integers(-127, 128, (n, d)).astype(np.int8)
-    weights = rng.normal(size=(m, d)) * 10.0**spread * 10.0 ** rng.integers(-3, 3, (m, 1))
+    weights = rng.normal(size=(d, m)).T * 10.0**spread * 10.0 ** rng.integers(-3, 3, (m, 1))
     truth = codes.astype(np.float64) @ weights.T
     bound = 127 * (d + 8) * np.abs(weights).max(axis=1) * 2.0**-23
     assert (np.abs(code_products(codes, weights) - truth) <= bound).all()
