@@ -13,12 +13,14 @@ from rasterio.warp import transform_bounds
 
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import PIXEL, transformer
-from service.projection import LONLAT
+from service.projection import LONLAT, to_lonlat
 from service.warp import Target, zone_at
 
 WGS84: Final = CRS.from_epsg(4326)
 MAX_SIDE: Final = 2048
 """Pixels along a side of a picture."""
+WIDE: Final = 2e6
+"""Metres. What a projection other than Mercator does to a larger box is not followed."""
 MAX_VERTICES: Final = 10_000
 MAX_LISTS: Final = 1_000
 """Lists and parts around the vertices of a geometry: polygons, rings, holes."""
@@ -66,8 +68,10 @@ def part_target(
 
 
 def crs_text(crs: CRS) -> str:
-    """`EPSG:3857` where there is a code, else WKT: what pyproj and caches take."""
+    """`EPSG:3857` where there is a code, else WKT: what pyproj and caches take, x before y, so CRS84 is 4326."""
     code = crs.to_epsg()
+    if code is None and crs.to_authority() == ("OGC", "CRS84"):
+        return LONLAT
     return f"EPSG:{code}" if code else str(crs.to_wkt())
 
 
@@ -104,6 +108,32 @@ def native_pixel(crs: str, lon: float, lat: float) -> float:
     if not (np.isfinite(area) and area > 0):
         raise InvalidInput("this CRS does not reach there.", field="crs")
     return float(np.sqrt(area))
+
+
+def lonlat_box(target: Target) -> Box:
+    """(west, south, east, north) degrees that hold a picture; east is over 180 where it crosses the antimeridian.
+
+    All the globe where an edge of it has no place there, or where it is wide and bent. Found along the edges, and a
+    hair too large.
+    """
+    left, bottom, right, top = target.bounds
+    straight = target.crs in (LONLAT, "EPSG:3857")
+    if not straight and max(right - left, top - bottom) > WIDE:
+        return -180.0, -90.0, 180.0, 90.0
+    t = np.linspace(0, 1, 33)[:-1]
+    x = np.concatenate([left + t * (right - left), right + 0 * t, right - t * (right - left), left + 0 * t])
+    y = np.concatenate([top + 0 * t, top - t * (top - bottom), bottom + 0 * t, bottom + t * (top - bottom)])
+    lon, lat = to_lonlat(target.crs, x, y)
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return -180.0, -90.0, 180.0, 90.0
+    ring = lon if straight else np.unwrap(np.append(lon, lon[0]), period=360)
+    south, north = float(lat.min()), float(lat.max())
+    hair = 0.0 if straight else 1e-2 * (north - south)
+    if abs(ring[-1] - ring[0]) > 180:  # around a pole
+        return (-180.0, south - hair, 180.0, 90.0) if lat.mean() > 0 else (-180.0, -90.0, 180.0, north + hair)
+    west, east = float(ring.min()), float(ring.max())
+    side = 0.0 if straight else 1e-2 * (east - west)
+    return west - side, south - hair, east + side, north + hair
 
 
 def geometry_bounds(geometry: Mapping[str, Any]) -> Box:

@@ -20,7 +20,7 @@ from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from rio_tiler.utils import CRS_to_uri
 
 from service.errors import InvalidInput, LimitExceeded
-from service.frame import crs_text, geometry_bounds, native_pixel, part_target
+from service.frame import crs_text, geometry_bounds, lonlat_box, native_pixel, part_target
 from service.grid import PIXEL, transformer
 from service.paint import paint
 from service.plan import MAX_SOURCE_BYTES, Source
@@ -29,6 +29,8 @@ from service.values import STATUS_NAMES, BoolArray
 from service.warp import Target
 
 TILE_SIZES: Final = (256, 512)
+MAX_BUFFER: Final = 128
+"""Pixels that a tile may be asked to grow by on each side."""
 MAX_READS: Final = 100
 """Pictures one request may make: features of one collection."""
 DEFAULT_SIDE: Final = 1024
@@ -75,9 +77,16 @@ class TileReader(BaseReader):
 
     def _ground(self, z: int) -> float:
         """Metres on the ground along a side of a tile's pixel, at the middle of the dataset."""
-        matrix = self.tms.matrix(z)
+        return float(self.tms.matrix(z).cellSize) * self._metres
+
+    @cached_property
+    def _metres(self) -> float:
+        """Metres on the ground in one unit of the tile matrix set, at the middle of the dataset."""
         lon, lat = (self.bounds[0] + self.bounds[2]) / 2, (self.bounds[1] + self.bounds[3]) / 2
-        return float(matrix.cellSize) * PIXEL / native_pixel(self._tms_crs, lon, lat)
+        try:
+            return PIXEL / native_pixel(crs_text(self.tms.rasterio_crs), lon, lat)
+        except InvalidInput:  # a national grid, on the other side of the globe
+            return 1.0
 
     def _cost(self, z: int) -> float:
         """Bytes that the largest tile of a zoom may read."""
@@ -98,10 +107,6 @@ class TileReader(BaseReader):
             for level in source.levels
             if level == 1 or all(side.store.blocks(side.window, level=level) for side in source.sides)
         ]
-
-    @property
-    def _tms_crs(self) -> str:
-        return crs_text(self.tms.rasterio_crs)
 
     # The seven verbs
 
@@ -133,15 +138,24 @@ class TileReader(BaseReader):
         palette = self.input.palette
         return None if palette is None else dict(enumerate(map(tuple, palette.tolist())))
 
-    def tile(self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None) -> ImageData:
-        """One tile of the tile matrix set.
+    def tile_exists(self, tile_x: int, tile_y: int, tile_z: int) -> bool:
+        """Whether a tile touches the box of the dataset."""
+        west, south, east, north = lonlat_box(tile_target(self.tms, tile_x, tile_y, tile_z))
+        left, bottom, right, top = self.bounds
+        across = any(west + turn < right and east + turn > left for turn in (-360, 0, 360))
+        return across and south < top and north > bottom
+
+    def tile(
+        self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None, buffer: float | None = None, **_: Any
+    ) -> ImageData:
+        """One tile of the tile matrix set, and `buffer` pixels more on each side.
 
         Raises:
             TileOutsideBounds: It lies beyond the matrix, or where the dataset holds nothing.
-            InvalidInput: `tilesize` is neither 256 nor 512.
-            LimitExceeded: The zoom is too low for the overviews there are.
+            InvalidInput: `tilesize` is neither 256 nor 512, or `buffer` no multiple of a half.
+            LimitExceeded: The zoom is too low for the overviews there are, or `buffer` over 128.
         """
-        target = tile_target(self.tms, tile_x, tile_y, tile_z, tilesize)
+        target = tile_target(self.tms, tile_x, tile_y, tile_z, tilesize, buffer)
         if not self.tile_exists(tile_x, tile_y, tile_z):
             raise TileOutsideBounds(f"Tile {tile_z}/{tile_x}/{tile_y} lies outside the dataset.")
         return self.picture(target)
@@ -244,12 +258,21 @@ class TileReader(BaseReader):
         return DEFAULT_SIDE if self.input.bands <= 4 else DEFAULT_SIDE_WIDE
 
 
-def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None) -> Target:
+def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None, buffer: float | None = None) -> Target:
     """The picture that a tile is.
+
+    Args:
+        tms: The tile matrix set.
+        x: Column.
+        y: Row, southwards.
+        z: Zoom.
+        tilesize: 256 or 512; what the matrix says where absent.
+        buffer: Pixels added on each side; with a half the pixels lie half a pixel off the tile's own.
 
     Raises:
         TileOutsideBounds: The matrix has no such tile.
-        InvalidInput: `tilesize` is neither 256 nor 512.
+        InvalidInput: `tilesize` is neither 256 nor 512, or `buffer` no multiple of a half.
+        LimitExceeded: `buffer` is over 128.
     """
     if not tms.minzoom <= z <= tms.maxzoom:
         raise TileOutsideBounds(f"Zoom {z} is not among {tms.minzoom} to {tms.maxzoom}.")
@@ -259,7 +282,20 @@ def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None) -
     size = tilesize or matrix.tileWidth
     if size not in TILE_SIZES:
         raise InvalidInput(f"{size} is not a tile size.", field="tilesize", remedy="Ask for 256 or 512.")
-    return Target(crs_text(tms.rasterio_crs), tuple(tms.xy_bounds(x, y, z)), size, size)
+    tile = Target(crs_text(tms.rasterio_crs), tuple(tms.xy_bounds(x, y, z)), size, size)
+    return _grown(tile, buffer) if buffer else tile
+
+
+def _grown(tile: Target, buffer: float) -> Target:
+    """A picture with so many more pixels on each side."""
+    if buffer < 0 or buffer * 2 % 1:
+        raise InvalidInput(f"{buffer} is no multiple of a half.", field="buffer", remedy="Ask for 0.5, 1, 1.5, ...")
+    if buffer > MAX_BUFFER:
+        raise LimitExceeded(f"a tile grows by at most {MAX_BUFFER} pixels on each side.", field="buffer")
+    left, bottom, right, top = tile.bounds
+    dx, dy = buffer * (right - left) / tile.width, buffer * (top - bottom) / tile.height
+    box = (left - dx, bottom - dy, right + dx, top + dy)
+    return Target(tile.crs, box, tile.width + int(2 * buffer), tile.height + int(2 * buffer))
 
 
 def _outside(geometry: dict[str, Any], target: Target) -> BoolArray:
