@@ -6,12 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.ma as ma
-from rasterio.enums import ColorInterp
-from rasterio.io import MemoryFile
 from rio_tiler.models import ImageData
 from rio_tiler.utils import render
 
-from service.errors import InvalidInput
+from service.numbers import encode_numbers
 from service.png import png
 from service.values import UInt8Array
 
@@ -27,27 +25,20 @@ def encode(image: ImageData, driver: str, palette: UInt8Array | None = None) -> 
     """A picture as the bytes of a file.
 
     Colours become RGB or, where anything is hidden, RGBA (PNG, WebP, both lossless), or RGB on white (JPEG). Indices
-    into a palette, whose first colour is transparent, stay that in PNG and become colours elsewhere. Numbers become
-    float32 with NaN where there is no data: (bands, height, width) in NPY, a GeoTIFF with bands of these names
-    otherwise.
+    into a palette, whose first colour is transparent, stay that in PNG and become colours elsewhere. Numbers are the
+    business of `service.numbers`.
 
     Raises:
-        InvalidInput: Numbers were asked for as a picture, or colours as numbers.
+        InvalidInput: Numbers were asked for as a picture.
     """
-    colours = image.array.dtype == np.uint8
-    if not colours and driver not in ("NPY", "GTIFF"):
-        raise InvalidInput(f"numbers cannot be sent as {driver}.", field="format", remedy="Ask for .npy or .tif.")
-    if colours and driver == "PNG":
+    if image.array.dtype != np.uint8:
+        return encode_numbers(image, driver)
+    if driver == "PNG":
         return _png(image, palette)
-    if colours and palette is not None:
+    if palette is not None:
         image = _coloured(image, palette)
     masked = np.broadcast_to(image.array.mask, image.array.shape)
-    data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0 if colours else np.nan, image.array.data)
-    data = data.astype(image.array.dtype)
-    if driver == "NPY":
-        return bytes(render(data, img_format=driver))
-    if not colours:
-        return _geotiff(image, data)
+    data = np.where(masked, JPEG_GROUND if driver == "JPEG" else 0, image.array.data).astype(np.uint8)
     mask = None if driver == "JPEG" or not masked.any() else image.mask
     return bytes(render(data, mask, img_format=driver, **_OPTIONS.get(driver, {})))
 
@@ -69,17 +60,3 @@ def _coloured(image: ImageData, palette: UInt8Array) -> ImageData:
     data = palette[indices][..., :3].transpose(2, 0, 1)
     shown = ma.MaskedArray(data, np.broadcast_to(indices == 0, data.shape))
     return ImageData(shown, bounds=image.bounds, crs=image.crs)
-
-
-def _geotiff(image: ImageData, data: np.ndarray) -> bytes:
-    profile = {
-        "driver": "GTiff", "dtype": "float32", "count": image.count, "width": image.width, "height": image.height,
-        "crs": image.crs, "transform": image.transform, "nodata": np.nan, "compress": "zstd", "predictor": 3,
-        "interleave": "band", "tiled": True, "blockxsize": 256, "blockysize": 256,
-    }  # fmt: skip
-    with MemoryFile() as memory:
-        with memory.open(**profile) as file:
-            file.write(data)
-            file.descriptions = tuple(image.band_names)
-            file.colorinterp = [ColorInterp.undefined] * image.count
-        return bytes(memory.read())
