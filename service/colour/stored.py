@@ -1,0 +1,67 @@
+"""Vectors as they are stored, as bands: numbers only, and every bit of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from service.errors import InvalidInput
+from service.values import Float32Array, ModelIdentity, UInt8Array, Vectors
+
+SCALE: Final = "scale"
+STATUS: Final = "status"
+
+
+@dataclass(frozen=True)
+class StoredView:
+    """The int8 codes, their scale and the status of each pixel, as float32 bands, which hold all three exactly."""
+
+    dims: int
+
+    @property
+    def key(self) -> str:
+        """`stored:128`."""
+        return f"stored:{self.dims}"
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """d0 ... d127, scale, status."""
+        return (*(f"d{i}" for i in range(self.dims)), SCALE, STATUS)
+
+    @property
+    def palette(self) -> UInt8Array | None:
+        """None: there are no colours."""
+        return None
+
+    @property
+    def legend(self) -> Mapping[str, Any]:
+        """What the numbers are."""
+        return {
+            "view": "vector",
+            "title": "Stored vectors",
+            "text": f"The {self.dims} int8 codes of each pixel, their scale and the pixel's status.",
+            "dims": self.dims,
+        }
+
+    def check(self, identity: ModelIdentity, dims: int) -> None:  # noqa: ARG002
+        """Any model's vectors."""
+        if dims != self.dims:
+            raise InvalidInput(f"asks for {self.dims} dimensions of {dims}.", field="dims")
+
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., d + 2) float32: codes, scale, status; also where status is not VALID, with codes and scale 0."""
+        out = np.empty((*vectors.status.shape, self.dims + 2), np.float32)
+        out[..., :-2] = vectors.codes
+        out[..., -2], out[..., -1] = vectors.scales, vectors.status
+        return out
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """Never.
+
+        Raises:
+            InvalidInput: Always.
+        """
+        raise InvalidInput(f"{vectors.dims} codes are no picture.", field="quantize", remedy="Ask for .npy or .tif.")
