@@ -14,46 +14,19 @@ from titiler.core.resources.enums import MediaType
 from titiler.core.utils import accept_media_type
 
 from api.catalogue import DatasetWindow
-from api.examples import query_at
-from api.state import State, get_state
+from api.state import get_state
+from api.views import Style, ViewText, other_side, resolve_view, style
 from api.watch import Watch
-from service.colour import (
-    BandsView,
-    Basis,
-    ChangeView,
-    PcaView,
-    Scale,
-    SimilarityView,
-    VectorView,
-    View,
-    ViewSpec,
-    parse_view,
-)
-from service.colour.scored import MOST
-from service.errors import InvalidInput, LimitExceeded, NotFound
+from service.colour import ObservationsView, PcaView, View, parse_view
+from service.errors import InvalidInput, LimitExceeded
 from service.frame import parse_crs
-from service.plan import Side, Source
-from service.queries import Query as Likeness
+from service.plan import Source
+from service.store.contract import Store
 from service.values import Window
 
 DatasetId = Annotated[str, Path(description="id of a dataset, as GET /datasets lists it")]
 WindowName = Annotated[str, Path(description="a year, or `2024-05-01..2024-09-30`")]
-ViewText = Annotated[
-    str | None,
-    Query(
-        max_length=120,
-        description="`pca`, `pca:{basis}`, `bands:0,1,2`, `similarity:{query}`, `similarity:{lon},{lat}` (likeness "
-        "with the pixel there, in this window), `change:{window}` (1 - cosine with the same pixel in another window) "
-        "or `vector`. "
-        "Without it pictures show `pca`; point, statistics, .npy and .tif give the dequantised vector.",
-    ),
-]
 Dims = Annotated[int | None, Query(ge=1, le=4096, description="prefix length to read, one of the dataset's `depths`")]
-Threshold = Annotated[float, Query(ge=-1, lt=1, description="`similarity` and `change` only: what is shown darkest")]
-Top = Annotated[float, Query(gt=-1, le=MOST, description="`similarity` and `change` only: what is shown brightest")]
-Clip = Annotated[
-    bool, Query(description="`similarity` and `change` only: leave out, in pictures, what lies below `threshold`")
-]
 
 
 def dataset_window(request: Request, dataset: DatasetId, window: WindowName) -> DatasetWindow:
@@ -79,11 +52,9 @@ class Layer(Source):
 def layer(
     request: Request,
     at: Annotated[DatasetWindow, Depends(dataset_window)],
+    look: Annotated[Style, Depends(style)],
     view: ViewText = None,
     dims: Dims = None,
-    threshold: Threshold = 0.0,
-    clip: Clip = False,
-    top: Top = 1.0,
 ) -> Layer:
     """The dataset, window and view that a request asks for.
 
@@ -95,39 +66,30 @@ def layer(
     state, store = get_state(request), at.dataset.store
     numbers = wants_numbers(request)
     spec = parse_view(view or ("vector" if numbers else "pca"))
-    asked = dims or store.dims
-    other = _other_side(state, at, spec)
-    shown = resolve_view(state, at, spec, asked, Scale(threshold, clip, top))
-    return Layer(store, at.window, shown, asked, not numbers, other=other, dataset=at.dataset.id, watch=state.watch)
+    other = other_side(state, at, spec)
+    shown = resolve_view(state, at, spec, dims, look)
+    return Layer(
+        store,
+        at.window,
+        shown,
+        read_dims(store, shown, dims),
+        not numbers,
+        other=other,
+        dataset=at.dataset.id,
+        watch=state.watch,
+    )
 
 
-def resolve_view(state: State, at: DatasetWindow, spec: ViewSpec, dims: int, scale: Scale) -> View:
-    """The view that a spec names, with what it needs taken from the shelves and the dataset.
+def read_dims(store: Store, view: View, dims: int | None) -> int:
+    """The prefix to read where none is asked for: what the basis of a view was fitted to, else all there is.
 
-    Raises:
-        NotFound: No such basis or query, or no vector at the place to compare with.
+    What shows no vectors reads the shortest, for their status alone.
     """
-    if spec.kind == "similarity":
-        if spec.place is not None:
-            return SimilarityView(query_at(at, *spec.place, dims), scale)
-        return SimilarityView(Likeness.from_document(state.queries.get(spec.argument)[1]), scale)
-    if spec.kind == "change":
-        return ChangeView(at.window, Window.parse(spec.argument), scale)
-    if spec.kind == "vector":
-        return VectorView(dims)
-    basis = Basis.from_document(state.bases(at.dataset.id).get(spec.argument if spec.kind == "pca" else "default")[1])
-    return PcaView(basis) if spec.kind == "pca" else BandsView(spec.bands, basis)
-
-
-def _other_side(state: State, at: DatasetWindow, spec: ViewSpec) -> Side | None:
-    """The window that a view of change compares with, in whichever repository of the dataset holds it."""
-    if spec.kind != "change":
-        return None
-    window = Window.parse(spec.argument)
-    try:
-        return Side(state.datasets[at.dataset.id].at(window).store, window)
-    except NotFound as error:
-        raise NotFound(error.message, field="view", remedy=error.remedy) from None
+    if dims is not None:
+        return dims
+    if isinstance(view, ObservationsView):
+        return store.depths[0]
+    return view.basis.dims if isinstance(view, PcaView) else store.dims
 
 
 _NUMBERS: Final = {"npy", "tif", "tiff"}
@@ -145,13 +107,17 @@ def wants_numbers(request: Request) -> bool:
     return request.path_params.get("format") in _NUMBERS
 
 
-SUPPORTED_TMS: Final = TileMatrixSets(
-    {name: morecantile.tms.get(name) for name in ("WebMercatorQuad", "WorldCRS84Quad", "WGS1984Quad")}
-)
-"""The tile matrix sets there are: three keep the WMTS document small."""
+_SCHEMES: Final = (
+    "WebMercatorQuad", "WorldCRS84Quad", "WGS1984Quad", "WorldMercatorWGS84Quad",
+    "EuropeanETRS89_LAEAQuad", "CanadianNAD83_LCC", "NZTM2000Quad", "UPSArcticWGS84Quad",
+)  # fmt: skip
+SUPPORTED_TMS: Final = TileMatrixSets({name: morecantile.tms.get(name) for name in _SCHEMES})
+"""The tile matrix sets there are. Few, so that the WMTS document stays small: the world's three, Mercator's own, the
+equal-area grid of European statistics, two national grids of countries wider than a UTM zone, and the Arctic, where
+Mercator ends. No embeddings reach the Antarctic."""
 
 REFUSED: Final = frozenset({
-    "url", "expression", "algorithm", "algorithm_params", "colormap", "colormap_name", "rescale", "color_formula",
+    "url", "expression", "algorithm", "algorithm_params", "colormap_name", "rescale", "color_formula",
     "bidx", "nodata", "unscale", "resampling", "reproject", "buffer", "padding", "return_mask", "assets", "zooms",
 })  # fmt: skip
 """Parameters other tile servers take and this one does not: refused, so that nobody believes they did something."""

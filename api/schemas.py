@@ -109,7 +109,7 @@ class Examples(Strict):
 class Channel(BaseModel):
     """What one colour shows."""
 
-    colour: Literal["red", "green", "blue", "grey"]
+    colour: Literal["red", "green", "blue"]
     name: str = Field(description="the band", examples=["pc1"])
     range: tuple[float, float] = Field(description="the values that are darkest and brightest")
     explained: float | None = Field(None, description="`pca`: share of the variance")
@@ -118,17 +118,20 @@ class Channel(BaseModel):
 class Legend(BaseModel):
     """What the colours of a view mean. What a view has no use for is left out."""
 
-    view: Literal["pca", "bands", "similarity", "change", "vector"]
+    view: Literal["pca", "bands", "similarity", "change", "observations", "vector"]
     title: str
     text: str = Field(description="what is shown, in a sentence or two")
-    channels: list[Channel] | None = Field(None, description="`pca` and `bands`: what red, green and blue show")
-    range: tuple[float, float] | None = Field(None, description="`similarity`, `change`: first colour, last colour")
+    channels: list[Channel] | None = Field(None, description="what red, green and blue show")
+    range: tuple[float, float] | None = Field(None, description="of one number: first colour, last colour")
     colours: list[str] | None = Field(None, description="eleven, evenly along `range`", examples=[["#190c46"]])
+    colormap: str | None = Field(None, description="name of the colour map they are from")
+    gamma: float | None = Field(None, description="of the curve between dark and bright, where it is one")
     labels: tuple[str, str] | None = Field(None, description="what the ends of `range` mean, in words")
-    unit: str | None = Field(None, description="what `range` counts", examples=["cosine", "1 - cosine"])
+    unit: str | None = Field(None, description="what `range` counts", examples=["cosine", "valid dates"])
     clip: bool | None = Field(None, description="whether pixels below `range` are transparent")
     windows: tuple[str, str] | None = Field(None, description="`change`: the windows compared, earlier first")
     query: str | None = Field(None, description="`similarity`: id of the query")
+    sensor: Literal["s2", "s1_asc", "s1_desc"] | None = Field(None, description="`observations`: what is counted")
     basis: str | None = Field(None, description="`pca`: id of the basis")
     explained: list[float] | None = Field(None, description="`pca`: share of the variance that each colour shows")
     stretch: list[tuple[float, float]] | None = Field(None, description="`range` of each channel")

@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
-from service.colour import ChangeView, View, side_by_side
+from service.colour import ChangeView, ObservationsView, View, side_by_side
 from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
 from service.footprint import Box, Footprint, footprint
 from service.grid import Block, Zone
 from service.store.contract import Store
-from service.values import BLOCK, OUTSIDE, UInt8Array, Vectors, Window
+from service.values import BLOCK, OUTSIDE, Int64Array, UInt8Array, Vectors, Window
 from service.warp import Target, ZoneMap, zone_at, zone_maps
 
 MAX_SOURCE_BYTES: Final = 320_000_000
@@ -64,6 +64,12 @@ class Source:
             raise InvalidInput("change, and nothing else, is seen between two windows.", field="view")
         if self.other is not None:
             self._check_other(self.other)
+        if isinstance(self.view, ObservationsView) and not self.store.counted():
+            raise InvalidInput(
+                "this dataset does not record how many observations its vectors were made from.",
+                field="view",
+                remedy="Ask for one of the `views` that GET /datasets names for it.",
+            )
 
     def _check_other(self, other: Side) -> None:
         self.store.identity.require_same(other.store.identity, f"window {other.window}")
@@ -100,13 +106,18 @@ class Source:
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels that every side can be read at, ascending from 1."""
+        if isinstance(self.view, ObservationsView):
+            return self.store.counted()
         return tuple(sorted(set.intersection(*(set(side.store.levels()) for side in self.sides))))
 
     def read(self, zone: Zone, rows: slice, cols: slice, level: int) -> Vectors:
         """(rows, cols) pixels as the view takes them. Raises as `Store.read` does."""
-        return self._joined([
+        read = self._joined([
             side.store.read(zone, side.window, rows, cols, level=level, dims=self.dims) for side in self.sides
         ])  # fmt: skip
+        if isinstance(self.view, ObservationsView):
+            return self.view.as_vectors(read, self.store.counts_window(zone, self.window, rows, cols, level=level))
+        return read
 
     def at(self, lon: float, lat: float) -> Vectors:
         """(1,) the pixel that holds a place, as the view takes it; OUTSIDE where a side has no grid there.
@@ -128,8 +139,14 @@ class Source:
                 found.append(Vectors.empty((1,), self.dims, OUTSIDE))
             else:
                 rows, cols = np.array([cell[0]]), np.array([cell[1]])
-                found.append(side.store.sample(zone, side.window, rows, cols, dims=self.dims))
+                found.append(self._sampled(side, zone, rows, cols))
         return self._joined(found)
+
+    def _sampled(self, side: Side, zone: Zone, rows: Int64Array, cols: Int64Array) -> Vectors:
+        read = side.store.sample(zone, side.window, rows, cols, dims=self.dims)
+        if isinstance(self.view, ObservationsView):
+            return self.view.as_vectors(read, side.store.counts(zone, side.window, rows, cols))
+        return read
 
     @staticmethod
     def _joined(found: list[Vectors]) -> Vectors:

@@ -43,6 +43,11 @@ def content_id(document: Mapping[str, Any]) -> str:
     return _digest(canonical(document))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text is the id of a document rather than a name."""
+    return bool(_ID.fullmatch(text))
+
+
 class Shelf:
     """One kind of document in one place: `<id>.json`, and `names/<name>` holding an id. Threads may share it.
 
@@ -72,7 +77,7 @@ class Shelf:
         body = canonical(document)
         if len(body) > MAX_BYTES:
             raise LimitExceeded(f"a {self.noun} of {len(body):,} bytes is over the {MAX_BYTES:,} allowed.")
-        if name is not None and _ID.fullmatch(name):
+        if name is not None and is_id(name):
             raise InvalidInput(f"{name!r} looks like the id of a {self.noun}.", field="name")
         pointer = f"names/{checked_id(name, 'name')}" if name is not None else ""
         key = _digest(body)
@@ -92,7 +97,7 @@ class Shelf:
             Corrupt: What is stored is not the document its name promises.
             Unavailable: The place cannot be reached.
         """
-        if not _ID.fullmatch(key):  # hence no name may look like an id
+        if not is_id(key):  # hence no name may look like an id
             key = self._pointed(checked_id(key, self.noun))
         document: dict[str, Any] = json.loads(self._body(key))
         return key, document

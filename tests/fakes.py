@@ -175,6 +175,9 @@ class MemoryStore:
     def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
         return Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
 
+    def counted(self) -> tuple[int, ...]:
+        return ()
+
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
         found = set()
         for part in self.parts:

@@ -20,7 +20,7 @@ from rasterio.io import MemoryFile
 from api.settings import Settings
 from service import plan as planning
 from service.colour import ChangeView, PcaView, Scale, VectorView, fit_basis, side_by_side
-from service.colour.ramp import change_ramp
+from service.colour.ramp import palette
 from service.errors import Conflict, IdentityMismatch, InvalidInput
 from service.grid import Zone, ZoneGrid, archive_grid
 from service.paint import paint
@@ -100,7 +100,7 @@ def test_the_ramp_runs_from_the_threshold_to_the_top_and_clips_below() -> None:
     seen = picture[..., 0] > 0
     assert (seen == (change >= np.float32(0.01))).all()
     assert {False, True} == set(seen.ravel().tolist())
-    assert (view.palette[picture[..., 0]][change >= 0.2] == [*change_ramp()[-1], 255]).all()
+    assert (view.palette[picture[..., 0]][change >= 0.2] == palette("ember")[255]).all()
     place = 1 + np.clip((change - 0.01) / (0.2 - 0.01) * 254, 0, 254)
     assert np.abs(picture[..., 0] - place)[seen].max() <= 0.51
     assert (ChangeView(YEAR, LAST, Scale(0.01)).picture(pair) > 0).all()
@@ -345,7 +345,7 @@ def test_what_a_dataset_offers_and_what_the_legend_says(made: tuple[TestClient, 
     legend = client.get(f"/datasets/tiny/2024/legend?view=change:{SUMMER}&threshold=0.1&top=0.5&clip=true").json()
     assert legend["windows"] == ["2024", str(SUMMER)]
     assert (legend["range"], legend["unit"], legend["clip"]) == ([0.1, 0.5], "1 - cosine", True)
-    assert legend["colours"][0] == "#" + bytes(change_ramp()[0]).hex()
+    assert legend["colours"][0] == "#" + bytes(palette("ember")[1, :3]).hex()
     assert "channels" not in legend
     document = client.get(f"/datasets/tiny/2024/WebMercatorQuad/tilejson.json?view=change:{SUMMER}&clip=true").json()
     assert "change" in document["tiles"][0]

@@ -22,8 +22,8 @@ from service.colour import (
     parse_view,
     project,
 )
-from service.colour.ramp import change_ramp, ramp
-from service.colour.views import indexed, stretched
+from service.colour.ramp import COLORMAPS, colours, palette
+from service.colour.tone import Tone, indexed, stretched
 from service.errors import Corrupt, IdentityMismatch, InvalidInput, LimitExceeded
 from service.grid import Zone
 from service.linear import product
@@ -178,9 +178,9 @@ def test_a_pixel_has_the_score_of_the_search_and_the_best_one_is_brightest(store
     exact = query.exact_scores(vectors.codes.reshape(-1, 64)).reshape(97, 97)
     assert np.abs(values - exact).max() < 1e-6
     picture = view.picture(vectors)
-    assert (view.palette[picture[50, 50, 0]] == [*ramp()[-1], 255]).all()
+    assert (view.palette[picture[50, 50, 0]] == palette("fern")[255]).all()
     assert (picture[exact < 0.499] == 1).all()
-    assert (view.palette[1] == [*ramp()[0], 255]).all()
+    assert (view.palette[1] == palette("fern")[1]).all()
     with pytest.raises(InvalidInput):
         Scale(1.0)
 
@@ -195,22 +195,45 @@ EYES = {
 
 
 @pytest.mark.parametrize("eyes", EYES)
-@pytest.mark.parametrize("colours", [ramp(), change_ramp()], ids=["likeness", "change"])
-def test_ramps_grow_lighter_with_every_step_to_all_eyes(colours: np.ndarray, eyes: str) -> None:
+@pytest.mark.parametrize("name", ["fern", "ember", "ice"])
+def test_ramps_grow_lighter_with_every_step_to_all_eyes(name: str, eyes: str) -> None:
     """CIE lightness, computed here from scratch: no two neighbours change by more than twice the mean."""
-    linear = np.where(colours / 255 <= 0.04045, colours / 255 / 12.92, ((colours / 255 + 0.055) / 1.055) ** 2.4)
-    luminance = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1) @ np.array([0.2126, 0.7152, 0.0722])
-    lightness = 116 * np.cbrt(luminance) - 16
+    lightness = lightness_of(colours(name, np.linspace(0, 1, 255)), eyes)
     assert (np.diff(lightness[::4]) > 0).all()
     assert lightness[0] < 20
     assert lightness[-1] > 90
     assert np.diff(lightness[::8]).max() < 2.2 * np.diff(lightness[::8]).mean()
 
 
-def test_change_does_not_look_like_likeness() -> None:
-    """No colour of one ramp is one of the other's, but for the dark and the pale ends."""
-    first, second = ramp()[32:224].astype(int), change_ramp()[32:224].astype(int)
+def lightness_of(shown: np.ndarray, eyes: str = "all") -> np.ndarray:
+    linear = np.where(shown / 255 <= 0.04045, shown / 255 / 12.92, ((shown / 255 + 0.055) / 1.055) ** 2.4)
+    luminance = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1) @ np.array([0.2126, 0.7152, 0.0722])
+    return np.asarray(116 * np.cbrt(luminance) - 16)
+
+
+def test_what_means_different_things_looks_different() -> None:
+    """No colour of likeness is one of change, but for the dark and the pale ends."""
+    first, second = (palette(name)[33:225, :3].astype(int) for name in ("fern", "ember"))
     assert np.abs(first[:, None] - second[None]).sum(axis=-1).min() > 80
+
+
+def test_colour_maps_are_what_their_names_promise() -> None:
+    t = np.linspace(0, 1, 255)
+    helix, tide = lightness_of(colours("cubehelix", t)), lightness_of(colours("tide", t))
+    assert (colours("cubehelix", t)[[0, -1]] == [[0, 0, 0], [255, 255, 255]]).all()
+    assert (np.diff(helix[::4]) > 0).all()
+    assert np.argmax(tide) == 127
+    assert (np.diff(tide[:128:4]) > 0).all()
+    assert abs(tide[0] - tide[-1]) < 5
+    assert (colours("grey", t)[:, 0] == np.rint(t * 255)).all()
+    for name in COLORMAPS:
+        table = palette(name)
+        assert (table[0].tolist(), set(table[1:, 3].tolist())) == ([0, 0, 0, 0], {255})
+        assert (palette(f"{name}_r")[1:] == table[:0:-1]).all()
+        assert (palette(name, 2.0)[1:, :3] == colours(name, np.sqrt(t))).all()
+    for name, gamma in (("viridis", 1.0), ("fern_r_r", 1.0), ("fern", 0.0), ("fern", float("nan")), ("", 1.0)):
+        with pytest.raises(InvalidInput):
+            palette(name, gamma)
 
 
 def test_a_valid_pixel_without_a_direction_has_no_colour() -> None:
@@ -230,11 +253,14 @@ def test_what_lies_below_the_threshold_is_clipped_if_asked(store: MemoryStore) -
     assert (seen == (scores >= np.float32(0.8))).all()
     assert 0 < seen.sum() < scores.size
     assert (picture[seen] == SimilarityView(query, Scale(0.8)).picture(vectors)[seen]).all()
-    for low, high in ((0.5, 0.5), (0.5, 0.4), (0.0, 2.5), (0.0, float("nan")), (float("nan"), 1.0)):
+    for low, high in ((0.5, 0.5), (0.5, 0.4), (0.0, 2.5), (-1.5, 1.0), (0.0, float("nan")), (float("nan"), 1.0)):
         with pytest.raises(InvalidInput):
-            Scale(low, top=high)
-    keys = {Scale(0.1), Scale(0.1, clip=True), Scale(0.1, top=0.9), Scale(0.1000001)}
-    assert len({SimilarityView(query, scale).key for scale in keys}) == 4
+            SimilarityView(query, Scale(low, top=high))
+    keys = [
+        Scale(0.1), Scale(0.1, clip=True), Scale(0.1, top=0.9), Scale(0.1000001), Scale(0.1, gamma=2.0),
+        Scale(0.1, colormap="ice"),
+    ]  # fmt: skip
+    assert len({SimilarityView(query, scale).key for scale in keys}) == len(keys)
 
 
 def test_legends_say_what_is_shown(store: MemoryStore, basis: Basis) -> None:
@@ -242,17 +268,19 @@ def test_legends_say_what_is_shown(store: MemoryStore, basis: Basis) -> None:
         legend = Legend.model_validate(view.legend)
         assert legend.title
         assert legend.text.endswith(".")
-    pca, bands, grey = (some(basis)[n].legend["channels"] for n in (0, 1, 2))
+    pca, bands = (some(basis)[n].legend["channels"] for n in (0, 1))
     assert [channel["colour"] for channel in pca] == ["red", "green", "blue"]
     assert [channel["explained"] for channel in pca] == list(basis.explained)
     assert [channel["name"] for channel in bands] == ["d0", "d1", "d2"]
-    assert grey == [{"colour": "grey", "name": "d3", "range": [basis.band_low[3], basis.band_high[3]]}]
+    grey = BandsView((3,), basis).legend
+    assert grey["range"] == [basis.band_low[3], basis.band_high[3]]
+    assert grey["colours"][:2] == ["#000000", "#1a1a1a"]
     likeness = SimilarityView(
         Query.of(basis.identity, np.ones((1, basis.dims), np.float32)), Scale(0.5, clip=True)
     ).legend
     assert (likeness["range"], likeness["clip"], len(likeness["colours"])) == ([0.5, 1.0], True, 11)
-    assert likeness["colours"][0] == "#" + bytes(ramp()[0]).hex()
-    assert likeness["colours"][-1] == "#" + bytes(ramp()[-1]).hex()
+    assert likeness["colours"][0] == "#" + bytes(palette("fern")[1, :3]).hex()
+    assert likeness["colours"][-1] == "#" + bytes(palette("fern")[255, :3]).hex()
 
 
 def test_a_stretch_clips_and_rounds() -> None:
@@ -261,6 +289,33 @@ def test_a_stretch_clips_and_rounds() -> None:
     assert stretched(values, np.array([1.0]), np.array([1.0])).dtype == np.uint8
     assert indexed(values, 0.0, 2.0).ravel().tolist() == [1, 1, 128, 255, 255, 0]
     assert indexed(values, 1.0, 1.0)[:3].ravel().tolist() == [1, 1, 1]
+
+
+def test_a_tone_moves_the_ends_and_bends_what_lies_between(store: MemoryStore, basis: Basis) -> None:
+    vectors = store.parts[0].vectors
+    values = PcaView(basis).values(vectors).astype(float)
+    spans, gamma = ((-1.0, 1.0), (0.0, 0.5), (-0.25, 0.0)), 1.8
+    view = PcaView(basis, Tone(spans, gamma))
+    low, high = np.array(spans).T
+    exact = 255 * np.clip((values - low) / (high - low), 0, 1) ** (1 / gamma)
+    assert np.abs(view.picture(vectors) - exact).max() <= 0.51
+    assert (view.values(vectors) == PcaView(basis).values(vectors)).all()
+    legend = Legend.model_validate(view.legend)
+    assert (legend.stretch, legend.gamma) == (list(spans), gamma)
+    one = BandsView((3,), basis, Tone(((-0.2, 0.2),)), "tide")
+    assert (one.picture(vectors)[..., 0] == indexed(one.values(vectors)[..., 0], -0.2, 0.2)).all()
+    assert (one.palette == palette("tide")).all()
+    assert (one.legend["range"], one.legend["colormap"]) == ([-0.2, 0.2], "tide")
+    looks = [Tone(), Tone(gamma=2.0), Tone(((0.0, 1.0),)), Tone(((0.0, 2.0),))]
+    assert len({PcaView(basis, tone).key for tone in looks}) == 4
+    assert len({one.key, BandsView((3,), basis).key, BandsView((3,), basis, colormap="ice").key}) == 3
+    for bad in ((1.0, 0.0), (0.0, 0.0), (0.0, float("nan")), (-1e9, 0.0)):
+        with pytest.raises(InvalidInput):
+            Tone((bad,))
+    with pytest.raises(InvalidInput, match="2 pairs for 3"):
+        PcaView(basis, Tone(((0.0, 1.0), (0.0, 1.0)))).check(basis.identity, basis.dims)
+    with pytest.raises(InvalidInput, match="red, green and blue"):
+        BandsView((1, 2), basis, colormap="ice")
 
 
 def test_vectors_of_another_model_are_refused_with_both_names(basis: Basis) -> None:
@@ -290,6 +345,7 @@ def test_views_refuse_dimensions_they_do_not_have(basis: Basis) -> None:
         ("change:2023", "change", "2023"),
         ("change:2024-01-01..2024-12-31", "change", "2024"),
         ("change:2024-05-01..2024-09-30", "change", "2024-05-01..2024-09-30"),
+        ("observations:s1_asc", "observations", "s1_asc"),
         ("vector", "vector", ""),
     ],
 )
@@ -306,7 +362,8 @@ def test_a_place_to_compare_with_is_told_from_a_query() -> None:
 BAD_PLACES = ["1,2,3", "181,0", "0,91", "nan,0", "1e2,0", "1,", ",1", " 1,2", "１,2"]
 BAD = [
     "", "pca:", "pca:../x", "bands:1,2,3,4", "bands:-1", "bands:", "similarity:", "similarity", "vector:1", "PCA",
-    "change", "change:", "change:x", "change:2024..2023", *(f"similarity:{place}" for place in BAD_PLACES),
+    "change", "change:", "change:x", "change:2024..2023", "observations", "observations:s3",
+    *(f"similarity:{place}" for place in BAD_PLACES),
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from api.security import require
 from api.state import State, get_state
 from service.area import bounds_of
 from service.colour import VectorView
+from service.colour.basis import DIRECTIONS
 from service.errors import Corrupt
 from service.grid import ZoneGrid
 from service.plan import Source
@@ -28,7 +29,6 @@ router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
 _ANY = Window.year(2024)
 """A window, where only the place of a source is asked for."""
-VIEWS = ["pca", "bands", "similarity", "change"]
 
 
 @router.get("/datasets")
@@ -65,13 +65,23 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         revision=revision,
         revision_strong=strong,
         writable=dataset.store.writable,
-        views=VIEWS if len(dataset.windows()) > 1 else VIEWS[:-1],
+        views=_views(dataset),
         bases=sorted(state.bases(dataset.id).names()),
         licence=dataset.licence,
         attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
         source=str(source["type"]) if source else None,
         source_bounds=_reach(source) if source else None,
     )
+
+
+def _views(dataset: Dataset) -> list[str]:
+    """The kinds of view that can show something of this dataset."""
+    views = ["similarity"] if dataset.store.dims < DIRECTIONS else ["pca", "bands", "similarity"]
+    if len(dataset.windows()) > 1:
+        views.append("change")
+    if any(store.counted() for store in (dataset.store, *dataset.others)):
+        views.append("observations")
+    return views
 
 
 def _reach(source: dict[str, Any]) -> list[float] | None:

@@ -1,17 +1,21 @@
 """Views: from stored vectors to one to four bands, and from those to colour. Bases make colours stay the same."""
 
 from service.colour.basis import Basis, fit_basis
+from service.colour.observations import ObservationsView
 from service.colour.project import project
 from service.colour.scored import ChangeView, Scale, SimilarityView, side_by_side
+from service.colour.tone import Tone
 from service.colour.views import BandsView, PcaView, VectorView, View, ViewSpec, parse_view
 
 __all__ = [
     "BandsView",
     "Basis",
     "ChangeView",
+    "ObservationsView",
     "PcaView",
     "Scale",
     "SimilarityView",
+    "Tone",
     "VectorView",
     "View",
     "ViewSpec",

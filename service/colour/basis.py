@@ -19,6 +19,8 @@ MAX_SAMPLE: Final = 200_000
 MAX_BLOCKS: Final = 256
 """Blocks read at most: 2 GB of codes, one at a time."""
 MIN_SAMPLE: Final = 16
+DIRECTIONS: Final = 3
+"""Red, green and blue."""
 STRETCH: Final = (2.0, 98.0)
 """Percentiles shown as black and as full colour."""
 
@@ -131,7 +133,7 @@ def fit_basis(store: Store, windows: Sequence[Window], *, seed: int = 0, sample:
         NotFound: No such window.
         Corrupt: A block cannot be read.
     """
-    if store.dims < 3:
+    if store.dims < DIRECTIONS:
         raise InvalidInput(f"{store.dims} dimensions have no three directions.", field="dataset")
     if not MIN_SAMPLE <= sample <= MAX_SAMPLE:
         raise LimitExceeded(f"a sample has {MIN_SAMPLE} to {MAX_SAMPLE:,} pixels, not {sample:,}.", field="sample")

@@ -8,17 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.colour.ramp import change_ramp, palette_of, ramp
-from service.colour.views import indexed
+from service.colour.ramp import CHANGE, GREY, LIKENESS, hex_colours, palette
+from service.colour.tone import indexed
 from service.errors import InvalidInput
+from service.linear import code_norms, paired_products
 from service.queries import Query
 from service.values import Float32Array, ModelIdentity, UInt8Array, Vectors, Window
 
-LEGEND_COLOURS: Final = 11
-MOST: Final = 2.0
-"""No cosine, and no change, is larger."""
-_ROWS: Final = 1024
-"""Pixels compared at once: their float32 copies, 1 MB, stay in the cache of a core."""
+FARTHEST: Final = (-1.0, 2.0)
+"""No cosine is smaller, and no change larger."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +29,54 @@ class Scale:
     """Whether pixels below the threshold are transparent."""
     top: float = 1.0
     """What is shown in the last colour."""
+    gamma: float = 1.0
+    """A number at the share t of the way has the colour at t ** (1 / gamma)."""
+    colormap: str = ""
+    """The view's own where empty."""
 
     def __post_init__(self) -> None:
-        if not -1 <= self.threshold < 1:
-            raise InvalidInput(f"{self.threshold} is not a number from -1 to below 1.", field="threshold")
-        if not self.threshold < self.top <= MOST:
-            raise InvalidInput(f"{self.top} is not above the threshold and at most {MOST:g}.", field="top")
+        if not self.threshold < self.top:
+            raise InvalidInput(f"{self.top:g} is not above the threshold {self.threshold:g}.", field="top")
+        palette(self.colormap or GREY, self.gamma)
+
+    def require_within(self, least: float, most: float) -> None:
+        """Refuse ends that no number of a view can have.
+
+        Raises:
+            InvalidInput: One is below `least` or above `most`.
+        """
+        for field, end in (("threshold", self.threshold), ("top", self.top)):
+            if not least <= end <= most:
+                raise InvalidInput(f"{end:g} is not among {least:g} to {most:g}.", field=field)
 
     @property
     def key(self) -> str:
-        """`0.5..1.0`, or `0.5..1.0:clip`."""
-        return f"{self.threshold!r}..{self.top!r}{':clip' if self.clip else ''}"
+        """`0.5..1.0`, `0.5..1.0:clip`, with `:gamma=2.0` and `:ember` where asked for."""
+        asked = f":gamma={self.gamma!r}" if self.gamma != 1 else ""
+        named = f":{self.colormap}" if self.colormap else ""
+        return f"{self.threshold!r}..{self.top!r}{':clip' if self.clip else ''}{asked}{named}"
 
     def picture(self, values: Float32Array) -> UInt8Array:
-        """(..., 1) places on a ramp, from 1; 0 where they are clipped, or no number (NaN)."""
+        """(..., 1) places in a palette, from 1; 0 where numbers are clipped, or none (NaN)."""
         shown = indexed(values, self.threshold, self.top)
         if self.clip:
             shown[values < np.float32(self.threshold)] = 0
         return shown
 
-    def legend(self, colours: UInt8Array, low: str, high: str) -> Mapping[str, Any]:
+    def palette(self, own: str) -> UInt8Array:
+        """(256, 4) colours, of the view's own colour map where none was asked for."""
+        return palette(self.colormap or own, self.gamma)
+
+    def legend(self, own: str, low: str, high: str) -> Mapping[str, Any]:
         """The range, eleven colours along it, and what its ends mean."""
-        steps = np.linspace(0, len(colours) - 1, LEGEND_COLOURS).astype(int)
+        name = self.colormap or own
         return {
             "range": [self.threshold, self.top],
-            "colours": ["#" + colours[step].tobytes().hex() for step in steps],
+            "colours": hex_colours(name, self.gamma),
             "labels": [low, high],
             "clip": self.clip,
+            "colormap": name,
+            **({"gamma": self.gamma} if self.gamma != 1 else {}),
         }
 
     @property
@@ -72,6 +91,9 @@ class SimilarityView:
 
     query: Query
     scale: Scale = Scale()
+
+    def __post_init__(self) -> None:
+        self.scale.require_within(*FARTHEST)
 
     @property
     def key(self) -> str:
@@ -93,7 +115,7 @@ class SimilarityView:
             f"common with it. {self.scale.below}",
             "query": self.query.id,
             "unit": "cosine",
-            **self.scale.legend(ramp(), "less alike", "alike"),
+            **self.scale.legend(LIKENESS, "less alike", "alike"),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -109,7 +131,7 @@ class SimilarityView:
     @property
     def palette(self) -> UInt8Array:
         """The colours of likeness."""
-        return palette_of(ramp())
+        return self.scale.palette(LIKENESS)
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 1): from the threshold to the top; see `Scale.picture`."""
@@ -130,6 +152,9 @@ class ChangeView:
     other: Window
     """The one it is compared with."""
     scale: Scale = Scale()
+
+    def __post_init__(self) -> None:
+        self.scale.require_within(*FARTHEST)
 
     @property
     def key(self) -> str:
@@ -152,7 +177,7 @@ class ChangeView:
             f"common with it. {self.scale.below} Transparent where either window holds no vector.",
             "windows": [str(first), str(second)],
             "unit": "1 - cosine",
-            **self.scale.legend(change_ramp(), "as before", "all different"),
+            **self.scale.legend(CHANGE, "as before", "all different"),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -167,7 +192,7 @@ class ChangeView:
     @property
     def palette(self) -> UInt8Array:
         """The colours of change."""
-        return palette_of(change_ramp())
+        return self.scale.palette(CHANGE)
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 1): from the threshold to the top; see `Scale.picture`."""
@@ -187,15 +212,7 @@ def _cosines(pair: Vectors) -> Float32Array:
     """(...,) float32 cosine of the first half of each pixel's codes with the second; NaN where one is all zeros."""
     half = pair.dims // 2
     codes = pair.codes.reshape(-1, 2 * half)
-    out = np.empty(len(codes), np.float32)
+    first, second = codes[:, :half], codes[:, half:]
     with np.errstate(invalid="ignore", divide="ignore"):
-        for start in range(0, len(codes), _ROWS):
-            rows = codes[start : start + _ROWS].astype(np.float32)
-            first, second = rows[:, :half], rows[:, half:]
-            norms = np.sqrt(_products(first, first) * _products(second, second))
-            out[start : start + _ROWS] = _products(first, second) / norms
-    return out.reshape(pair.status.shape)
-
-
-def _products(first: Float32Array, second: Float32Array) -> Float32Array:
-    return np.asarray(np.einsum("nd,nd->n", first, second), np.float32)
+        out = paired_products(first, second) / (code_norms(first) * code_norms(second))
+    return np.asarray(out.reshape(pair.status.shape), np.float32)

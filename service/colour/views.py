@@ -6,19 +6,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 
 from service.colour.basis import Basis
 from service.colour.project import project
-from service.colour.ramp import STEPS, grey_ramp, palette_of
+from service.colour.ramp import GREY, hex_colours, palette
+from service.colour.tone import PLAIN, Tone, indexed, stretched
 from service.errors import InvalidInput
 from service.values import Float32Array, Float64Array, ModelIdentity, UInt8Array, Vectors, Window, checked_id
 
-Kind = Literal["pca", "bands", "similarity", "change", "vector"]
+Kind = Literal["pca", "bands", "similarity", "change", "observations", "vector"]
+Sensor = Literal["s2", "s1_asc", "s1_desc"]
+SENSORS: Final[tuple[Sensor, ...]] = get_args(Sensor)
 DEFAULT_BANDS: Final = "0,1,2"
-_FORMS: Final = "pca, pca:{basis}, bands:0,1,2, similarity:{query}, similarity:{lon},{lat}, change:{window} or vector"
+_FORMS: Final = (
+    "pca, pca:{basis}, bands:0,1,2, similarity:{query}, similarity:{lon},{lat}, change:{window}, "
+    f"observations:{'|'.join(SENSORS)} or vector"
+)
 _BANDS: Final = re.compile(r"\d{1,4}(,\d{1,4}){0,2}", re.ASCII)
 _PLACE: Final = re.compile(r"(-?\d{1,3}(?:\.\d{0,20})?),(-?\d{1,2}(?:\.\d{0,20})?)", re.ASCII)
 
@@ -29,12 +35,18 @@ class ViewSpec:
 
     kind: Kind
     argument: str
-    """pca: a basis; bands: indices as `0,1,2`; similarity: a query or `lon,lat`; change: a window; vector: empty."""
+    """pca: a basis; bands: indices as `0,1,2`; similarity: a query or `lon,lat`; change: a window; observations: a
+    sensor; vector: empty."""
 
     @property
     def bands(self) -> tuple[int, ...]:
         """The dimensions that a `bands` view shows."""
         return tuple(int(part) for part in self.argument.split(","))
+
+    @property
+    def sensor(self) -> Sensor | None:
+        """The sensor whose observations are shown; None for other views."""
+        return next((sensor for sensor in SENSORS if self == ViewSpec("observations", sensor)), None)
 
     @property
     def place(self) -> tuple[float, float] | None:
@@ -58,6 +70,8 @@ def parse_view(text: str) -> ViewSpec:
         return _similarity(argument)
     if kind == "change" and argument:
         return ViewSpec("change", str(_window(argument)))
+    if kind == "observations" and argument in SENSORS:
+        return ViewSpec("observations", argument)
     if text == "vector":
         return ViewSpec("vector", "")
     raise InvalidInput(f"{text[:80]!r} is not a view.", field="view", remedy=f"Ask for {_FORMS}.")
@@ -119,14 +133,20 @@ class View(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PcaView:
-    """The three principal coordinates as red, green and blue, stretched as the basis says."""
+    """The three principal coordinates as red, green and blue, stretched as the basis says, or as asked."""
 
     basis: Basis
+    tone: Tone = PLAIN
 
     @property
     def key(self) -> str:
-        """`pca:` and the basis' id."""
-        return f"pca:{self.basis.id}"
+        """`pca:`, the basis' id and the tone."""
+        return f"pca:{self.basis.id}{self.tone.key}"
+
+    @cached_property
+    def ends(self) -> tuple[Float64Array, Float64Array]:
+        """((3,), (3,)): what is shown as 0, and as 255."""
+        return self.tone.ends(self.basis.low, self.basis.high)
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -137,7 +157,7 @@ class PcaView:
     def legend(self) -> Mapping[str, Any]:
         """The basis, the share of the variance that each colour shows, and its stretch."""
         basis = self.basis
-        spans = np.stack([basis.low, basis.high], axis=1)
+        spans = np.stack(self.ends, axis=1)
         channels = _channels(self.band_names, spans)
         for channel, share in zip(channels, basis.explained, strict=True):
             channel["explained"] = share
@@ -150,13 +170,19 @@ class PcaView:
             "explained": list(basis.explained),
             "stretch": spans.tolist(),
             "channels": channels,
+            **self.tone.legend(),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
-        """Only vectors of the basis' model, in full."""
+        """Only vectors of the basis' model, of the length it was fitted to."""
         _check_basis(self.basis, identity)
         if dims != self.basis.dims:
-            raise InvalidInput(f"the basis has {self.basis.dims} dimensions, not {dims}.", field="dims")
+            raise InvalidInput(
+                f"the basis was fitted to {self.basis.dims} dimensions, not {dims}.",
+                field="dims",
+                remedy=f"Ask for dims={self.basis.dims}, or leave dims out.",
+            )
+        _ = self.ends
 
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., 3) principal coordinates."""
@@ -167,21 +193,34 @@ class PcaView:
         """None: three bands are colours."""
 
     def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 3): 2nd to 98th percentile from 0 to 255."""
-        return stretched(self.values(vectors), self.basis.low, self.basis.high)
+        """(..., 3): 2nd to 98th percentile from 0 to 255, unless asked otherwise."""
+        return stretched(self.values(vectors), *self.ends, self.tone.gamma)
 
 
 @dataclass(frozen=True, eq=False)
 class BandsView:
-    """One to three dimensions as they are, stretched by their own percentiles in the basis' sample."""
+    """One to three dimensions as they are, stretched by their own percentiles in the basis' sample, or as asked."""
 
     bands: tuple[int, ...]
     basis: Basis
+    tone: Tone = PLAIN
+    colormap: str = ""
+    """Of one band alone; grey where empty."""
+
+    def __post_init__(self) -> None:
+        if self.colormap and len(self.bands) > 1:
+            raise InvalidInput(
+                f"{len(self.bands)} bands are shown as red, green and blue.",
+                field="colormap",
+                remedy=f"Ask for one band, as bands:{self.bands[0]}.",
+            )
+        palette(self.colormap or GREY)
 
     @property
     def key(self) -> str:
-        """The bands, and the id of the basis whose percentiles stretch them."""
-        return f"bands:{','.join(map(str, self.bands))}:{self.basis.id}"
+        """The bands, the id of the basis whose percentiles stretch them, and what was asked otherwise."""
+        asked = self.tone.key + (f":{self.colormap}" if self.colormap else "")
+        return f"bands:{','.join(map(str, self.bands))}:{self.basis.id}{asked}"
 
     @property
     def band_names(self) -> tuple[str, ...]:
@@ -190,29 +229,36 @@ class BandsView:
 
     @property
     def legend(self) -> Mapping[str, Any]:
-        """The bands and their stretch."""
-        spans = np.stack(self._stretch, axis=1)
+        """The bands and their stretch: red, green and blue, or eleven colours along the range of one."""
+        spans = np.stack(self.ends, axis=1)
         one = len(self.bands) == 1
+        asked = "from the least to the largest asked for" if self.tone.spans else "from the 2nd percentile to the 98th"
+        told: dict[str, Any] = {"channels": _channels(self.band_names, spans)}
+        if one:
+            name = self.colormap or GREY
+            told = {"range": spans[0].tolist(), "colours": hex_colours(name, self.tone.gamma), "colormap": name}
         return {
             "view": "bands",
             "title": f"Dimension {self.bands[0]}" if one else f"Dimensions {', '.join(map(str, self.bands))}",
-            "text": f"{'One number' if one else 'Numbers'} of the vector as they are, from the 2nd percentile of a "
-            "sample to the 98th.",
+            "text": f"{'One number' if one else 'Numbers'} of the vector as stored, {asked}.",
             "bands": list(self.bands),
             "stretch": spans.tolist(),
-            "channels": _channels(self.band_names, spans),
+            **told,
+            **self.tone.legend(),
         }
 
     @cached_property
-    def _stretch(self) -> tuple[Float64Array, Float64Array]:
+    def ends(self) -> tuple[Float64Array, Float64Array]:
+        """((n,), (n,)): what is shown darkest, and brightest."""
         chosen = list(self.bands)
-        return self.basis.band_low[chosen], self.basis.band_high[chosen]
+        return self.tone.ends(self.basis.band_low[chosen], self.basis.band_high[chosen])
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
         """Only vectors of the basis' model that have these dimensions."""
         _check_basis(self.basis, identity)
         if max(self.bands) >= min(dims, self.basis.dims):
             raise InvalidInput(f"dimension {max(self.bands)} is not among 0 to {dims - 1}.", field="view")
+        _ = self.ends
 
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., n) dequantised values."""
@@ -222,15 +268,15 @@ class BandsView:
 
     @property
     def palette(self) -> UInt8Array | None:
-        """Greys for one band."""
-        return palette_of(grey_ramp()) if len(self.bands) == 1 else None
+        """The colours of one band."""
+        return palette(self.colormap or GREY, self.tone.gamma) if len(self.bands) == 1 else None
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 3): each band from 0 to 255; of two, blue stays dark. (..., 1) indices of one band."""
-        values, (low, high) = self.values(vectors), self._stretch
+        values, (low, high) = self.values(vectors), self.ends
         if len(self.bands) == 1:
             return indexed(values, float(low[0]), float(high[0]))
-        shown = stretched(values, low, high)
+        shown = stretched(values, low, high, self.tone.gamma)
         if len(self.bands) == 2:
             return np.concatenate([shown, np.zeros_like(shown[..., :1])], axis=-1)
         return shown
@@ -286,28 +332,11 @@ class VectorView:
         )
 
 
-def stretched(values: Float32Array, low: Float64Array, high: Float64Array) -> UInt8Array:
-    """(..., n) values from `low` to `high` as 0 to 255, clipped; NaN becomes 0."""
-    span = np.where(high > low, high - low, 1.0)
-    gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
-    shown = np.nan_to_num(values * gain - shift, nan=0.0)
-    return cast(UInt8Array, np.rint(np.clip(shown, 0, 255)).astype(np.uint8))
-
-
-def indexed(values: Float32Array, low: float, high: float) -> UInt8Array:
-    """(...,) values from `low` to `high` as 1 to 255, clipped; NaN becomes 0."""
-    gain = (STEPS - 1) / (high - low) if high > low else float(STEPS - 1)
-    place = values * np.float32(gain) - np.float32(low * gain - 1)
-    shown = np.rint(np.clip(place, 1, STEPS))
-    return cast(UInt8Array, np.nan_to_num(shown, nan=0.0).astype(np.uint8))
-
-
 def _channels(names: tuple[str, ...], spans: Float64Array) -> list[dict[str, Any]]:
     """What each colour shows: the name of a band, and the values that are darkest and brightest."""
-    colours = ("red", "green", "blue") if len(names) > 1 else ("grey",)
     return [
         {"colour": colour, "name": name, "range": span}
-        for colour, name, span in zip(colours, names, spans.tolist(), strict=False)
+        for colour, name, span in zip(("red", "green", "blue"), names, spans.tolist(), strict=False)
     ]
 
 

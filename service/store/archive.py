@@ -11,7 +11,6 @@ from service.store.chunks import ChunkCache
 from service.store.faults import read_array
 from service.store.layer import Layer, read_counts, read_counts_window, read_points, read_window, status_of
 from service.store.layout import MODEL
-from service.store.overviews import stale_blocks
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
 from service.values import NOT_EMBEDDED, Counts, Int64Array, ModelIdentity, Vectors, Window
@@ -104,6 +103,10 @@ class ArchiveStore:
         now = self._now
         return read_counts_window(now.layer(zone, level), now.time(window), rows, cols)
 
+    def counted(self) -> tuple[int, ...]:
+        """Levels that have counts: overviews made by older versions have none."""
+        return self._now.counted
+
     def _check(self, dims: int | None) -> None:
         if dims not in (None, self.dims):
             raise InvalidInput(f"this store holds {self.dims} dimensions, no prefix of {dims}.", field="dims")
@@ -128,7 +131,7 @@ class ArchiveStore:
     def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:
         """Overview blocks that do not show what stands below them; none in repositories made by others."""
         now = self._now
-        return stale_blocks(now, now.time(window), blocks) if now.has_block_versions else frozenset()
+        return now.lineage.stale(now.time(window), blocks) if now.has_block_versions else frozenset()
 
     def refresh(self) -> bool:
         """Move to the newest snapshot."""

@@ -103,6 +103,9 @@ class Store(Protocol):
         valid at a level above 1, and where the layout records none. Raises as `read` does.
         """
 
+    def counted(self) -> tuple[int, ...]:
+        """Levels at which observation counts are recorded, ascending; none where the layout has no place for them."""
+
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
         """Every block that holds at least one pixel of data, in order of name."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import icechunk
@@ -177,6 +178,15 @@ class Snapshot:
         """Whether observation counts are kept at a level; overviews made by older versions have none."""
         path = self.path(zone, level)
         return path in self.root and bool(self.layer(zone, level).counts)
+
+    @cached_property
+    def counted(self) -> tuple[int, ...]:
+        """Levels at which every zone that has them keeps observation counts."""
+        return tuple(
+            level
+            for level in self.levels
+            if all(self.has_counts(zone, level) for zone in self.zones if self.path(zone, level) in self.root)
+        )
 
     def require_same_years(self, zone: Zone) -> None:
         """Positions in time are those of the first zone; another axis would give another year's pixels.
