@@ -161,7 +161,7 @@ def _handler(web: SlowWeb) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - one 
             head["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{len(body)}"
             return 206, head, body[slice(*span)]
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it that
+        def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
     return Handler

@@ -21,7 +21,7 @@ DOORS = {
     "zarrs": ("service/store/",),
     "numkong": ("service/linear.py",),
     "isal": ("service/png.py",),
-    "obstore": ("service/bucket/objects.py",),
+    "obstore": ("service/bucket/objects.py", "service/store/transport.py"),
     "pyarrow": ("service/tables/", "service/training/"),
     "onnxruntime": ("service/encoder/",),
     "openvino": ("service/encoder/",),

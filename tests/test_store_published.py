@@ -11,7 +11,7 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec
 
-from service.errors import Corrupt, IdentityMismatch, InvalidInput, NotFound, Unavailable
+from service.errors import Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone
 from service.store import Store, open_store
 from service.store.export import export_geoemb
@@ -222,13 +222,6 @@ def test_a_published_store_cut_short_names_what_is_wrong(tmp_path: Path, damage:
     named = {"root": r"zarr\.json", "zone": "utm33", "array": "utm33/embeddings", "json": r"zarr\.json"}
     with pytest.raises(Corrupt, match=named[damage]):
         open_store(path, identity=MODEL)
-
-
-@pytest.mark.parametrize("location", ["https://127.0.0.1:9/v2.zarr", "s3://nowhere/v2.zarr"])
-def test_a_published_store_behind_a_url_says_what_is_missing(location: str) -> None:
-    with pytest.raises(Unavailable, match="not installed") as refusal:
-        open_store(location, identity=MODEL)
-    assert "local folder" in (refusal.value.remedy or "")
 
 
 def foreign_archive(path: Path, *, shards: bool, encoding: str) -> tuple[np.ndarray, np.ndarray]:

@@ -37,5 +37,6 @@ def trouble(location: str, text: str, *, writing: bool = False) -> SmaltiError:
         return Unavailable(f"{location}: access was denied.", remedy="Check what these credentials may do there.")
     return Unavailable(
         f"{location} could not be reached, or did not answer in time.",
-        remedy="Check AWS_ENDPOINT_URL and the network; it is tried again by itself.",
+        remedy=f"Check {'AWS_ENDPOINT_URL' if location.startswith('s3:') else 'the address'} and the network; it is "
+        "tried again by itself.",
     )

@@ -1,4 +1,4 @@
-"""Objects in an S3-compatible bucket: the only door to obstore.
+"""Objects in an S3-compatible bucket: one of the two doors to obstore; the other is for what zarr reads.
 
 Of S3 only what every compatible server has is used: path-style addresses and conditional puts. Endpoint, region and
 credentials come from the usual AWS_* variables, which obstore reads as Icechunk does; an `http://` endpoint is taken
@@ -55,7 +55,7 @@ class ObjectBucket:
     def of_s3(cls, name: str, anonymous: bool = False) -> Self:
         """All of an S3 bucket, by its name."""
         access = Access.to(name, anonymous)
-        return cls(f"s3://{name}", _s3(name, access, _ANSWER), _s3(name, access, _ANSWER_PIECE))
+        return cls(f"s3://{name}", s3_client(name, access, _ANSWER), s3_client(name, access, _ANSWER_PIECE))
 
     def at(self, *names: str) -> ObjectBucket:
         """See `Bucket.at`."""
@@ -134,12 +134,21 @@ class ObjectBucket:
             raise trouble(self.location, str(error), writing=writing) from error
 
 
-def _s3(bucket: str, access: Access, answer: timedelta) -> ObjectStore:
+def s3_client(bucket: str, access: Access, answer: timedelta, prefix: str = "") -> ObjectStore:
+    """A client of an S3 bucket, or of what lies below a prefix of it.
+
+    Args:
+        bucket: Its name.
+        access: How it is reached.
+        answer: How long one request may take.
+        prefix: What its keys are below.
+    """
     config: S3Config = {"skip_signature": True} if access.anonymous else {}
     if access.region and access.endpoint:
         config |= {"region": access.region, "endpoint": access.endpoint}
     return S3Store(
         bucket,
+        prefix=prefix or None,
         config=config,
         client_options={"allow_http": True, "connect_timeout": _CONNECT, "timeout": answer},
         retry_config={

@@ -12,6 +12,7 @@ from icechunk import IcechunkError
 
 from service.bucket import is_remote, trouble
 from service.errors import Corrupt, NotFound, ReadOnly, SmaltiError, Unavailable
+from service.store.near import warm
 
 Array = zarr.Array[Any]
 
@@ -100,6 +101,7 @@ def read_array(location: str, array: Array, *where: int | slice) -> Any:
         Unavailable: The transport failed.
     """
     try:
+        warm(array, where)
         return array[where]
     except Exception as error:
         found = fault(error, location, f"array {array.path}")

@@ -9,30 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import zarr
-from zarr.core.sync import sync
-
 from service.bucket import is_remote
-from service.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from service.errors import Corrupt, NotFound
 from service.grid import Block, Zone, ZoneGrid
-from service.store.archive import declared_identity, scanned_blocks
 from service.store.chunks import ChunkCache, Kept
-from service.store.codecs import rust_codecs
-from service.store.faults import Array, reading
-from service.store.layer import Layer, read_points, read_window
+from service.store.faults import reading
+from service.store.held import Scales, held_blocks, possible_objects
+from service.store.layer import Layer
 from service.store.layout import MODEL
+from service.store.place import Coordinates, Place
+from service.store.published import PublishedStore, State
 from service.store.snapshot import decoded_years, grid_of
-from service.values import WATER, Counts, Int64Array, ModelIdentity, Vectors, Window
+from service.values import WATER, ModelIdentity
 
-_GROUP: Final = re.compile(r"utm(\d\d)")
+GROUP: Final = re.compile(r"utm(\d\d)")
+_EQUATOR: Final = 10_000_000.0
 
 
 def is_geoemb(location: str) -> bool:
@@ -49,238 +45,150 @@ def is_geoemb(location: str) -> bool:
     return any(str(key).startswith("geoemb:") for key in attributes)
 
 
-class _State:
-    """Everything known of the store at one time; replaced as a whole by `refresh`."""
+class GeoembState:
+    """Everything known of the store at one time; see `State`."""
 
-    def __init__(self, location: str, chunks: ChunkCache | None) -> None:
-        self.location = location
-        self.kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
-        with reading(location, "root metadata (zarr.json)"):
-            self.root = zarr.open_group(location, mode="r", zarr_format=3)
-            self.attributes: dict[str, Any] = dict(self.root.attrs)
-            names = sorted(self.root.group_keys())
-            if not is_remote(location):
-                # What the consolidated metadata lists must be there: a store cut short is told from an empty one.
-                self.root = zarr.open_group(location, mode="r", zarr_format=3, use_consolidated=False)
-        self.groups = {int(m[1]): name for name in names if (m := _GROUP.fullmatch(name))}
-        self.revision = _revision(location, self.root)
-        self.grids = {grid.zone: (name, grid) for grid, name in self._grids()}
-        self.layers: dict[tuple[Zone, int], Layer] = {}
-        self.written: dict[str, list[tuple[int, ...]]] = {}
-        self.found: dict[int, tuple[Block, ...]] = {}
-        self.years = self._years()
-        self.depths = self._depths()
+    def __init__(self, place: Place, chunks: ChunkCache | None, before: GeoembState | None = None) -> None:
+        self.location = place.location
+        self.changed = before.now_changed() if before else {}
+        self._opened = place.open(self.changed)
+        self._attributes: Mapping[str, Any] = self._opened.attributes
+        self.declared = self._attributes.get(MODEL)
+        self._groups = {int(m[1]): name for name in self._opened.names if (m := GROUP.fullmatch(name))}
+        self._names: dict[Zone, str] = {}
+        self.grids: dict[Zone, ZoneGrid] = {}
+        for name, grid in self._read_grids():
+            self._names[grid.zone], self.grids[grid.zone] = name, grid
+        self._arrays = self._declared_depths()
+        self.depths = tuple(sorted(self._arrays))
+        listed = self._opened.listed
+        self._written = self._opened.objects(f"{name}/scales" for name in self._groups.values()) if listed else None
+        self.revision = self._weak_revision()
+        self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
+        self._layers: dict[tuple[Zone, int], Layer] = {}
+        self._blocks: dict[int, tuple[Block, ...]] = {}
+        self._same_years: set[str] = set()
+        self.years = self._first_years()
+        for zone in self.grids:
+            self._layer(zone, self.depths[-1])
 
-    def _grids(self) -> Iterable[tuple[ZoneGrid, str]]:
-        """Each zone group as one grid north of the equator and one south of it."""
-        for number, name in self.groups.items():
+    def now_changed(self) -> dict[str, str]:
+        """Objects that were found to be others than they were since the first look."""
+        return self.changed | (self._opened.remote.changed if self._opened.remote else {})
+
+    def _weak_revision(self) -> str:
+        digest = hashlib.sha256(self._opened.generation.encode())
+        for path, objects in sorted((self._written or {}).items()):
+            digest.update(f"{path} {sorted(objects.items())}\n".encode())
+        return "w" + digest.hexdigest()[:20]
+
+    def _read_grids(self) -> Iterator[tuple[str, ZoneGrid]]:
+        for number, name in self._groups.items():
             with reading(self.location, f"group {name}"):
-                attributes = dict(self.root[name].attrs)
-            whole = grid_of(self.location, name, attributes, Zone(number))
-            north = min(max(int(whole.y0 // whole.pixel), 0), whole.height)
-            if north:
-                yield replace(whole, height=north), name
-            if north < whole.height:
-                top = whole.y0 - north * whole.pixel
-                yield replace(whole, zone=Zone(number, south=True), y0=top, height=whole.height - north), name
+                attributes = dict(self._opened.root[name].attrs)
+            for grid in hemispheres(grid_of(self.location, name, attributes, Zone(number))):
+                yield name, grid
 
-    def _years(self) -> tuple[int, ...]:
-        years = {decoded_years(self.location, self.array(name, "time")) for name in self.groups.values()}
-        if len(years) > 1:
-            raise Corrupt(f"{self.location}: the zones have different time axes.")
-        return years.pop() if years else ()
+    def _first_years(self) -> tuple[int, ...]:
+        for name in self._groups.values():
+            self._same_years.add(name)
+            return decoded_years(self.location, self._opened.array(name, "time"))
+        return ()
 
-    def _depths(self) -> dict[int, str]:
+    def _require_same_years(self, name: str) -> None:
+        """The time axis of a zone is read when the zone is: sixty would be sixty journeys before the first tile."""
+        if name not in self._same_years:
+            if decoded_years(self.location, self._opened.array(name, "time")) != self.years:
+                raise Corrupt(f"{self.location}: the zones have different time axes.")
+            self._same_years.add(name)
+
+    def _declared_depths(self) -> dict[int, str]:
         """Array name by number of dimensions, from the root attributes."""
-        declared = self.attributes.get("geoemb:depths") or []
-        full = int(self.attributes.get("geoemb:dimensions", 128))
+        declared = self._attributes.get("geoemb:depths") or []
+        full = int(self._attributes.get("geoemb:dimensions", 128))
         try:
             return {int(d["dimensions"]): str(d["array"]) for d in declared} | {full: "embeddings"}
         except (KeyError, TypeError, ValueError):
             raise Corrupt(f"{self.location}: geoemb:depths is malformed.") from None
 
-    def array(self, group: str, name: str) -> Array:
-        with reading(self.location, f"array {group}/{name}"), rust_codecs():
-            found = self.root[f"{group}/{name}"]
-        if not isinstance(found, zarr.Array):
-            raise Corrupt(f"{self.location}: {group}/{name} is no array.")
+    def layer(self, zone: Zone, dims: int) -> Layer:
+        """See `State.layer`."""
+        found = self._layer(zone, dims)
+        self._require_same_years(self._names[zone])
         return found
 
-    def layer(self, zone: Zone, dims: int) -> Layer:
+    def _layer(self, zone: Zone, dims: int) -> Layer:
         key = (zone, dims)
-        if key not in self.layers:
-            self.layers[key] = self._open_layer(zone, dims)
-        return self.layers[key]
+        if key not in self._layers:
+            self._layers[key] = self._open_layer(zone, dims)
+        return self._layers[key]
 
     def _open_layer(self, zone: Zone, dims: int) -> Layer:
         if zone not in self.grids:
             raise NotFound(f"{self.location} has no zone {zone.name}.", field="zone")
-        name, grid = self.grids[zone]
-        codes, scales = self.array(name, self.depths[dims]), self.array(name, "scales")
-        row0 = round((self._top(zone) - grid.y0) / grid.pixel)
+        name, grid = self._names[zone], self.grids[zone]
+        codes, scales = self._opened.array(name, self._arrays[dims]), self._opened.array(name, "scales")
+        top = max(other.y0 for number, other in self.grids.items() if number.number == zone.number)
+        row0 = round((top - grid.y0) / grid.pixel)
         times, height, width = scales.shape
         if codes.shape != (times, dims, height, width) or width != grid.width or row0 + grid.height > height:
             raise Corrupt(
                 f"{self.location}: {name}: {codes.path} {codes.shape} and scales {scales.shape} contradict each other "
                 "or the grid."
             )
-        return Layer(self.location, grid, codes, scales, band_first=True, row0=row0, nan_status=WATER, kept=self.kept)
+        return Layer(self.location, grid, codes, scales, band_first=True, row0=row0, nan_status=WATER, kept=self._kept)
 
-    def _top(self, zone: Zone) -> float:
-        return max(grid.y0 for other, (_, grid) in self.grids.items() if other.number == zone.number)
+    def held(self) -> Iterable[int]:
+        """See `State.held`."""
+        if self._written is None:
+            return range(len(self.years))
+        return {at[0] for objects in self._written.values() for at in objects}
 
-    def chunks(self, path: str) -> list[tuple[int, ...]]:
-        """Coordinates of the stored objects of an array."""
-        if path not in self.written:
-            self.written[path] = self._list(path)
-        return self.written[path]
+    def blocks(self, at: int) -> tuple[Block, ...]:
+        """See `State.blocks`."""
+        if at not in self._blocks:
+            parts = [Scales.of(self.layer(zone, self.depths[-1])) for zone in sorted(self.grids)]
+            found = [held_blocks(scales, self._objects(scales, at)) for scales in parts]
+            self._blocks[at] = tuple(sorted(block for some in found for block in some))
+        return self._blocks[at]
 
-    def _list(self, path: str) -> list[tuple[int, ...]]:
-        store = self.root.store
-        if not store.supports_listing:
-            raise Unavailable(f"{self.location} cannot be listed, so its blocks are not known.")
+    def _objects(self, scales: Scales, at: int) -> Iterable[Coordinates]:
+        if self._written is None:
+            return possible_objects(scales, at)
+        return [coordinates for coordinates in self._written[scales.array.path] if coordinates[0] == at]
 
-        async def gather() -> list[str]:
-            return [key async for key in store.list_prefix(f"{path}/c/")]
-
-        with reading(self.location, f"the object list of {path}"):
-            keys = sync(gather())
-        parts = [key.partition(f"{path}/c/")[2].split("/") for key in keys]
-        return sorted(tuple(map(int, p)) for p in parts if len(p) == 3 and all(s.isdigit() for s in p))
+    def unchanged(self) -> bool:
+        """See `State.unchanged`."""
+        return self._opened.unchanged()
 
 
-class GeoembStore:
-    """A Store over a published `geoemb:` store. It has no snapshots, so its revision is a weak one.
+def hemispheres(whole: ZoneGrid) -> Iterator[ZoneGrid]:
+    """The grid of a group that may span the equator, as one grid north of it and one south of it."""
+    above = whole.y0 - (_EQUATOR if whole.epsg > 32700 else 0.0)
+    north = min(max(int(above // whole.pixel), 0), whole.height)
+    if north:
+        yield replace(whole, height=north)
+    if north < whole.height:
+        top = whole.y0 - north * whole.pixel
+        yield replace(whole, zone=Zone(whole.zone.number, south=True), y0=top, height=whole.height - north)
+
+
+class GeoembStore(PublishedStore):
+    """A Store over a published `geoemb:` store.
 
     Args:
-        location: Local path. A URL needs what zarr reads it with, which is not installed with smalti.
+        place: Where.
         identity: The model; needed where the store does not name one in smalti's way.
         chunks: Where decoded squares of its arrays are kept; nowhere if absent.
 
     Raises:
         InvalidInput: No identity was given and the store names none.
         Corrupt: Metadata is missing or contradicts itself.
-        Unavailable: The transport failed, or is not installed.
+        Unavailable: The transport failed.
     """
 
-    writable = False
-    recheck_after = 30.0
-    """Seconds for which `refresh` takes the last look at the metadata as good enough."""
+    def __init__(self, place: Place, identity: ModelIdentity | None = None, chunks: ChunkCache | None = None) -> None:
+        def look(before: State | None) -> State:
+            return GeoembState(place, chunks, before if isinstance(before, GeoembState) else None)
 
-    def __init__(self, location: str, identity: ModelIdentity | None = None, chunks: ChunkCache | None = None) -> None:
-        self.location = location
-        self._chunks = chunks
-        self._swap = threading.Lock()
-        self._now = _State(location, chunks)
-        self._looked = time.monotonic()
-        self.identity = declared_identity(location, self._now.attributes.get(MODEL), identity)
-        self.depths = tuple(sorted(self._now.depths))
-        self.dims = int(self._now.attributes.get("geoemb:dimensions", 128))
-        for zone in self._now.grids:
-            self._now.layer(zone, self.dims)
-
-    def windows(self) -> tuple[Window, ...]:
-        """Windows for which anything is stored; all on the time axis where the location cannot be listed."""
-        now = self._now
-        try:
-            held = {chunk[0] for name in now.groups.values() for chunk in now.chunks(f"{name}/scales")}
-        except Unavailable:
-            held = set(range(len(now.years)))
-        return tuple(sorted(Window.year(now.years[at]) for at in held))
-
-    def revision(self) -> tuple[str, bool]:
-        """(hash of the metadata and its validators, False)."""
-        return self._now.revision, False
-
-    def zones(self) -> tuple[ZoneGrid, ...]:
-        """One level-1 grid per zone and hemisphere, both in the northern CRS."""
-        return tuple(grid for _, grid in sorted((zone, grid) for zone, (_, grid) in self._now.grids.items()))
-
-    def levels(self) -> tuple[int, ...]:
-        """Level 1 alone: the layout has no overviews of embeddings."""
-        return (1,)
-
-    def read(
-        self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1, dims: int | None = None
-    ) -> Vectors:
-        """Read a rectangle; see `Store.read`."""
-        if level != 1:
-            raise NotFound(f"{self.location} has no overviews.", field="level")
-        layer, at = self._at(zone, window, dims)
-        return read_window(layer, at, rows, cols)
-
-    def sample(
-        self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array, *, dims: int | None = None
-    ) -> Vectors:
-        """Read single pixels; see `Store.sample`."""
-        layer, at = self._at(zone, window, dims)
-        return read_points(layer, at, rows, cols)
-
-    def counts(self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array) -> Counts:
-        """Zeros: the layout does not record them."""
-        self._at(zone, window, None)
-        return Counts.zeros(np.broadcast(rows, cols).shape)
-
-    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
-        """Zeros: the layout does not record them."""
-        if level != 1:
-            raise NotFound(f"{self.location} has no overviews.", field="level")
-        self._at(zone, window, None)
-        return Counts.zeros((rows.stop - rows.start, cols.stop - cols.start))
-
-    def _at(self, zone: Zone, window: Window, dims: int | None) -> tuple[Layer, int]:
-        now = self._now
-        dims = self.dims if dims is None else dims
-        if dims not in now.depths:
-            raise InvalidInput(f"{dims} dimensions cannot be read; there are {self.depths}.", field="dims")
-        return now.layer(zone, dims), self._time(now, window)
-
-    def _time(self, now: _State, window: Window) -> int:
-        if not window.is_year or window.start.year not in now.years:
-            raise NotFound(f"{self.location} holds no window {window}.", field="window")
-        return now.years.index(window.start.year)
-
-    def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
-        """Every block in which any pixel is valid or water; reads the scales once and keeps the answer."""
-        now, at = self._now, self._time(self._now, window)
-        if level != 1:
-            raise NotFound(f"{self.location} has no overviews.", field="level")
-        if at not in now.found:
-            now.found[at] = tuple(
-                block
-                for zone, (name, _) in sorted((z, (n, g)) for z, (n, g) in now.grids.items())
-                for block in scanned_blocks(now.layer(zone, self.dims), at, now.chunks(f"{name}/scales"))
-            )
-        return now.found[at]
-
-    def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
-        """The store's weak revision for every block."""
-        self._time(self._now, window)
-        return dict.fromkeys(blocks, self._now.revision)
-
-    def stale(self, window: Window, blocks: Iterable[Block]) -> frozenset[Block]:  # noqa: ARG002
-        """None: there are no overviews."""
-        return frozenset()
-
-    def refresh(self) -> bool:
-        """Look at the metadata again, unless that was done a moment ago; whether it changed."""
-        with self._swap:
-            if time.monotonic() - self._looked < self.recheck_after:
-                return False
-            self._looked = time.monotonic()
-            fresh = _State(self.location, self._chunks)
-            if fresh.revision == self._now.revision:
-                return False
-            self._now = fresh
-            return True
-
-
-def _revision(location: str, root: zarr.Group) -> str:
-    """A weak revision: a hash of the root metadata, and locally of what each shard's file says of itself."""
-    digest = hashlib.sha256(json.dumps(root.metadata.to_dict(), sort_keys=True, default=str).encode())
-    if not is_remote(location):
-        for path in sorted(Path(location).glob("utm*/**/*")):
-            if path.is_file():
-                stat = path.stat()
-                digest.update(f"{path.relative_to(location)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return "w" + digest.hexdigest()[:20]
+        super().__init__(place.location, look, identity)

@@ -172,8 +172,8 @@ class Sharding:
     @property
     def per_shard(self) -> tuple[int, ...]:
         """Chunks along each axis of a shard."""
-        assert self.array.shards is not None
-        return tuple(s // c for s, c in zip(self.array.shards, self.codec.chunk_shape, strict=True))
+        shard = self.array.shards or self.array.chunks
+        return tuple(s // c for s, c in zip(shard, self.codec.chunk_shape, strict=True))
 
     @property
     def index_span(self) -> ByteRequest:
@@ -218,8 +218,10 @@ def warm(array: Array, where: tuple[int | slice, ...]) -> None:
     Raises:
         Unavailable: The transport failed.
     """
-    store, sharding = array.store, Sharding.of(array)
-    if not isinstance(store, NearStore) or sharding is None or len(where) != array.ndim:
+    store, sharding = array.store, None
+    if isinstance(store, NearStore) and len(where) == array.ndim:
+        sharding = Sharding.of(array)
+    if not isinstance(store, NearStore) or sharding is None:
         return
     spans = [
         slice(w, w + 1) if isinstance(w, int) else slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)

@@ -11,6 +11,8 @@ from service.store.archive import ArchiveStore
 from service.store.chunks import ChunkCache
 from service.store.contract import Store
 from service.store.geoemb import GeoembStore, is_geoemb
+from service.store.place import Place
+from service.store.records import Records
 from service.store.repository import Repository, is_repository
 from service.store.writable import WritableArchive
 from service.values import ModelIdentity
@@ -22,21 +24,23 @@ def open_store(
     identity: ModelIdentity | None = None,
     anonymous: bool = False,
     chunks: ChunkCache | None = None,
+    records: Records | None = None,
 ) -> Store:
     """Open a store of any readable layout; one that smalti made comes back as a WritableStore.
 
     Args:
-        location: Local path; of an Icechunk repository also `s3://bucket/prefix`.
+        location: Local path, `s3://bucket/prefix` or, of Zarr stores, `https://...`; never what a client sent.
         identity: The model that made the vectors; needed where the store does not say.
         anonymous: Whether to ask S3 unsigned; nothing can be written then.
         chunks: Where decoded squares of its arrays are kept in memory; nowhere if absent.
+        records: Where what is fetched over a network stays; in memory for a moment if absent.
 
     Raises:
         NotFound: Nothing is there.
         InvalidInput: What is there is no store, or no identity is known.
         IdentityMismatch: The store names another model.
         Corrupt: Metadata is missing or contradicts itself.
-        Unavailable: The transport failed, or this install has none for the location.
+        Unavailable: The transport failed.
     """
     text = str(location)
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
@@ -47,7 +51,7 @@ def open_store(
     if not is_remote(where) and not Path(where).exists():
         raise NotFound(f"there is no store at {where}.", field="location")
     if is_geoemb(where):
-        return GeoembStore(where, identity, chunks)
+        return GeoembStore(Place(where, anonymous, records or Records()), identity, chunks)
     raise InvalidInput(
         f"{where} is no store of embeddings that smalti knows.",
         field="location",

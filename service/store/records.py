@@ -95,18 +95,19 @@ class Records:
         self._memory.put((object_name, part), record)
         size = len(record.body)
         with self._lock:
-            refused = self._folder is None or size > self._limit // 8 or self._waiting + size > _WAITING
-            if refused or time.monotonic() < self._not_before:
+            if self._folder is None or time.monotonic() < self._not_before:
+                return
+            if size > self._limit // 8 or self._waiting + size > _WAITING:
                 return
             self._waiting += size
             if self._writer is None:
                 self._writer = ThreadPoolExecutor(1, "near")
-            self._writer.submit(self._write, object_name, part, record)
+            self._writer.submit(self._write, self._folder, object_name, part, record)
 
     def forget(self, object_name: str) -> None:
         """Drop what lies on disk of an object that is another one now."""
         if self._folder is not None:
-            shutil.rmtree(self._place(object_name), ignore_errors=True)
+            shutil.rmtree(_place(self._folder, object_name), ignore_errors=True)
 
     def settle(self) -> None:
         """Wait until everything put so far is on disk."""
@@ -120,14 +121,10 @@ class Records:
 
     # The folder
 
-    def _place(self, object_name: str) -> Path:
-        assert self._folder is not None
-        return self._folder / object_name[:2] / object_name[2:]
-
     def _read(self, object_name: str, part: str) -> Record | None:
         if self._folder is None:
             return None
-        path = self._place(object_name) / part
+        path = _place(self._folder, object_name) / part
         try:
             text = path.read_bytes()
         except OSError:
@@ -140,68 +137,70 @@ class Records:
             _mark_used(path)
         return record
 
-    def _write(self, object_name: str, part: str, record: Record) -> None:
-        path = self._place(object_name) / part
+    def _write(self, folder: Path, object_name: str, part: str, record: Record) -> None:
+        path = _place(folder, object_name) / part
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(_packed(record))
             temporary.replace(path)
             self._written += len(record.body)
-            self._make_room()
+            self._make_room(folder)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
             if not isinstance(error, FileNotFoundError):  # its folder was just swept away: another time
-                log.warning("%s keeps nothing for a minute: %s", self._folder, error.strerror)
+                log.warning("%s keeps nothing for a minute: %s", folder, error.strerror)
                 self._not_before = time.monotonic() + _PAUSE
         finally:
             with self._lock:
                 self._waiting -= len(record.body)
 
-    def _make_room(self) -> None:
+    def _make_room(self, folder: Path) -> None:
         """Remove what was used longest ago once too much may lie there, whoever put it there."""
         known = self._held is not None and self._held + self._written <= self._limit * _FULL_TO
         if known and self._written <= self._limit / 16:
             return
-        assert self._folder is not None
         try:
-            handle = hold(self._folder)
+            handle = hold(folder)
         except BlockingIOError:  # another process does it
             self._held, self._written = self._held or 0, 0
             return
         try:
-            self._held, self._written = _swept(self._folder, self._limit), 0
+            self._held, self._written = _swept(folder, self._limit), 0
         finally:
             let_go(handle)
+
+
+def _place(folder: Path, object_name: str) -> Path:
+    """Where the records of one object lie."""
+    return folder / object_name[:2] / object_name[2:]
 
 
 def _swept(folder: Path, limit: int) -> int:
     """Remove the records used longest ago if there are too many; the bytes that are left."""
     found = sorted(_records(folder))
     total = sum(size for _, size, _ in found)
-    if total > limit * _FULL_TO:
-        for _, size, path in found:
-            if total <= limit * _EMPTY_TO:
-                break
-            with suppress(OSError):
-                os.unlink(path)
-            total -= size
-            with suppress(OSError):  # only an empty folder goes
-                os.rmdir(os.path.dirname(path))
+    if total <= limit * _FULL_TO:
+        return total
+    for _, size, path in found:
+        if total <= limit * _EMPTY_TO:
+            break
+        path.unlink(missing_ok=True)
+        total -= size
+        with suppress(OSError):  # only an empty folder goes
+            path.parent.rmdir()
     return total
 
 
-def _records(folder: Path) -> list[tuple[float, int, str]]:
+def _records(folder: Path) -> list[tuple[float, int, Path]]:
     """(time of last use, bytes, path) of every record; what a killed process left half-written counts as oldest."""
     out = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(place, name)
-            with suppress(OSError):
-                stat = os.stat(path)
-                stale = name.startswith(".") and time.time() - stat.st_mtime > _AGED
-                out.append((0.0 if stale else stat.st_mtime, stat.st_size, path))
+    for path in folder.glob("*/*/*"):
+        with suppress(OSError):
+            stat = path.stat()
+            stale = path.name.startswith(".") and time.time() - stat.st_mtime > _AGED
+            out.append((0.0 if stale else stat.st_mtime, stat.st_size, path))
     return out
 
 

@@ -117,7 +117,8 @@ class RemoteStore(ObjectStore[Any]):
         except PreconditionError:
             raise self._other(key, "") from None
         except Exception as error:
-            return self._missing(key, error)
+            self._require_absent(key, error)
+            return None
         self._note(key, answer.meta, span, len(body))
         return body
 
@@ -133,11 +134,10 @@ class RemoteStore(ObjectStore[Any]):
         self.changed[key] = validator
         return Unavailable(f"{self.location}: {key} changed while it was being read.", remedy="Repeat in a minute.")
 
-    def _missing(self, key: str, error: Exception) -> None:
-        """None for an object that is not there; every other trouble is an error."""
-        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
-            return
-        raise self._trouble(key, error) from error
+    def _require_absent(self, key: str, error: Exception) -> None:
+        """That an object is not there is an answer; every other trouble is an error."""
+        if not isinstance(error, FileNotFoundError) or "NoSuchBucket" in str(error):
+            raise self._trouble(key, error) from error
 
     def _trouble(self, key: str, error: BaseException) -> BaseException:
         if isinstance(error, NotSupportedError):
@@ -159,7 +159,8 @@ class RemoteStore(ObjectStore[Any]):
             async with asyncio.timeout(PATIENCE), self._turn():
                 meta = await obstore.head_async(self.store, key)
         except Exception as error:
-            return self._missing(key, error)
+            self._require_absent(key, error)
+            return None
         self.sizes[key] = meta["size"]
         return validator_of(meta)
 
@@ -194,7 +195,7 @@ class RemoteStore(ObjectStore[Any]):
         except NotModifiedError:
             return None
         except Exception as error:
-            self._missing("zarr.json", error)
+            self._require_absent("zarr.json", error)
             raise FileNotFoundError(f"{self.location}/zarr.json") from error
         now = Root(body, validator_of(answer.meta), answer.meta["e_tag"])
         return None if known == now else now

@@ -1,0 +1,156 @@
+"""A published Zarr store, opened once: the group that zarr reads, what says whether it changed, what lies in it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.core.sync import sync
+
+from service.bucket import is_remote
+from service.errors import Corrupt
+from service.store.codecs import rust_codecs
+from service.store.faults import Array, reading
+from service.store.near import NearStore
+from service.store.records import Records
+from service.store.transport import RemoteStore, Root
+
+Coordinates = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store lies and how it is reached."""
+
+    location: str
+    """Absolute path or URL."""
+    anonymous: bool = False
+    """Whether requests to S3 are sent unsigned."""
+    records: Records = field(default_factory=Records, compare=False)
+    """Where what is fetched over a network stays."""
+
+    def under(self, name: str) -> Place:
+        """A store in the folder that this is."""
+        return Place(f"{self.location}/{name}", self.anonymous, self.records)
+
+    def open(self, changed: Mapping[str, str] | None = None) -> Opened:
+        """Open the store.
+
+        Args:
+            changed: Objects that were found to be others than they were, from what was opened before.
+
+        Raises:
+            NotFound: Nothing is there.
+            Corrupt: The root metadata is missing or damaged.
+            Unavailable: The transport failed.
+        """
+        with reading(self.location, "root metadata (zarr.json)"):
+            return _remote(self, changed or {}) if is_remote(self.location) else _local(self.location)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A store as it was when it was opened."""
+
+    location: str
+    root: zarr.Group
+    names: tuple[str, ...]
+    """Of the groups that the metadata lists."""
+    generation: str
+    """A hash of all that tells one state of the store from another."""
+    remote: RemoteStore | None = None
+    known: Root | None = None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the root."""
+        return dict(self.root.attrs)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it can be asked which objects there are."""
+        return self.root.store.supports_listing
+
+    def unchanged(self) -> bool:
+        """Whether it is beyond a network and still what it was, as far as one small request tells.
+
+        Raises:
+            Unavailable: The transport failed.
+        """
+        return self.remote is not None and not self.remote.changed and self.remote.root(self.known) is None
+
+    def array(self, group: str, name: str) -> Array:
+        """An array that must be there.
+
+        Raises:
+            Corrupt: It is not, or its metadata cannot be read.
+        """
+        path = f"{group}/{name}"
+        with reading(self.location, f"array {path}"), rust_codecs():
+            found = self.root[path]
+        if not isinstance(found, zarr.Array):
+            raise Corrupt(f"{self.location}: {path} is no array.")
+        return found
+
+    def objects(self, paths: Iterable[str]) -> dict[str, dict[Coordinates, str]]:
+        """The stored objects of some arrays, by array: coordinates, and what says whether they changed.
+
+        Only where `listed`. Raises as `array` does.
+        """
+        paths = list(paths)
+        with reading(self.location, "the list of objects"):
+            return dict(zip(paths, sync(self._all(paths)), strict=True))
+
+    async def _all(self, paths: Iterable[str]) -> list[dict[Coordinates, str]]:
+        return await asyncio.gather(*(self._objects(path) for path in paths))
+
+    async def _objects(self, path: str) -> dict[Coordinates, str]:
+        prefix = f"{path}/c/"
+        if self.remote:
+            found = {key: validator async for key, validator in self.remote.listing(prefix)}
+        else:
+            found = {key: "" async for key in self.root.store.list_prefix(prefix)}
+        parts = {tuple(key.partition(prefix)[2].split("/")): validator for key, validator in found.items()}
+        held = {at: validator for at, validator in parts.items() if all(s.isdigit() for s in at)}
+        return {tuple(map(int, at)): validator for at, validator in sorted(held.items())}
+
+
+def _local(location: str) -> Opened:
+    names = sorted(zarr.open_group(location, mode="r", zarr_format=3).group_keys())
+    # What the consolidated metadata lists must be there: a store cut short is told from an empty one.
+    root = zarr.open_group(location, mode="r", zarr_format=3, use_consolidated=False)
+    digest = hashlib.sha256(_text(root))
+    for path in sorted(Path(location).glob("utm*/**/*")):
+        if path.is_file():
+            stat = path.stat()
+            digest.update(f"{path.relative_to(location)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return Opened(location, root, tuple(names), digest.hexdigest()[:20])
+
+
+def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
+    remote = RemoteStore(place.location, place.anonymous)
+    known = remote.root()
+    if known is None:  # only a conditional question is answered so
+        raise Corrupt(f"{place.location}: the root metadata (zarr.json) cannot be read.")
+    digest = hashlib.sha256("\n".join((known.generation, *(f"{k} {v}" for k, v in sorted(changed.items())))).encode())
+    generation = digest.hexdigest()[:20]
+    near = NearStore(remote, place.records, place.location, lambda _: generation)
+    remote.validators["zarr.json"] = known.validator
+    near.keep("zarr.json", None, known.body)
+    root = zarr.open_group(near, mode="r", zarr_format=3)
+    if root.metadata.consolidated_metadata is None and not remote.listed:
+        raise Corrupt(
+            f"{place.location} has no consolidated metadata, and a web server cannot be asked what there is.",
+            remedy="Consolidate it (zarr.consolidate_metadata), or serve it from a bucket.",
+        )
+    return Opened(place.location, root, tuple(sorted(root.group_keys())), generation, remote, known)
+
+
+def _text(root: zarr.Group) -> bytes:
+    return json.dumps(root.metadata.to_dict(), sort_keys=True, default=str).encode()
