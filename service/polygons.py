@@ -193,7 +193,7 @@ def _clipped(ring: Float64Array, box: Box) -> Float64Array:
         start, end = ring[:-1], ring[1:]
         held = sign * (ring[:, axis] - limit) >= 0
         leaves = held[:-1] != held[1:]
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             share = (limit - start[:, axis]) / (end[:, axis] - start[:, axis])
             crossing = start + share[:, None] * (end - start)
         crossing[:, axis] = limit

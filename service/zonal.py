@@ -18,6 +18,7 @@ from service.errors import LimitExceeded
 from service.footprint import Footprint, footprint
 from service.grid import PIXEL, Block, Zone, ZoneGrid, archive_grid
 from service.polygons import MAX_PIECES, GridPolygon, Polygon
+from service.quant import dequantise
 from service.store.contract import Store
 from service.values import (
     BLOCK,
@@ -235,10 +236,10 @@ def _add(sums: _Sums, vectors: Vectors, counts: Counts | None, mask: BoolArray) 
     used = mask & vectors.valid
     if counts is None or not used.any():
         return
-    codes, scales = vectors.codes[used], vectors.scales[used].astype(np.float64)
+    codes, scales = vectors.codes[used], vectors.scales[used]
     for start in range(0, len(codes), _ROWS):
         part = slice(start, start + _ROWS)
-        sums.add(codes[part] * scales[part, None])
+        sums.add(dequantise(codes[part], scales[part]).astype(np.float64))
     sums.see(np.stack([counts.s2[used], counts.s1_asc[used], counts.s1_desc[used]], axis=1).astype(np.int64))
 
 
