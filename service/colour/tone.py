@@ -69,15 +69,18 @@ def stretched(values: Float32Array, low: Float64Array, high: Float64Array, gamma
     """(..., n) values from `low` to `high` as 0 to 255, clipped; NaN becomes 0."""
     span = np.where(high > low, high - low, 1.0)
     gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
-    shown = np.clip(np.nan_to_num(values * gain - shift, nan=0.0), 0, 255)
+    shown = values * gain
+    shown -= shift
+    np.fmin(np.fmax(shown, 0, out=shown), 255, out=shown)  # of NaN and a number these give the number
     if gamma != 1:
         shown = 255 * (shown / np.float32(255)) ** np.float32(1 / gamma)
-    return cast(UInt8Array, np.rint(shown).astype(np.uint8))
+    return cast(UInt8Array, np.rint(shown, out=shown).astype(np.uint8))
 
 
 def indexed(values: Float32Array, low: float, high: float) -> UInt8Array:
     """(...,) values from `low` to `high` as 1 to 255, clipped; NaN becomes 0. A palette has the curve in it."""
     gain = (STEPS - 1) / (high - low) if high > low else float(STEPS - 1)
-    place = values * np.float32(gain) - np.float32(low * gain - 1)
-    shown = np.rint(np.clip(place, 1, STEPS))
-    return cast(UInt8Array, np.nan_to_num(shown, nan=0.0).astype(np.uint8))
+    place = values * np.float32(gain)
+    place -= np.float32(low * gain - 1)
+    np.clip(place, 1, STEPS, out=place)
+    return cast(UInt8Array, np.fmax(np.rint(place, out=place), 0, out=place).astype(np.uint8))
