@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.ma as ma
 
+from service import bilinear
 from service.interpolation import Int32Array
 from service.plan import Rectangle, Source, plan
 from service.values import BoolArray, Int64Array, Vectors
@@ -42,7 +43,7 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
         if rectangle.stale:
             source.notes.add("stale")
         with _turn(rectangle.count * source.dims * len(source.sides)):
-            pixels, bands, held = _painted(source, rectangle, size)
+            pixels, bands, held = _painted(source, rectangle, target)
         out[pixels] = bands
         valid[pixels] = held
     shape = (source.bands, target.height, target.width)
@@ -60,8 +61,12 @@ def _turn(size: int) -> Iterator[None]:
         yield
 
 
-def _painted(source: Source, rectangle: Rectangle, size: int) -> tuple[Int32Array, np.ndarray, BoolArray]:
+def _painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int32Array, np.ndarray, BoolArray]:
     """(n,) flat indices, (n, bands) values and (n,) validity of one zone's part of the picture."""
+    if source.resampling == "bilinear":
+        pixels, bands, valid = bilinear.painted(source, rectangle, target)
+        return pixels, *_seen(bands, valid, source)
+    size = target.width * target.height
     vectors = source.read(rectangle.shown.grid.zone, rectangle.rows, rectangle.cols, rectangle.level)
     pixels, cells = _inside(rectangle)
     show = source.view.picture if source.picture else source.view.values

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from service.colour import ChangeView, ObservationsView, View, side_by_side
+from service.colour.stored import StoredView
+from service.deadline import Deadline
 from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
 from service.footprint import Box, Footprint, footprint
 from service.grid import Block, Zone
@@ -19,8 +22,14 @@ MAX_SOURCE_BYTES: Final = 320_000_000
 """Codes one picture may read: 2.5 million pixels of 128 dimensions."""
 MAX_VALUES: Final = 36_000_000
 """Pixels times bands of one picture: 512 x 512 of 128 dimensions."""
+_AROUND: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
+    "nearest": ((0, 0),),
+    "bilinear": ((-1, -1), (-1, 1), (1, -1), (1, 1)),
+}
+"""Steps from the stored pixel that holds a centre to the corners of what a picture shows of it."""
 MAX_TOUCHED: Final = 1024
 """Blocks whose versions one picture's validator may look at."""
+Resampling = Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,14 @@ class Source:
     """What whoever asked for pictures should know of those made so far: `stale`."""
     other: Side | None = None
     """What a view of change compares with."""
+    resampling: Resampling = "nearest"
+    """Which stored pixels a pixel of a picture shows: the one that holds its centre, or the mean of four around it."""
+    deadline: Deadline | None = field(default=None, compare=False, repr=False)
+    """When reading must end."""
 
     def __post_init__(self) -> None:
+        if self.resampling != "nearest" and isinstance(self.view, StoredView):
+            raise InvalidInput("between stored pixels there are no codes.", field="resampling", remedy="Ask nearest.")
         for side in self.sides:
             if self.dims not in side.store.depths:
                 depths = ", ".join(map(str, side.store.depths))
@@ -112,11 +127,16 @@ class Source:
 
     def read(self, zone: Zone, rows: slice, cols: slice, level: int) -> Vectors:
         """(rows, cols) pixels as the view takes them. Raises as `Store.read` does."""
-        read = self._joined([
-            side.store.read(zone, side.window, rows, cols, level=level, dims=self.dims) for side in self.sides
-        ])  # fmt: skip
+        return self._joined(self.read_sides(zone, rows, cols, level))
+
+    def read_sides(self, zone: Zone, rows: slice, cols: slice, level: int) -> list[Vectors]:
+        """(rows, cols) pixels of each window. Raises as `Store.read` does, and where there is no time left."""
+        if self.deadline:
+            self.deadline.check()
+        read = [side.store.read(zone, side.window, rows, cols, level=level, dims=self.dims) for side in self.sides]
         if isinstance(self.view, ObservationsView):
-            return self.view.as_vectors(read, self.store.counts_window(zone, self.window, rows, cols, level=level))
+            counts = self.store.counts_window(zone, self.window, rows, cols, level=level)
+            return [self.view.as_vectors(read[0], counts)]
         return read
 
     def at(self, lon: float, lat: float) -> Vectors:
@@ -195,7 +215,7 @@ def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
     levels = source.levels
     level = level_for(levels, maps)
     finer = tuple(known for known in reversed(levels) if known <= level)
-    boxes = [_held(source, part) for part in maps]
+    boxes = [_held(source, part, level if source.resampling == "bilinear" else 0) for part in maps]
     costs = [_count(box, level) * source.dims * len(source.sides) for box in boxes if box]
     spare = (MAX_SOURCE_BYTES - sum(costs)) / max(1, len(costs))
     return tuple(
@@ -204,9 +224,10 @@ def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
     )
 
 
-def _held(source: Source, part: ZoneMap) -> Box | None:
-    """What a part of a picture shows, cut to where every side holds data."""
-    box: Box | None = part.box
+def _held(source: Source, part: ZoneMap, reach: int) -> Box | None:
+    """What a part of a picture shows, and so much around it, cut to where every side holds data."""
+    top, bottom, left, right = part.box
+    box: Box | None = (top - reach, bottom + reach, left - reach, right + reach)
     for side in source.sides:
         box = side.footprint.clip(part.grid.zone.name, box) if box else None
     return box
@@ -279,24 +300,26 @@ def touched(source: Source, target: Target) -> Touched:
         NotFound: No such window.
     """
     choices = _choices(source, target)
-    return Touched(_shown_blocks(choices), any(choice.stale for choice in choices))
+    return Touched(_shown_blocks(choices, source.resampling), any(choice.stale for choice in choices))
 
 
-def _shown_blocks(choices: tuple[_Choice, ...]) -> tuple[Block, ...] | None:
+def _shown_blocks(choices: tuple[_Choice, ...], resampling: Resampling) -> tuple[Block, ...] | None:
     """Only where something is read: what is asked of the sea must not make a store look up, and keep, its versions."""
     blocks: list[Block] = []
     for choice in choices:
         if choice.box is None:
             continue
         part, side = choice.shown, choice.level * BLOCK
-        top, bottom, left, right = (edge // side for edge in choice.box)
-        shape = bottom - top + 1, right - left + 1
+        top, bottom, left, end = (edge // side for edge in choice.box)
+        shape = bottom - top + 1, end - left + 1
         if shape[0] * shape[1] > MAX_TOUCHED * 4:
             return None
-        rows, cols = part.rows // side - top, part.cols // side - left
-        read = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
         hit = np.zeros(shape, bool)
-        hit[rows[read], cols[read]] = True
+        for down, right in _AROUND[resampling]:  # the block of a pixel holds one of its neighbours on each side
+            rows = (part.rows + down * choice.level) // side - top
+            cols = (part.cols + right * choice.level) // side - left
+            read = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])
+            hit[rows[read], cols[read]] = True
         name = part.grid.zone.name
         blocks += [Block(name, top + int(i), left + int(j), choice.level) for i, j in np.argwhere(hit)]
     return tuple(blocks) if len(blocks) <= MAX_TOUCHED else None

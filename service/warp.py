@@ -14,7 +14,7 @@ from service.errors import InvalidInput
 from service.grid import Zone, ZoneGrid, zone_numbers
 from service.interpolation import Cells, Int32Array, fitted, floors
 from service.projection import from_lonlat, to_lonlat
-from service.values import CacheUse, Float64Array, Int64Array
+from service.values import CacheUse, Float32Array, Float64Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,26 @@ def _one_zone(target: Target, grid: ZoneGrid, pixels: Int64Array | None) -> Zone
     return ZoneMap(grid, pixels.astype(np.int32), row, col, _step(xs, ys, dx, dy, cells))
 
 
+def fractions(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32Array]:
+    """Where in their level-1 pixels the centres of a part's pixels lie: (n,) downwards and (n,) across, 0 to 1."""
+    return _fractions.made((target, part.grid), lambda: _fractions_of(target, part))
+
+
+def _fractions_of(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32Array]:
+    i, j = np.divmod(part.pixels, target.width)
+    top, left = int(i.min()), int(j.min())
+    xs, ys = target.xs[left : int(j.max()) + 1], target.ys[top : int(i.max()) + 1]
+    cells = partial(_cells, target.crs, part.grid)
+    surface = fitted(xs, ys, cells)
+    if surface is None:
+        u, v = cells(target.xs[j], target.ys[i])
+    else:
+        u, v = (axis[i - top, j - left] for axis in surface.values(len(ys), len(xs)))
+    below_one = np.nextafter(np.float32(1), np.float32(0))  # interpolation may put a centre a hair beyond its pixel
+    down, across = (np.clip(axis, 0, below_one).astype(np.float32) for axis in (u - part.rows, v - part.cols))
+    return down, across
+
+
 def _cells(crs: str, grid: ZoneGrid, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Fractional rows and columns on a grid, of places of a CRS."""
     east, north = (x, y) if crs == grid.crs else from_lonlat(grid.crs, *to_lonlat(crs, x, y))
@@ -176,6 +196,10 @@ _maps: Final = ByteCache[tuple[ZoneMap, ...]](64_000_000, _size)
 """A map of 256 x 256 pixels takes 0.8 MB."""
 
 
+_fractions: Final = ByteCache[tuple[Float32Array, Float32Array]](64_000_000, lambda pair: 1000 + 2 * pair[0].nbytes)
+
+
 def cache_use() -> CacheUse:
     """How the maps that are kept were used by this process."""
-    return _maps.use()
+    maps, parts = _maps.use(), _fractions.use()
+    return CacheUse(maps.hits + parts.hits, maps.misses + parts.misses, maps.bytes + parts.bytes)

@@ -80,4 +80,8 @@ class ObservationsView:
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.scale.picture(self.values(vectors))
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of numbers that are known already."""
+        return self.scale.picture(values)

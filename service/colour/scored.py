@@ -128,6 +128,11 @@ class SimilarityView:
         scores[~vectors.valid] = np.nan
         return scores[..., None]
 
+    def of(self, *vectors: Float32Array) -> Float32Array:
+        """(n, 1) cosines of (n, d) dequantised vectors."""
+        (rows,) = vectors
+        return _cosine(rows, self.query.direction.astype(np.float32)[None])
+
     @property
     def palette(self) -> UInt8Array:
         """The colours of likeness."""
@@ -135,7 +140,11 @@ class SimilarityView:
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.scale.picture(self.values(vectors))
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of numbers that are known already."""
+        return self.scale.picture(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +198,10 @@ class ChangeView:
         change[~vectors.valid] = np.nan
         return np.asarray(change[..., None], np.float32)
 
+    def of(self, *vectors: Float32Array) -> Float32Array:
+        """(n, 1) changes of (n, d) dequantised vectors of the window shown, and of the other."""
+        return np.clip(1 - _cosine(*vectors), 0, 2)
+
     @property
     def palette(self) -> UInt8Array:
         """The colours of change."""
@@ -196,7 +209,11 @@ class ChangeView:
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.scale.picture(self.values(vectors))
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of numbers that are known already."""
+        return self.scale.picture(values)
 
 
 def side_by_side(shown: Vectors, other: Vectors) -> Vectors:
@@ -216,3 +233,11 @@ def _cosines(pair: Vectors) -> Float32Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         out = paired_products(first, second) / (code_norms(first) * code_norms(second))
     return np.asarray(out.reshape(pair.status.shape), np.float32)
+
+
+def _cosine(first: Float32Array, second: Float32Array) -> Float32Array:
+    """(n, 1) cosines of (n, d) vectors with (n, d) or (1, d) others; NaN where one is all zeros."""
+    product = np.einsum("nd,nd->n", first, np.broadcast_to(second, first.shape))
+    norms = np.sqrt(np.einsum("nd,nd->n", first, first) * np.einsum("nd,nd->n", second, second))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((product / norms)[:, None], np.float32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from service.errors import InvalidInput
 from service.values import Float32Array, ModelIdentity, UInt8Array, Vectors
@@ -59,9 +60,15 @@ class StoredView:
         return out
 
     def picture(self, vectors: Vectors) -> UInt8Array:
+        """Never. Raises as `colours` does."""
+        return self.colours(vectors.codes)
+
+    def colours(self, values: npt.NDArray[Any]) -> UInt8Array:
         """Never.
 
         Raises:
             InvalidInput: Always.
         """
-        raise InvalidInput(f"{vectors.dims} codes are no picture.", field="quantize", remedy="Ask for .npy or .tif.")
+        raise InvalidInput(
+            f"{values.shape[-1]} codes are no picture.", field="quantize", remedy="Ask for .npy or .tif."
+        )

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from service.colour.basis import Basis
 from service.colour.project import project
@@ -130,6 +131,9 @@ class View(Protocol):
         vector or the view hides it, else 1 to 255 along its colours.
         """
 
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of (..., n) bands that are known already."""
+
 
 @dataclass(frozen=True, eq=False)
 class PcaView:
@@ -194,7 +198,11 @@ class PcaView:
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 3): 2nd to 98th percentile from 0 to 255, unless asked otherwise."""
-        return stretched(self.values(vectors), *self.ends, self.tone.gamma)
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of bands that are known already."""
+        return stretched(values, *self.ends, self.tone.gamma)
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,7 +281,11 @@ class BandsView:
 
     def picture(self, vectors: Vectors) -> UInt8Array:
         """(..., 3): each band from 0 to 255; of two, blue stays dark. (..., 1) indices of one band."""
-        values, (low, high) = self.values(vectors), self.ends
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of bands that are known already."""
+        low, high = self.ends
         if len(self.bands) == 1:
             return indexed(values, float(low[0]), float(high[0]))
         shown = stretched(values, low, high, self.tone.gamma)
@@ -322,13 +334,17 @@ class VectorView:
         """None: there are no colours."""
 
     def picture(self, vectors: Vectors) -> UInt8Array:
+        """Never. Raises as `colours` does."""
+        return self.colours(vectors.codes)
+
+    def colours(self, values: npt.NDArray[Any]) -> UInt8Array:
         """Never.
 
         Raises:
             InvalidInput: Always: 128 numbers are no colour.
         """
         raise InvalidInput(
-            f"{vectors.dims} dimensions are no picture.", field="view", remedy="Ask .npy or .tif, or another view."
+            f"{values.shape[-1]} dimensions are no picture.", field="view", remedy="Ask .npy or .tif, or another view."
         )
 
 
