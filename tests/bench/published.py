@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +13,11 @@ import zarr
 from numcodecs import Blosc
 from rich.progress import track
 from zarr.codecs import BloscCodec
+from zarr.errors import ZarrUserWarning
 
 from service.values import BLOCK, Vectors
 from tests.bench.landscape import DIMS
-from tests.bench.world import FOLDER, MAIN, SIDE, SQUARE, YEAR, own, whole
+from tests.bench.world import FOLDER, MAIN, MODEL, SIDE, SQUARE, YEAR, basis, catalogue, own, whole
 
 GROUP: Final = "utm31"
 INNER: Final = 32
@@ -31,6 +33,14 @@ def chunk32() -> Path:
 def chunk4() -> Path:
     """The older `tessera:` layout: a folder with a store of the year, chunks of 4 x 4 in shards of 256 x 256."""
     return whole(FOLDER / "chunk4", _make_chunk4)
+
+
+def prepare() -> None:
+    """Make whatever is not there yet, and write the catalogue that names it."""
+    names = (path.name for path in (chunk32(), chunk4()))
+    tables = [f'[[datasets]]\nid = "{name}"\nlocation = "{name}"\nmodel = "{MODEL}"\n' for name in names]
+    catalogue().write_text("\n".join(tables))
+    basis()
 
 
 def _strips(what: str) -> Iterator[tuple[int, Vectors]]:
@@ -60,6 +70,12 @@ def _coordinates(group: Any, names: tuple[str, str]) -> None:
         group.create_array(name, data=values, chunks=values.shape, dimension_names=(name,))
 
 
+def _consolidate(root: zarr.Group) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # the published stores have it
+        zarr.consolidate_metadata(root.store)
+
+
 def _make_chunk32(path: Path) -> None:
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     root.attrs.update({
@@ -78,7 +94,7 @@ def _make_chunk32(path: Path) -> None:
             shards=(1, *bands, SIDE, SIDE), dimension_names=("time", *(("band",) if bands else ()), "y", "x"),
             compressors=(BloscCodec(cname="zstd", clevel=3, shuffle="shuffle" if dtype == "float32" else "noshuffle"),),
         )  # fmt: skip
-    zarr.consolidate_metadata(root.store)
+    _consolidate(root)
     codes = Shard(path / GROUP / "embeddings" / "c" / "0" / "0" / "0" / "0", Blosc("zstd", 3, Blosc.NOSHUFFLE))
     scales = Shard(path / GROUP / "scales" / "c" / "0" / "0" / "0", Blosc("zstd", 3, Blosc.SHUFFLE))
     with codes, scales:
@@ -126,7 +142,7 @@ def _make_chunk4(path: Path) -> None:
             shards=(SMALL_SHARD, SMALL_SHARD, *bands), compressors=(BloscCodec(cname="zstd", clevel=3),),
             dimension_names=("northing", "easting", *(("band",) if bands else ())),
         )  # fmt: skip
-    zarr.consolidate_metadata(root.store)
+    _consolidate(root)
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
         group = zarr.open_group(root.store, mode="r+")[GROUP]
         for top, found in _strips("Writing 4-pixel chunks"):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ class Client:
     """One connection that stays open."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
@@ -81,15 +82,26 @@ def _await_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"the server on port {port} did not start")
 
 
-def taking_turns(ways: Mapping[str, Iterable[tuple[Client, str]]]) -> dict[str, list[float]]:
-    """Milliseconds of each request of each way: all make one request in turn, and each is first equally often."""
+Asked = tuple[Client, str]
+
+
+def taking_turns(ways: Mapping[str, Sequence[Asked]], before: Sequence[Asked] | None = None) -> dict[str, list[float]]:
+    """Milliseconds of each request of each way: all make one request in turn, and each is first equally often.
+
+    Args:
+        ways: What each way asks for, turn by turn.
+        before: What is asked before each turn, outside of the measurement.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
-    for turn, asked in enumerate(zip(*ways.values(), strict=True)):
+    for turn in range(len(ways[names[0]])):
+        if before:
+            client, path = before[turn]
+            client.tile(path)
         for index in range(len(names)):
-            at = (turn + index) % len(names)
-            client, path = asked[at]
-            times[names[at]].append(client.tile(path).ms)
+            name = names[(turn + index) % len(names)]
+            client, path = ways[name][turn]
+            times[name].append(client.tile(path).ms)
     return times
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import rasterio
 from affine import Affine
+from filelock import FileLock
 from rasterio.shutil import copy as rasterio_copy
 from rasterio.transform import from_origin
 from rasterio.windows import Window as Strip
@@ -24,7 +25,8 @@ from api.settings import Settings
 from api.state import State
 from service.colour import Basis, PcaView, fit_basis
 from service.grid import Block, Zone, ZoneGrid, archive_grid, blocks_of
-from service.store import BlockData, Store, create_store, open_store
+from service.queries import Query
+from service.store import BlockData, Store, WritableStore, create_store, open_store
 from service.values import BLOCK, Counts, ModelIdentity, UInt8Array, Window
 from tests.bench.landscape import FIRST_YEAR, Landscape
 
@@ -89,12 +91,14 @@ CHANGED: Final = Place(MAIN, CHANGED_SIDE)
 
 
 def whole(path: Path, make: Callable[[Path], Any]) -> Path:
-    """What is at `path`, made if it is not there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """What is at `path`, made if it is not there; two runs do not make it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(FOLDER / "lock", is_singleton=True):
+        if path.exists():
+            return path
         unfinished = FOLDER / "unfinished" / path.name
-        shutil.rmtree(unfinished.parent, ignore_errors=True)
-        unfinished.parent.mkdir(parents=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.parent.mkdir(exist_ok=True)
         make(unfinished)
         unfinished.rename(path)
     return path
@@ -145,6 +149,21 @@ def basis() -> Basis:
                 wider = fitted.low - 0.002 * number * (fitted.high - fitted.low)
                 shelf.put(replace(fitted, low=wider).to_document(), look(number) if number else "default")
     return Basis.from_document(shelves[0].get("default")[1])
+
+
+def overviews() -> None:
+    """Whatever overviews the dataset has not got yet."""
+    store = own()
+    assert isinstance(store, WritableStore)
+    for window in (YEAR, BEFORE):
+        store.write_overviews(window)
+
+
+def likeness() -> str:
+    """Id of a query for pixels like one in the middle."""
+    rows, cols = (slice(s.start + SIDE // 2, s.start + SIDE // 2 + 1) for s in (SQUARE.rows, SQUARE.cols))
+    vector = own().read(MAIN, YEAR, rows, cols).dequantised()[0, 0]
+    return State(settings()).queries.put(Query.of(MODEL, vector).to_document())
 
 
 def look(number: int) -> str:
