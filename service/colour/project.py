@@ -25,5 +25,7 @@ def project(vectors: Vectors, matrix: Float64Array, mean: Float64Array) -> Float
     out = code_products(flat, matrix)
     out *= vectors.scales.reshape(-1, 1)
     out -= (matrix @ mean).astype(np.float32)
-    out[~vectors.valid.reshape(-1)] = np.nan
+    valid = vectors.valid.reshape(-1)
+    if not valid.all():
+        out[~valid] = np.nan
     return out.reshape(*vectors.status.shape, len(matrix))
