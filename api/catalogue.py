@@ -13,12 +13,13 @@ from typing import Final, cast
 
 from api.settings import Settings
 from api.watch import Watch
-from service.bucket import Bucket, require_conditional_puts
+from service.bucket import Bucket, is_remote, require_conditional_puts
 from service.embed import require_writable
 from service.errors import Corrupt, InvalidInput, NotFound, SmaltiError
 from service.store import create_store, open_store, repository_name
 from service.store.chunks import chunk_cache
 from service.store.contract import Store, WritableStore
+from service.store.records import Records
 from service.values import ModelIdentity, Window, checked_id
 
 log = logging.getLogger("smalti.catalogue")
@@ -111,6 +112,8 @@ class Catalogue(Mapping[str, Dataset]):
         self._watch = watch
         self.chunks = chunk_cache(settings.caches.chunk_bytes)
         """Decoded squares of the arrays of all stores that are open."""
+        self.near = Records(settings.home / "near", settings.caches.disk_bytes)
+        """What was fetched over a network."""
         self._lock = threading.Lock()
         self._open: dict[str, Dataset] = {}
         self._broken: dict[str, SmaltiError] = {}
@@ -162,7 +165,7 @@ class Catalogue(Mapping[str, Dataset]):
     def _look(self) -> None:
         if self._looked_lately() or not self._lock.acquire(blocking=not self._open):
             return
-        if self._open and self._storage.remote:
+        if self._open and (self._storage.remote or any(is_remote(entry.location) for entry in self._written)):
             threading.Thread(target=self._visit_and_release, daemon=True).start()
         else:
             self._visit_and_release()
@@ -252,6 +255,7 @@ class Catalogue(Mapping[str, Dataset]):
                 identity=entry.identity,
                 anonymous=entry.anonymous or self._settings.anonymous,
                 chunks=self.chunks,
+                records=self.near,
             )
             store = self._stores[entry.location] = self._watch.store(opened, entry.id)
         elif not lost:

@@ -95,7 +95,9 @@ def _jobs(state: State) -> Iterator[Reading]:
 
 def _caches(state: State) -> Iterator[Reading]:
     yield from _cache("maps", "", warp.cache_use())
+    yield from _cache("tiles", "", state.tiles.use())
     yield from _cache("chunks", "", state.datasets.chunks.use())
+    yield from _cache("near", "", state.datasets.near.use())
     for dataset, searchers in state.searchers().items():
         uses = [searcher.cache_use() for searcher in searchers]
         total = CacheUse(*(sum(getattr(use, name) for use in uses) for name in ("hits", "misses", "bytes")))
@@ -104,10 +106,13 @@ def _caches(state: State) -> Iterator[Reading]:
 
 def _cache(name: str, dataset: str, use: CacheUse) -> Iterator[Reading]:
     labels = {"cache": name, "dataset": dataset}
-    helped = "Lookups in memory: maps from picture to stored pixels, decoded chunks, decoded blocks of searches"
+    helped = (
+        "Lookups in memory: maps from picture to stored pixels, decoded chunks, decoded blocks of searches; "
+        "on disk: near, what was fetched over a network"
+    )
     yield Reading("smalti_cache_lookups", helped, use.hits, labels | {"result": "hit"}, "counter")
     yield Reading("smalti_cache_lookups", helped, use.misses, labels | {"result": "miss"}, "counter")
-    yield Reading("smalti_cache_bytes", "Bytes kept in memory", use.bytes, labels)
+    yield Reading("smalti_cache_bytes", "Bytes kept", use.bytes, labels)
 
 
 def _index(state: State, dataset: Dataset, window: Window) -> Iterator[Reading]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,11 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from service.errors import InvalidInput, NotFound
+from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block, Zone, ZoneGrid
 from service.store.archive import declared_identity
 from service.store.layer import Layer, read_points, read_window
 from service.values import Counts, Int64Array, ModelIdentity, Vectors, Window
+
+log = logging.getLogger("smalti.store")
 
 
 class State(Protocol):
@@ -139,7 +142,17 @@ class PublishedStore:
         return frozenset()
 
     def refresh(self) -> bool:
-        """Look at the metadata again, unless that was done a moment ago; whether it changed."""
+        """Look at the metadata again, unless that was done a moment ago; whether it changed.
+
+        Where the transport fails, things stay as they are: what is near can still be read.
+        """
+        try:
+            return self._refresh()
+        except Unavailable as error:
+            log.warning("%s was not looked at again: %s", self.location, error.message)
+            return False
+
+    def _refresh(self) -> bool:
         with self._swap:
             moment = time.monotonic()
             if moment - self._looked < self.recheck_after:
