@@ -6,8 +6,8 @@ import os
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
+from starlette.middleware.gzip import GZipMiddleware
 
 from api import problems, telemetry
 from api.access import ID_HEADER, Access
@@ -20,6 +20,7 @@ from api.routes import (
     jobs,
     metrics,
     models,
+    ogc,
     page,
     queries,
     search,
@@ -30,10 +31,26 @@ from api.schemas import EmbedBody
 from api.security import Gate
 from api.settings import Settings
 from api.state import State
+from api.transport import PACKED, Origins, Transport
 from api.watch import Watch
 from service import VERSION
 
-ROUTES: Final = (page, health, metrics, datasets, vectors, tiles, search, queries, bases, embed, areas, jobs, models)
+ROUTES: Final = (
+    page,
+    ogc,
+    health,
+    metrics,
+    datasets,
+    vectors,
+    tiles,
+    search,
+    queries,
+    bases,
+    embed,
+    areas,
+    jobs,
+    models,
+)
 DESCRIPTION: Final = (
     "TESSERA satellite embeddings as map tiles, as a search for pixels like these ones, and made on demand. "
     "Errors are problem+json with a stable `kind`."
@@ -65,11 +82,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         limits = settings.limits
         app.include_router(router, max_body_size=limits.body_bytes if module is embed else limits.question_bytes)
     page.mount(app)
+    app.add_middleware(
+        GZipMiddleware,
+        minimum_size=1000,
+        compresslevel=5,
+        exclude_content_types=PACKED,
+    )
     # A public map may be shown on any page: reading is allowed to all origins, writing to none.
     app.add_middleware(
-        CORSMiddleware,
+        Origins,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET"],
+        allow_methods=["GET", "HEAD"],
         expose_headers=[
             "ETag",
             ID_HEADER,
@@ -79,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             ),
         ],
     )
+    app.add_middleware(Transport)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(Access, settings=settings, watch=state.watch)  # outermost: sees what the Gate refuses
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

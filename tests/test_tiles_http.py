@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -155,7 +154,8 @@ def test_statistics_and_pictures_of_areas(aef: tuple[TestClient, Tiny]) -> None:
     for path in (f"{BASE}/bbox/{west},{south},{east},{north}.png", f"{BASE}/preview.png", f"{BASE}/map?width=100"):
         answer = client.get(path)
         assert answer.status_code == 200, path
-        assert pixels_of(answer.content)[3].max() == 255
+        pixels = pixels_of(answer.content)
+        assert len(pixels) == 3 or pixels[3].max() == 255, "no alpha where every pixel is valid"
     part = client.post(f"{BASE}/feature/60x50.png", json=FEATURE)
     assert pixels_of(part.content).shape == (4, 50, 60)
     crs = client.get(f"{BASE}/preview.png?dst_crs=EPSG:3035")
@@ -189,25 +189,6 @@ def test_documents_lead_to_tiles(aef: tuple[TestClient, Tiny]) -> None:
     assert "view=bands" in tilejson["tiles"][0]
     assert tile_at(tilejson["tiles"][0]) == 200
 
-    tilesets = client.get(f"{BASE}/tiles", headers={"accept": "text/html"})
-    assert tilesets.headers["content-type"] == "application/json"
-    for tileset in tilesets.json()["tilesets"]:
-        links = {link["rel"]: link["href"] for link in tileset["links"]}
-        one = client.get(links["self"]).json()
-        assert one["tileMatrixSetLimits"]
-        scheme = client.get(links["http://www.opengis.net/def/rel/ogc/1.0/tiling-scheme"])
-        assert scheme.json()["tileMatrices"]
-        if "WebMercator" in links["tile"]:
-            assert tile_at(links["tile"]) == 200
-
-    wmts = client.get(f"{BASE}/WMTSCapabilities.xml?view=bands:0,1,2")
-    assert wmts.headers["content-type"].startswith("application/xml")
-    root = ET.fromstring(wmts.text)  # our own document
-    names = {"w": "http://www.opengis.net/wmts/1.0", "ows": "http://www.opengis.net/ows/1.1"}
-    titles = [e.text for e in root.findall(".//w:Layer/ows:Identifier", names)]
-    assert "aef_2024_WebMercatorQuad_default" in titles
-    templates = [e.get("template", "") for e in root.findall(".//w:ResourceURL", names)]
-    assert any(tile_at(t) == 200 for t in templates if "WebMercatorQuad" in t)
     assert client.get(f"{BASE}/info").json()["legend"]["view"] == "pca"
 
 

@@ -6,15 +6,19 @@ The one exception is a base map that an operator sets: then the page may load pi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 from starlette.types import Scope
+from titiler.core.resources.enums import MediaType
+from titiler.core.utils import accept_media_type
 
+from api.routes.ogc import landing
+from api.security import require
 from api.state import State, get_state
 
 WEB: Final = Path(__file__).resolve().parents[1] / "web"
@@ -38,14 +42,23 @@ def policy(basemap: str = "") -> str:
     ))  # fmt: skip
 
 
-@router.get("/")
-def page(state: Annotated[State, Depends(get_state)]) -> FileResponse:
-    """The page."""
+@router.get("/", response_class=Response)
+def page(
+    request: Request,
+    state: Annotated[State, Depends(get_state)],
+    f: Annotated[Literal["html", "json"] | None, Query(description="form; by the Accept header where absent")] = None,
+) -> Response:
+    """The page; whoever asks for JSON gets the landing page of the OGC APIs."""
+    accepted = accept_media_type(request.headers.get("accept", ""), [MediaType.html, MediaType.json])
+    if f == "json" or (f is None and accepted is MediaType.json):
+        require("read")(request)
+        return landing(request)
     headers = {
         "Content-Security-Policy": policy(state.settings.basemap),
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
         "Cache-Control": "no-cache",
+        "Vary": "Accept",
     }
     return FileResponse(WEB / "index.html", headers=headers)
 

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, cast
-from urllib.parse import urlencode
+from typing import Annotated, Any, Final, cast
 
 import numpy as np
 from attrs import define
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 from rio_tiler.models import ImageData
 from titiler.core.dependencies import CoordCRSParams, DefaultDependency
-from titiler.core.factory import TilerFactory, TMSFactory
+from titiler.core.factory import TilerFactory, TMSFactory, img_endpoint_params
 from titiler.core.models.mapbox import TileJSON
+from titiler.core.models.OGC import TileSet, TileSetList
 from titiler.core.resources.enums import ImageType
-from titiler.extensions.wmts import wmtsExtension
 
+from api.ogcmaps import map_route
 from api.params import SUPPORTED_TMS, HistogramOptions, Layer, PictureSize, StatisticsOptions, bounded, layer
 from api.problems import documented
 from api.security import require
 from api.stamp import StampedRoute, stamp
-from api.state import get_state
+from api.tilesets import tile_json, tile_set, tile_set_list
+from api.wmts import MEDIA, capabilities
 from service.errors import InvalidInput
 from service.picture import encode
 from service.tiles import TileReader
 from service.warp import Target
 
 PREFIX: Final = "/datasets/{dataset}/{window}"
-TmsName = Annotated[
-    Literal["WebMercatorQuad", "WorldCRS84Quad", "WGS1984Quad"], Path(description="one of GET /tileMatrixSets")
-]
 
 
 class PointAnswer(BaseModel):
@@ -78,48 +76,38 @@ def nothing() -> None:
 
 @define(kw_only=True)
 class Tiler(TilerFactory):
-    """TiTiler's routes, two of them ours: TileJSON names the licence, a point its status."""
+    """TiTiler's routes; ours are the documents, complete as their standards want them, maps and points."""
+
+    def tilesets(self) -> None:
+        """Register /tiles and /tiles/{tileMatrixSetId}."""
+        one: dict[int | str, Any] = {200: {"model": TileSet}}
+        many: dict[int | str, Any] = {200: {"model": TileSetList}}
+        self.router.get("/tiles", responses=many, operation_id="tiles.getTileSetList")(tile_set_list)
+        self.router.get("/tiles/{tileMatrixSetId}", responses=one, operation_id="tiles.getTileSet")(tile_set)
+
+    def ogc_maps(self) -> None:
+        """Register /map."""
+        route = map_route(WatchedReader, rendered)
+        self.router.get("/map", operation_id="tiles.getMap", **img_endpoint_params)(route)
 
     def tilejson(self) -> None:
-        """Register /tilejson.json."""
+        """Register /tilejson.json and /WMTSCapabilities.xml."""
         self.router.get(
             "/{tileMatrixSetId}/tilejson.json",
             response_model=TileJSON,
             response_model_exclude_none=True,
             operation_id="tiles.getTileJSON",
-        )(tilejson)
+        )(tile_json)
+        self.router.get(
+            "/WMTSCapabilities.xml",
+            response_class=Response,
+            responses={200: {"content": {MEDIA: {}}}},
+            operation_id="tiles.getWMTS",
+        )(capabilities)
 
     def point(self) -> None:
         """Register /point."""
         self.router.get("/point/{lon},{lat}", operation_id="tiles.getDataForPoint")(point)
-
-
-def tilejson(
-    request: Request,
-    tileMatrixSetId: TmsName,  # noqa: N803  # TiTiler's name, which its links use
-    shown: Annotated[Layer, Depends(layer)],
-    tilesize: Annotated[Literal[256, 512], Query(description="pixels along a side of a tile")] = 512,
-    tile_format: Annotated[Literal["png", "webp", "jpg"], Query(description="format of the tiles")] = "png",
-    minzoom: Annotated[int | None, Query(ge=0, le=24, description="lowest zoom to name")] = None,
-    maxzoom: Annotated[int | None, Query(ge=0, le=24, description="highest zoom to name")] = None,
-) -> TileJSON:
-    """The TileJSON document: where the tiles are, which zooms, which licence."""
-    dataset = get_state(request).datasets[shown.dataset]
-    route = {"tileMatrixSetId": tileMatrixSetId, "z": "{z}", "x": "{x}", "y": "{y}", "format": tile_format}
-    left_out = {"tile_format", "minzoom", "maxzoom", "tilesize"}
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in left_out]
-    query = urlencode([*kept, ("tilesize", str(tilesize))])
-    with TileReader(shown, tms=SUPPORTED_TMS.get(tileMatrixSetId)) as reader:
-        west, south, east, north = reader.bounds
-        return TileJSON(
-            name=f"{dataset.title} {shown.window}",
-            attribution=f"{dataset.title}: {dataset.licence}",
-            tiles=[f"{tiler.url_for(request, 'tile', **route)}?{query}"],
-            bounds=[west, south, east, north],
-            center=[(west + east) / 2, (south + north) / 2, max(reader.minzoom, reader.maxzoom - 2)],
-            minzoom=reader.minzoom if minzoom is None else minzoom,
-            maxzoom=reader.maxzoom if maxzoom is None else maxzoom,
-        )
 
 
 def point(
@@ -137,11 +125,6 @@ def point(
         values=cast("list[float | None]", found.array.tolist()),
         band_names=found.band_names,
     )
-
-
-def layer_name(shown: Layer) -> str:
-    """How WMTS clients see the layer."""
-    return f"{shown.dataset}_{shown.window}"
 
 
 tiler = Tiler(
@@ -168,7 +151,6 @@ tiler = Tiler(
     supported_tms=SUPPORTED_TMS,
     add_viewer=False,
     add_ogc_maps=True,
-    extensions=[wmtsExtension(layer_identifier_provider=layer_name)],
 )
 schemes = TMSFactory(
     name="tms",
