@@ -14,6 +14,7 @@ from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
 from api.jobs import Jobs
+from api.kept import Kept
 from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
@@ -54,6 +55,7 @@ class State:
         self._blocks = BlockCache()
         self._tally: tuple[float, Tally | SmaltiError] | None = None
         self.scrapes = CapacityLimiter(1)
+        self.tiles = Kept(settings.caches.tile_bytes)
         self.turns = Turns(settings.limits, self.watch.metrics.refused)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 

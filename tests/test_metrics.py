@@ -319,11 +319,22 @@ def test_a_map_that_is_known_is_a_hit(fresh: TestClient) -> None:
     path = tile_path(fresh)
     fresh.get(path)
     before = numbers(fresh)
+    fresh.get(path + "?view=bands:0")
+    now = numbers(fresh)
+    hits = {"cache": "maps", "result": "hit"}
+    assert now("smalti_cache_lookups_total", **hits) > before("smalti_cache_lookups_total", **hits)
+
+
+def test_a_tile_that_was_made_before_is_a_hit(fresh: TestClient) -> None:
+    path = tile_path(fresh)
+    size = len(fresh.get(path).content)
+    before = numbers(fresh)
     fresh.get(path)
     now = numbers(fresh)
-    assert now("smalti_cache_lookups_total", cache="maps", result="hit") > before(
-        "smalti_cache_lookups_total", cache="maps", result="hit"
-    )
+    for result, more in (("hit", 1), ("miss", 0)):
+        labels = {"cache": "tiles", "result": result}
+        assert now("smalti_cache_lookups_total", **labels) == before("smalti_cache_lookups_total", **labels) + more
+    assert now("smalti_cache_bytes", cache="tiles") >= size
 
 
 def test_every_name_has_a_unit_and_a_help_and_one_kind(fresh: TestClient) -> None:
