@@ -38,17 +38,19 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
     """
     size = target.width * target.height
     out = np.zeros((size, source.bands), np.uint8 if source.picture else np.float32)
-    valid = np.zeros(size, bool)
+    seen = np.zeros(size, bool)
     for rectangle in plan(source, target):
         if rectangle.stale:
             source.notes.add("stale")
         with _turn(rectangle.count * source.dims * len(source.sides)):
             pixels, bands, held = _painted(source, rectangle, target)
-        out[pixels] = bands
-        valid[pixels] = held
-    shape = (source.bands, target.height, target.width)
-    data = np.ascontiguousarray(out.T).reshape(shape)
-    return ma.MaskedArray(data, np.repeat(~valid.reshape(1, *shape[1:]), source.bands, axis=0))
+        if len(pixels) == size:
+            out, seen = bands, held
+        else:
+            out[pixels], seen[pixels] = bands, held
+    shape = (target.height, target.width)
+    data = np.moveaxis(out.reshape(*shape, source.bands), -1, 0)  # a pixel's bands stay together in memory
+    return ma.MaskedArray(data, np.repeat(~seen.reshape(1, *shape), source.bands, axis=0))
 
 
 @contextmanager
@@ -66,15 +68,16 @@ def _painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int3
     if source.resampling == "bilinear":
         pixels, bands, valid = bilinear.painted(source, rectangle, target)
         return pixels, *_seen(bands, valid, source)
-    size = target.width * target.height
     vectors = source.read(rectangle.shown.grid.zone, rectangle.rows, rectangle.cols, rectangle.level)
     pixels, cells = _inside(rectangle)
-    show = source.view.picture if source.picture else source.view.values
-    if rectangle.count > 2 * size or source.bands > 4:  # fewer pixels shown than read: look only at those
+    view, few = source.view, rectangle.count <= 2 * target.width * target.height and source.bands <= 4
+    if few:  # not many more pixels are read than shown: gathering their vectors would take longer
+        values = view.values(vectors).reshape(rectangle.count, -1).take(cells, axis=0)
+        valid = vectors.valid.ravel().take(cells)
+    else:
         vectors = _gathered(vectors, cells)
-        return pixels, *_seen(show(vectors), vectors.valid, source)
-    bands = show(vectors).reshape(rectangle.count, -1)
-    return pixels, *_seen(bands[cells], vectors.valid.reshape(-1)[cells], source)
+        values, valid = view.values(vectors), vectors.valid
+    return pixels, *_seen(view.colours(values) if source.picture else values, valid, source)
 
 
 def _seen(bands: np.ndarray, valid: BoolArray, source: Source) -> tuple[np.ndarray, BoolArray]:
@@ -85,9 +88,10 @@ def _seen(bands: np.ndarray, valid: BoolArray, source: Source) -> tuple[np.ndarr
 def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:
     """Which of the picture's pixels this rectangle fills, and with which of its cells, both as flat indices."""
     shown, level = rectangle.shown, rectangle.level
-    rows, cols = shown.rows // level - rectangle.rows.start, shown.cols // level - rectangle.cols.start
+    rows, cols = (shown.rows, shown.cols) if level == 1 else (shown.rows // level, shown.cols // level)
+    rows, cols = rows - rectangle.rows.start, cols - rectangle.cols.start
     width = rectangle.cols.stop - rectangle.cols.start
-    cells = np.asarray(rows.astype(np.int64) * width + cols, np.int64)
+    cells = rows.astype(np.int64) * width + cols
     top, bottom, left, right = (edge // level for edge in shown.box)
     if (top, bottom + 1, left, right + 1) == (
         rectangle.rows.start, rectangle.rows.stop, rectangle.cols.start, rectangle.cols.stop,
@@ -99,7 +103,7 @@ def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:
 
 def _gathered(vectors: Vectors, cells: Int64Array) -> Vectors:
     return Vectors(
-        vectors.codes.reshape(-1, vectors.dims)[cells],
-        vectors.scales.reshape(-1)[cells],
-        vectors.status.reshape(-1)[cells],
+        vectors.codes.reshape(-1, vectors.dims).take(cells, axis=0),
+        vectors.scales.ravel().take(cells),
+        vectors.status.ravel().take(cells),
     )
