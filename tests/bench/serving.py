@@ -21,6 +21,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 STARTING_S: Final = 60.0
 OPTIONS: Final = ("--host", "127.0.0.1", "--log-level", "warning", "--no-access-log")
 
+QUIET: Final = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+"""Of workers that are told to end."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -61,7 +64,7 @@ def server(app: Sequence[str], environment: Mapping[str, str], *, workers: int =
     """(port, process id) of an application under uvicorn for as long as the block runs."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", *app, "--port", str(port), "--workers", str(workers), *OPTIONS]
-    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT)
+    process = subprocess.Popen(command, env={**os.environ, **QUIET, **environment}, cwd=ROOT)
     try:
         _await_listening(port, process)
         yield port, process.pid

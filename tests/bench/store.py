@@ -1,7 +1,8 @@
 """How fast a window is read through the store, against plain zarr arrays of the same pixels.
 
 Run by `make bench-store`: prints a table and writes `.bench/store.json`. Codes are noise, which no codec compresses;
-local disk, warm page cache, the lowest quarter of interleaved repetitions.
+local disk, warm page cache, the lowest quarter of interleaved repetitions. The layouts that others publish are those
+of the tile benchmark, kept under `.bench/`, each read through our store and through zarr with either codec pipeline.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from service.grid import Block, Zone
-from service.store import BlockData, create_store
+from service.store import BlockData, create_store, open_store
+from service.store.chunks import ChunkCache, chunk_cache
 from service.values import BLOCK, VALID, Counts, ModelIdentity, Vectors, Window
+from tests.bench import published, world
 
+PIPELINES = ("zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline")
 SIDE, DIMS, REPEATS = 4 * BLOCK, 128, 31
 WINDOW = 305
 """Pixels along a side of what a web map tile at zoom 13 and 52 N needs."""
@@ -42,12 +47,14 @@ def plain(folder: Path, name: str, codes: np.ndarray, scales: np.ndarray, compre
     return lambda rows, cols: (arrays["codes"][rows, cols], arrays["scales"][rows, cols])
 
 
-def quartiles(readers: dict[str, Reader], seed: int = 0) -> dict[str, float]:
+def quartiles(
+    readers: dict[str, Reader], seed: int = 0, *, side: int = SIDE, repeats: int = REPEATS
+) -> dict[str, float]:
     """Milliseconds to read one window with each reader: all read the same windows in turn, so noise hits all alike."""
     rng = np.random.default_rng(seed)
     times: dict[str, list[float]] = {name: [] for name in readers}
-    for repeat in range(REPEATS + 2):
-        row, col = rng.integers(0, SIDE - WINDOW, 2)
+    for repeat in range(repeats + 2):
+        row, col = rng.integers(0, side - WINDOW, 2)
         for name, read in readers.items():
             start = time.perf_counter()
             read(slice(row, row + WINDOW), slice(col, col + WINDOW))
@@ -62,14 +69,17 @@ def main() -> None:
         rows = measure(folder)
     finally:
         shutil.rmtree(folder)
+    rows += kept()
+    for path, repeats in ((published.chunk32(), 9), (published.chunk4(), 4)):
+        rows += layout(path, repeats)
     target = ROOT / ".bench" / "store.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"rows": rows}, indent=1))
-    print(f"{'case':<34}{'unit':<6}{'ours':>9}{'other':>9}{'ratio':>7}{'target':>8}  other")
+    print(f"{'case':<42}{'unit':<6}{'ours':>9}{'other':>9}{'ratio':>7}{'target':>8}  other")
     for row in rows:
         ratio, target_text = (f"{row['ratio']:.2f}" if row["ratio"] else "-"), str(row["target"] or "-")
         other = f"{row['other']:.1f}" if row["other"] else "-"
-        line = f"{row['case']:<34}{row['unit']:<6}{row['ours']:>9.1f}{other:>9}{ratio:>7}{target_text:>8}"
+        line = f"{row['case']:<42}{row['unit']:<6}{row['ours']:>9.1f}{other:>9}{ratio:>7}{target_text:>8}"
         print(f"{line}  {row['other_name'] or ''}")
 
 
@@ -115,6 +125,47 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     parents = store.write_overviews(YEAR)
     rows.append(row("rebuild one overview block", "ms", (time.perf_counter() - start) * 1000 / parents, None, None))
     return rows
+
+
+def through(location: Path, cache: ChunkCache | None = None) -> Reader:
+    """A reader of the benchmark's square through our store."""
+    store, place = open_store(location, identity=world.MODEL, chunks=cache), world.SQUARE
+    (grid,) = (grid for grid in store.zones() if grid.zone == world.MAIN)
+    top = round((grid.y0 - place.grid.y0) / 10) + place.rows.start
+    left = round((place.grid.x0 - grid.x0) / 10) + place.cols.start
+    return lambda rows, cols: store.read(
+        world.MAIN, world.YEAR, slice(rows.start + top, rows.stop + top), slice(cols.start + left, cols.stop + left)
+    )
+
+
+def kept() -> list[dict[str, Any]]:
+    """Our own layout, when its squares are decoded already."""
+    world.own()
+    cached = through(world.home() / "datasets" / "own.icechunk", chunk_cache(10**9))
+
+    def again(rows: slice, cols: slice) -> Any:
+        return cached(slice(0, WINDOW), slice(0, WINDOW))
+
+    found = quartiles({"ours": again, "disk": through(world.home() / "datasets" / "own.icechunk")}, side=world.SIDE)
+    return [row("read 305 x 305 of 4096 x 4096, again", "ms", found["ours"], found["disk"], "ours, not kept in memory")]
+
+
+def layout(path: Path, repeats: int) -> list[dict[str, Any]]:
+    """A layout that others publish, through our store and through zarr alone."""
+    readers = {"ours": through(path)}
+    for pipeline in PIPELINES:
+        with zarr.config.set({"codec_pipeline.path": pipeline}):
+            root = zarr.open_group(next(p for p in (path / f"{world.YEAR}.zarr", path) if p.exists()), mode="r")
+            arrays: list[Any] = [root[f"{published.GROUP}/{name}"] for name in ("embeddings", "scales")]
+        readers[pipeline] = partial(window_of, arrays)
+    found = quartiles(readers, side=world.SIDE, repeats=repeats)
+    case = f"read 305 x 305, {path.name}"
+    return [row(case, "ms", found["ours"], found[name], f"zarr, {name.split('.')[0]} pipeline") for name in PIPELINES]
+
+
+def window_of(arrays: list[Any], rows: slice, cols: slice) -> list[Any]:
+    """A window of every array, bands first or last."""
+    return [a[0, ..., rows, cols] if a.metadata.dimension_names[0] == "time" else a[rows, cols] for a in arrays]
 
 
 def row(case: str, unit: str, ours: float, other: float | None, other_name: str | None) -> dict[str, Any]:
