@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -14,18 +15,34 @@ from titiler.core.resources.enums import MediaType
 from titiler.core.utils import accept_media_type
 
 from api.catalogue import DatasetWindow
+from api.provenance import tags_of
 from api.state import get_state
 from api.views import Style, ViewText, other_side, resolve_view, style
 from api.watch import Watch
-from service.colour import ObservationsView, PcaView, View, parse_view
+from service.colour import ObservationsView, PcaView, View, ViewSpec, parse_view
+from service.colour.stored import StoredView
+from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import parse_crs
-from service.plan import Source
+from service.plan import Resampling, Source
 from service.store.contract import Store
 from service.values import Window
 
 DatasetId = Annotated[str, Path(description="id of a dataset, as GET /datasets lists it")]
 WindowName = Annotated[str, Path(description="a year, or `2024-05-01..2024-09-30`")]
+Quantize = Annotated[
+    bool,
+    Query(
+        description="`.npy` and `.tif` of whole vectors: the stored int8 codes, float32 scale and status, bit by bit"
+    ),
+]
+Resample = Annotated[
+    Resampling,
+    Query(
+        description="`nearest`: the stored pixel that holds each pixel's centre; `bilinear`: the mean of the four "
+        "around it that hold vectors, weighed by nearness. No data has the same edges in both."
+    ),
+]
 Dims = Annotated[int | None, Query(ge=1, le=4096, description="prefix length to read, one of the dataset's `depths`")]
 
 
@@ -47,6 +64,8 @@ class Layer(Source):
     dataset: str = ""
     watch: Watch | None = field(default=None, compare=False, repr=False)
     """Who measures its pictures."""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What files of numbers say of themselves."""
 
 
 def layer(
@@ -55,6 +74,8 @@ def layer(
     look: Annotated[Style, Depends(style)],
     view: ViewText = None,
     dims: Dims = None,
+    resampling: Resample = "nearest",
+    quantize: Quantize = False,
 ) -> Layer:
     """The dataset, window and view that a request asks for.
 
@@ -67,7 +88,9 @@ def layer(
     numbers = wants_numbers(request)
     spec = parse_view(view or ("vector" if numbers else "pca"))
     other = other_side(state, at, spec)
-    shown = resolve_view(state, at, spec, dims, look)
+    if quantize:
+        require_file(request, spec)
+    shown = StoredView(dims or store.dims) if quantize else resolve_view(state, at, spec, dims, look)
     return Layer(
         store,
         at.window,
@@ -75,9 +98,28 @@ def layer(
         read_dims(store, shown, dims),
         not numbers,
         other=other,
+        resampling=resampling,
         dataset=at.dataset.id,
         watch=state.watch,
+        native=numbers and "format" in request.path_params,
+        deadline=Deadline.after(state.settings.limits.seconds),
+        tags=tags_of(at, shown.key, revision="z" not in request.path_params) if numbers else {},
     )
+
+
+def require_file(request: Request, spec: ViewSpec) -> None:
+    """Refuse codes and scales where there is no file that could hold them.
+
+    Raises:
+        InvalidInput: The answer is a picture or JSON, or the view has other numbers than vectors.
+    """
+    alone = "lon" in request.path_params or request.url.path.endswith("/statistics")
+    if alone or not wants_numbers(request) or spec.kind != "vector":
+        raise InvalidInput(
+            "is for whole vectors as .npy or .tif.",
+            field="quantize",
+            remedy="Leave it out, or `view`, or ask for .npy.",
+        )
 
 
 def read_dims(store: Store, view: View, dims: int | None) -> int:
@@ -118,7 +160,7 @@ Mercator ends. No embeddings reach the Antarctic."""
 
 REFUSED: Final = frozenset({
     "url", "expression", "algorithm", "algorithm_params", "colormap_name", "rescale", "color_formula",
-    "bidx", "nodata", "unscale", "resampling", "reproject", "buffer", "padding", "return_mask", "assets", "zooms",
+    "bidx", "nodata", "unscale", "reproject", "padding", "return_mask", "assets", "zooms",
 })  # fmt: skip
 """Parameters other tile servers take and this one does not: refused, so that nobody believes they did something."""
 _CRS_NAMES: Final = ("crs", "coord_crs", "dst_crs", "bbox-crs")
@@ -136,6 +178,9 @@ def bounded(request: Request) -> None:
     asked = request.query_params
     for name in sorted(REFUSED & set(asked)):
         raise InvalidInput("is not a parameter of this server.", field=name, remedy="Leave it out; see ?view=.")
+    for name, here in (("buffer", "z" in request.path_params), ("resampling", "lon" not in request.path_params)):
+        if name in asked and not here:
+            raise InvalidInput("is not a parameter of this route.", field=name, remedy="Leave it out.")
     for name in _CRS_NAMES:
         for text in asked.getlist(name):
             parse_crs(text, name)
@@ -149,7 +194,10 @@ def bounded(request: Request) -> None:
 
 @dataclass
 class PictureSize(DefaultDependency):
-    """How large a picture is; in stored pixels, up to 1024 (256 for whole vectors), where nothing is asked."""
+    """How large a picture is; in stored pixels, up to 1024 (256 for whole vectors), where nothing is asked.
+
+    Parts as `.npy` and `.tif` have every stored pixel, or are refused.
+    """
 
     max_size: Annotated[int | None, Field(ge=1, le=2048, description="Longest side, in pixels.")] = None
     height: Annotated[int | None, Field(ge=1, le=2048, description="Height, in pixels.")] = None

@@ -33,7 +33,7 @@ def part_target(
     bbox: tuple[float, ...],
     bounds_crs: CRS,
     dst_crs: CRS | None = None,
-    max_size: int = MAX_SIDE,
+    max_size: int | None = MAX_SIDE,
     width: int | None = None,
     height: int | None = None,
 ) -> Target:
@@ -43,7 +43,8 @@ def part_target(
         bbox: (left, bottom, right, top) in `bounds_crs`; in degrees, left > right crosses the antimeridian.
         bounds_crs: Its CRS.
         dst_crs: CRS of the picture.
-        max_size: Longest side where neither width nor height is given; never more than the stored pixels.
+        max_size: Longest side where neither width nor height is given; never more than the stored pixels. None: the
+            stored pixels, however many.
         width: Columns; of width and height one is enough.
         height: Rows.
 
@@ -222,11 +223,11 @@ def _snapped(box: Box) -> Box:
     )  # fmt: skip
 
 
-def _size(box: Box, pixel: float, max_size: int, width: int | None, height: int | None) -> tuple[int, int]:
+def _size(box: Box, pixel: float, max_size: int | None, width: int | None, height: int | None) -> tuple[int, int]:
     """(width, height) of a picture: as asked, or of stored pixels, made smaller until it fits."""
     across, down = max((box[2] - box[0]) / pixel, 1e-9), max((box[3] - box[1]) / pixel, 1e-9)
     if width is None and height is None:
-        shrink = min(1.0, max_size / max(across, down))
+        shrink = min(1.0, max_size / max(across, down)) if max_size else 1.0
         size = max(1, round(across * shrink)), max(1, round(down * shrink))
     elif width is not None:
         size = width, height or max(1, round(min(width * down / across, 1e6)))
@@ -234,5 +235,9 @@ def _size(box: Box, pixel: float, max_size: int, width: int | None, height: int 
         rows = height or 1
         size = max(1, round(min(rows * across / down, 1e6))), rows
     if not (0 < size[0] <= MAX_SIDE and 0 < size[1] <= MAX_SIDE):
-        raise LimitExceeded(f"{size[0]} x {size[1]} pixels: at most {MAX_SIDE} a side.", field="width")
+        raise LimitExceeded(
+            f"{size[0]:,} x {size[1]:,} pixels: at most {MAX_SIDE} a side.",
+            field="width",
+            remedy="Ask for a smaller area, or for fewer pixels (max_size).",
+        )
     return size

@@ -62,6 +62,8 @@ class Source:
     """What a view of change compares with."""
     resampling: Resampling = "nearest"
     """Which stored pixels a pixel of a picture shows: the one that holds its centre, or the mean of four around it."""
+    native: bool = False
+    """Whether a part is made of the stored pixels themselves where no size is asked for, not smaller until it fits."""
     deadline: Deadline | None = field(default=None, compare=False, repr=False)
     """When reading must end."""
 
@@ -262,11 +264,13 @@ def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
         LimitExceeded: They are larger than one request may read, because the overviews end too early.
         NotFound: No such window.
     """
-    if target.width * target.height * source.bands > MAX_VALUES:
+    size = target.width * target.height * source.bands
+    if size > MAX_VALUES:
         raise LimitExceeded(
-            f"{target.width} x {target.height} pixels of {source.bands} bands are more than one answer holds.",
+            f"{target.width} x {target.height} pixels of {source.bands} bands are {size:,} numbers; one answer holds "
+            f"at most {MAX_VALUES:,}.",
             field="width",
-            remedy="Ask for fewer pixels or bands.",
+            remedy="Ask for a smaller area, for fewer pixels (max_size) or for fewer bands (dims, view).",
         )
     rectangles = []
     for choice in _choices(source, target):

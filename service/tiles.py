@@ -19,14 +19,15 @@ from rio_tiler.io import BaseReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from rio_tiler.utils import CRS_to_uri
 
+from service.colour.stored import StoredView
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import crs_text, geometry_bounds, lonlat_box, native_pixel, part_target
 from service.grid import PIXEL, transformer
 from service.paint import paint
 from service.plan import MAX_SOURCE_BYTES, Source
 from service.projection import LONLAT
-from service.values import STATUS_NAMES, BoolArray
-from service.warp import Target
+from service.values import OUTSIDE, STATUS_NAMES, BoolArray
+from service.warp import Target, zone_maps
 
 TILE_SIZES: Final = (256, 512)
 MAX_BUFFER: Final = 128
@@ -178,7 +179,7 @@ class TileReader(BaseReader):
             InvalidInput: The box is none.
             LimitExceeded: The picture would be too large.
         """
-        side = max_size or self._default_side
+        side = max_size or (None if self.input.native else self._default_side)
         return self.picture(part_target(bbox, bounds_crs or WGS84_CRS, dst_crs, side, width, height))
 
     def preview(
@@ -190,7 +191,7 @@ class TileReader(BaseReader):
         **_: Any,
     ) -> ImageData:
         """The whole dataset as one picture. Raises as `part` does."""
-        return self.part(self.bounds, dst_crs, WGS84_CRS, max_size, width, height)
+        return self.part(self.bounds, dst_crs, WGS84_CRS, max_size or self._default_side, width, height)
 
     def feature(
         self,
@@ -205,7 +206,7 @@ class TileReader(BaseReader):
         """The box of a GeoJSON geometry or feature; what lies outside the geometry is masked. Raises as `part` does."""
         geometry = shape.get("geometry") if shape.get("type") == "Feature" else shape
         crs = shape_crs or WGS84_CRS
-        side = max_size or self._default_side
+        side = max_size or (None if self.input.native else self._default_side)
         target = part_target(geometry_bounds(geometry or {}), crs, dst_crs, side, width, height)
         image = self.picture(target)
         outside = _outside(transform_geom(crs, image.crs, geometry), target)
@@ -244,8 +245,11 @@ class TileReader(BaseReader):
         self._reads += 1
         if self._reads > MAX_READS:
             raise LimitExceeded(f"a collection has at most {MAX_READS} features.", field="features")
+        array = paint(self.input, target)
+        if isinstance(self.input.view, StoredView):
+            _tell_outside(array, target, self.input)
         return ImageData(
-            paint(self.input, target),
+            array,
             bounds=target.bounds,
             crs=CRS.from_user_input(target.crs),
             band_names=self.band_names,
@@ -256,6 +260,14 @@ class TileReader(BaseReader):
     @property
     def _default_side(self) -> int:
         return DEFAULT_SIDE if self.input.bands <= 4 else DEFAULT_SIDE_WIDE
+
+
+def _tell_outside(array: ma.MaskedArray, target: Target, source: Source) -> None:
+    """Set the status of what no grid of a store holds: `paint` knows only pixels that are on one."""
+    off = np.ones(target.width * target.height, bool)
+    for part in zone_maps(target, source.store.zones()):
+        off[part.pixels] = False
+    array.data[-1][off.reshape(target.height, target.width)] = OUTSIDE
 
 
 def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None, buffer: float | None = None) -> Target:

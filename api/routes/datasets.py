@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Response
 from api.catalogue import Dataset, DatasetWindow
 from api.params import Layer, dataset_window, layer
 from api.problems import documented
+from api.provenance import attribution
 from api.schemas import DatasetInfo, DatasetList, Legend
 from api.security import require
 from api.state import State, get_state
@@ -50,7 +51,6 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
     revision, strong = dataset.store.revision()
     minzoom, maxzoom = _zooms(dataset) if extent else (0, 0)
     source = state.source(dataset.id)
-    years = sorted({window.start.year for window in dataset.windows()})
     return DatasetInfo(
         id=dataset.id,
         title=dataset.title,
@@ -68,7 +68,7 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         views=_views(dataset),
         bases=sorted(state.bases(dataset.id).names()),
         licence=dataset.licence,
-        attribution=f"Contains modified Copernicus Sentinel data {', '.join(map(str, years))}" if years else "",
+        attribution=attribution(dataset.windows()),
         source=str(source["type"]) if source else None,
         source_bounds=_reach(source) if source else None,
     )
