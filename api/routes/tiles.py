@@ -58,7 +58,7 @@ def rendered(
 
 
 class WatchedReader(TileReader):
-    """The reader of the tile routes: every picture is measured."""
+    """The reader of the tile routes: every picture is measured, and says where it comes from."""
 
     def picture(self, target: Target) -> ImageData:
         """As TileReader does."""
@@ -67,7 +67,9 @@ class WatchedReader(TileReader):
             return draw(target)
         kind = layer.view.key.partition(":")[0]
         size = target.width * target.height
-        return layer.watch.picture(layer.dataset, layer.window, kind, size, lambda: draw(target))
+        image = layer.watch.picture(layer.dataset, layer.window, kind, size, lambda: draw(target))
+        image.metadata = dict(layer.tags)
+        return image
 
 
 def nothing() -> None:
