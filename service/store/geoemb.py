@@ -7,62 +7,44 @@ grid of its own here, the southern one with northings below zero. NaN scales are
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
-from service.bucket import is_remote
 from service.errors import Corrupt, NotFound
 from service.grid import Block, Zone, ZoneGrid
+from service.store.axes import decoded_years, grid_of
 from service.store.chunks import ChunkCache, Kept
 from service.store.faults import reading
 from service.store.held import Scales, held_blocks, possible_objects
 from service.store.layer import Layer
 from service.store.layout import MODEL
-from service.store.place import Coordinates, Place
+from service.store.place import Coordinates, Opened, Place
 from service.store.published import PublishedStore, State
-from service.store.snapshot import decoded_years, grid_of
 from service.values import WATER, ModelIdentity
 
 GROUP: Final = re.compile(r"utm(\d\d)")
 _EQUATOR: Final = 10_000_000.0
 
 
-def is_geoemb(location: str) -> bool:
-    """Whether a location's root metadata speaks of `geoemb:`. Remote ones are taken at their word."""
-    if is_remote(location):
-        return True
-    path = Path(location) / "zarr.json"
-    if not path.is_file():
-        return any(Path(location).glob("utm[0-9][0-9]"))
-    try:
-        attributes = json.loads(path.read_bytes()).get("attributes", {})
-    except (ValueError, AttributeError):
-        raise Corrupt(f"{path} is not JSON: the root metadata is damaged.") from None
-    return any(str(key).startswith("geoemb:") for key in attributes)
-
-
 class GeoembState:
     """Everything known of the store at one time; see `State`."""
 
-    def __init__(self, place: Place, chunks: ChunkCache | None, before: GeoembState | None = None) -> None:
-        self.location = place.location
-        self.changed = before.now_changed() if before else {}
-        self._opened = place.open(self.changed)
-        self._attributes: Mapping[str, Any] = self._opened.attributes
+    def __init__(self, opened: Opened, chunks: ChunkCache | None) -> None:
+        self.location = opened.location
+        self.opened = opened
+        self._attributes: Mapping[str, Any] = self.opened.attributes
         self.declared = self._attributes.get(MODEL)
-        self._groups = {int(m[1]): name for name in self._opened.names if (m := GROUP.fullmatch(name))}
+        self._groups = {int(m[1]): name for name in self.opened.names if (m := GROUP.fullmatch(name))}
         self._names: dict[Zone, str] = {}
         self.grids: dict[Zone, ZoneGrid] = {}
         for name, grid in self._read_grids():
             self._names[grid.zone], self.grids[grid.zone] = name, grid
         self._arrays = self._declared_depths()
         self.depths = tuple(sorted(self._arrays))
-        listed = self._opened.listed
-        self._written = self._opened.objects(f"{name}/scales" for name in self._groups.values()) if listed else None
+        listed = self.opened.listed
+        self._written = self.opened.objects(f"{name}/scales" for name in self._groups.values()) if listed else None
         self.revision = self._weak_revision()
         self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
         self._layers: dict[tuple[Zone, int], Layer] = {}
@@ -72,12 +54,8 @@ class GeoembState:
         for zone in self.grids:
             self._layer(zone, self.depths[-1])
 
-    def now_changed(self) -> dict[str, str]:
-        """Objects that were found to be others than they were since the first look."""
-        return self.changed | (self._opened.remote.changed if self._opened.remote else {})
-
     def _weak_revision(self) -> str:
-        digest = hashlib.sha256(self._opened.generation.encode())
+        digest = hashlib.sha256(self.opened.generation.encode())
         for path, objects in sorted((self._written or {}).items()):
             digest.update(f"{path} {sorted(objects.items())}\n".encode())
         return "w" + digest.hexdigest()[:20]
@@ -85,20 +63,20 @@ class GeoembState:
     def _read_grids(self) -> Iterator[tuple[str, ZoneGrid]]:
         for number, name in self._groups.items():
             with reading(self.location, f"group {name}"):
-                attributes = dict(self._opened.root[name].attrs)
+                attributes = dict(self.opened.root[name].attrs)
             for grid in hemispheres(grid_of(self.location, name, attributes, Zone(number))):
                 yield name, grid
 
     def _first_years(self) -> tuple[int, ...]:
         for name in self._groups.values():
             self._same_years.add(name)
-            return decoded_years(self.location, self._opened.array(name, "time"))
+            return decoded_years(self.location, self.opened.array(name, "time"))
         return ()
 
     def _require_same_years(self, name: str) -> None:
         """The time axis of a zone is read when the zone is: sixty would be sixty journeys before the first tile."""
         if name not in self._same_years:
-            if decoded_years(self.location, self._opened.array(name, "time")) != self.years:
+            if decoded_years(self.location, self.opened.array(name, "time")) != self.years:
                 raise Corrupt(f"{self.location}: the zones have different time axes.")
             self._same_years.add(name)
 
@@ -127,7 +105,7 @@ class GeoembState:
         if zone not in self.grids:
             raise NotFound(f"{self.location} has no zone {zone.name}.", field="zone")
         name, grid = self._names[zone], self.grids[zone]
-        codes, scales = self._opened.array(name, self._arrays[dims]), self._opened.array(name, "scales")
+        codes, scales = self.opened.array(name, self._arrays[dims]), self.opened.array(name, "scales")
         top = max(other.y0 for number, other in self.grids.items() if number.number == zone.number)
         row0 = round((top - grid.y0) / grid.pixel)
         times, height, width = scales.shape
@@ -159,7 +137,7 @@ class GeoembState:
 
     def unchanged(self) -> bool:
         """See `State.unchanged`."""
-        return self._opened.unchanged()
+        return self.opened.unchanged()
 
 
 def hemispheres(whole: ZoneGrid) -> Iterator[ZoneGrid]:
@@ -180,6 +158,7 @@ class GeoembStore(PublishedStore):
         place: Where.
         identity: The model; needed where the store does not name one in smalti's way.
         chunks: Where decoded squares of its arrays are kept; nowhere if absent.
+        opened: The place, if it was just opened.
 
     Raises:
         InvalidInput: No identity was given and the store names none.
@@ -187,8 +166,16 @@ class GeoembStore(PublishedStore):
         Unavailable: The transport failed.
     """
 
-    def __init__(self, place: Place, identity: ModelIdentity | None = None, chunks: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        identity: ModelIdentity | None = None,
+        chunks: ChunkCache | None = None,
+        opened: Opened | None = None,
+    ) -> None:
         def look(before: State | None) -> State:
-            return GeoembState(place, chunks, before if isinstance(before, GeoembState) else None)
+            if isinstance(before, GeoembState):
+                return GeoembState(place.open(before.opened.changed), chunks)
+            return GeoembState(opened or place.open(), chunks)
 
         super().__init__(place.location, look, identity)

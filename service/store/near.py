@@ -218,10 +218,11 @@ def warm(array: Array, where: tuple[int | slice, ...]) -> None:
     Raises:
         Unavailable: The transport failed.
     """
-    store, sharding = array.store, None
-    if isinstance(store, NearStore) and len(where) == array.ndim:
-        sharding = Sharding.of(array)
-    if not isinstance(store, NearStore) or sharding is None:
+    store = array.store if isinstance(array, zarr.Array) else None
+    if not isinstance(store, NearStore) or len(where) != array.ndim:
+        return
+    sharding = Sharding.of(array)
+    if sharding is None:
         return
     spans = [
         slice(w, w + 1) if isinstance(w, int) else slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)

@@ -10,11 +10,12 @@ from service.errors import InvalidInput, NotFound
 from service.store.archive import ArchiveStore
 from service.store.chunks import ChunkCache
 from service.store.contract import Store
-from service.store.geoemb import GeoembStore, is_geoemb
-from service.store.place import Place
+from service.store.geoemb import GeoembStore
+from service.store.place import Opened, Place
 from service.store.records import Records
 from service.store.repository import Repository, is_repository
 from service.store.writable import WritableArchive
+from service.store.years import YearsStore, years_at
 from service.values import ModelIdentity
 
 
@@ -50,10 +51,34 @@ def open_store(
         return WritableArchive(store.repository, identity, chunks) if writable else store
     if not is_remote(where) and not Path(where).exists():
         raise NotFound(f"there is no store at {where}.", field="location")
-    if is_geoemb(where):
-        return GeoembStore(Place(where, anonymous, records or Records()), identity, chunks)
+    return _published(Place(where, anonymous, records or Records()), identity, chunks)
+
+
+def _published(place: Place, identity: ModelIdentity | None, chunks: ChunkCache | None) -> Store:
+    """A Zarr store that others published; which layout it has, its root attributes say."""
+    opened: Opened | None = None
+    if is_remote(place.location) or _may_be_store(Path(place.location)):
+        try:
+            opened = place.open()
+        except NotFound:  # a folder of a web server or a bucket may hold one store a year
+            if not (years := years_at(place)):
+                raise
+            return YearsStore(place, years, identity, chunks)
+    names = [str(name) for name in opened.attributes] if opened else []
+    if opened and any(name.startswith("geoemb:") for name in names):
+        return GeoembStore(place, identity, chunks, opened)
+    if opened and "tessera:year" in names:
+        return YearsStore(place, {int(opened.attributes["tessera:year"]): ""}, identity, chunks)
+    if opened is None and (years := years_at(place)):
+        return YearsStore(place, years, identity, chunks)
     raise InvalidInput(
-        f"{where} is no store of embeddings that smalti knows.",
+        f"{place.location} is no store of embeddings that smalti knows.",
         field="location",
-        remedy="It reads geoemb: Zarr v3 stores and Icechunk repositories; `smalti ingest` takes tiles and GeoTIFFs.",
+        remedy="It reads geoemb: and tessera: Zarr v3 stores and Icechunk repositories; `smalti ingest` takes tiles "
+        "and GeoTIFFs.",
     )
+
+
+def _may_be_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr store, or what is left of one."""
+    return (folder / "zarr.json").exists() or any(folder.glob("utm[0-9][0-9]"))

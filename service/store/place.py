@@ -39,6 +39,14 @@ class Place:
         """A store in the folder that this is."""
         return Place(f"{self.location}/{name}", self.anonymous, self.records)
 
+    def is_there(self) -> bool:
+        """Whether a web server or a bucket has a store there.
+
+        Raises:
+            Unavailable: The transport failed.
+        """
+        return sync(RemoteStore(self.location, self.anonymous).exists("zarr.json"))
+
     def open(self, changed: Mapping[str, str] | None = None) -> Opened:
         """Open the store.
 
@@ -66,6 +74,13 @@ class Opened:
     """A hash of all that tells one state of the store from another."""
     remote: RemoteStore | None = None
     known: Root | None = None
+    before: Mapping[str, str] = field(default_factory=dict)
+    """What `open` was given."""
+
+    @property
+    def changed(self) -> dict[str, str]:
+        """Objects that were found to be others than they were, since the store was opened first."""
+        return {**self.before, **(self.remote.changed if self.remote else {})}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -149,7 +164,7 @@ def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
             f"{place.location} has no consolidated metadata, and a web server cannot be asked what there is.",
             remedy="Consolidate it (zarr.consolidate_metadata), or serve it from a bucket.",
         )
-    return Opened(place.location, root, tuple(sorted(root.group_keys())), generation, remote, known)
+    return Opened(place.location, root, tuple(sorted(root.group_keys())), generation, remote, known, changed)
 
 
 def _text(root: zarr.Group) -> bytes:
