@@ -28,7 +28,7 @@ from service.colour import (
 from service.colour.observations import MOST, TOPS
 from service.colour.ramp import COLORMAPS
 from service.errors import InvalidInput, NotFound
-from service.plan import Side
+from service.footprint import Side
 from service.queries import Query as Likeness
 from service.shelf import is_id
 from service.values import Window

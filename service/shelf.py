@@ -2,12 +2,13 @@
 
 A document is a JSON object. Its id is the first 20 hex digits of the SHA-256 of its canonical form (sorted keys,
 no spaces), so the same document shelved twice is one, and a link keeps meaning what it meant. A name is a
-movable pointer to an id. A document that was read once is kept in memory, for it cannot change; a name is believed
-for a second, so others see within that time that it was moved.
+movable pointer to an id, and every move is noted in `history/`. A document that was read once is kept in memory, for
+it cannot change; a name is believed for a second, so others see within that time that it was moved.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ KEPT_BYTES: Final = 32_000_000
 NAME_HOLDS_S: Final = 1.0
 """Seconds that a name is believed to point where it did."""
 _COUNT_HOLDS_S: Final = 60.0
+_MOMENT: Final = "%Y%m%dT%H%M%S.%fZ"
 _ID = re.compile(r"[0-9a-f]{20}")
 
 
@@ -43,13 +46,24 @@ def content_id(document: Mapping[str, Any]) -> str:
     return _digest(canonical(document))
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A name that was made to point to a document."""
+
+    id: str
+    since: dt.datetime | None
+    """UTC; None where that was not noted."""
+
+
 def is_id(text: str) -> bool:
     """Whether a text is the id of a document rather than a name."""
     return bool(_ID.fullmatch(text))
 
 
 class Shelf:
-    """One kind of document in one place: `<id>.json`, and `names/<name>` holding an id. Threads may share it.
+    """One kind of document in one place. Threads may share it.
+
+    It holds `<id>.json`, `names/<name>` with an id in it, and `history/<name>/<moment>-<id>`.
 
     Args:
         place: A bucket, or a folder that is made on the first write.
@@ -85,9 +99,38 @@ class Shelf:
             self._require_room(key)
             self._count += self.bucket.put_new(f"{key}.json", body)
         if name is not None:
+            self._remember(name, key)
             self.bucket.put(pointer, key.encode())
             self._pointers[name] = (time.monotonic(), key)
         return key
+
+    def _remember(self, name: str, key: str) -> None:
+        """Note that a name moves, before it does: what it pointed to is never lost."""
+        try:
+            before = self._pointed(name)
+        except NotFound:
+            before = ""
+        if before == key:
+            return
+        if before and not self.bucket.names(f"history/{name}"):  # named by a version that kept no history
+            self.bucket.put_new(f"history/{name}/0-{before}", b"")
+        now = dt.datetime.now(dt.UTC)
+        self.bucket.put_new(f"history/{name}/{now:{_MOMENT}}-{key}", b"")
+
+    def history(self, name: str) -> list[Moved]:
+        """What a name pointed to and points to, the newest first.
+
+        Raises:
+            NotFound: No such name.
+            Unavailable: The place cannot be reached.
+        """
+        current = self._pointed(checked_id(name, self.noun))
+        moves = []
+        for entry in reversed(self.bucket.names(f"history/{name}")):
+            moment, _, key = entry.rpartition("-")
+            since = None if moment == "0" else dt.datetime.strptime(moment, _MOMENT).replace(tzinfo=dt.UTC)
+            moves.append(Moved(key, since))
+        return moves or [Moved(current, None)]
 
     def get(self, key: str) -> tuple[str, dict[str, Any]]:
         """(id, document) for an id or a name.

@@ -3,6 +3,7 @@
 from service.colour.basis import Basis, fit_basis
 from service.colour.observations import ObservationsView
 from service.colour.project import project
+from service.colour.region import Region
 from service.colour.scored import ChangeView, Scale, SimilarityView, side_by_side
 from service.colour.tone import Tone
 from service.colour.views import BandsView, PcaView, VectorView, View, ViewSpec, parse_view
@@ -13,6 +14,7 @@ __all__ = [
     "ChangeView",
     "ObservationsView",
     "PcaView",
+    "Region",
     "Scale",
     "SimilarityView",
     "Tone",

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
 
+from service.colour.region import Region, draw
 from service.errors import Corrupt, InvalidInput, LimitExceeded
-from service.grid import Block, Zone
 from service.shelf import content_id
 from service.store.contract import Store
 from service.values import Float32Array, Float64Array, ModelIdentity, Window
 
 MAX_SAMPLE: Final = 200_000
-MAX_BLOCKS: Final = 256
-"""Blocks read at most: 2 GB of codes, one at a time."""
 MIN_SAMPLE: Final = 16
 DIRECTIONS: Final = 3
 """Red, green and blue."""
@@ -50,7 +48,11 @@ class Basis:
     sample: int
     """Pixels it was fitted to."""
     windows: tuple[Window, ...]
-    """Where they came from."""
+    """When they are from."""
+    region: Mapping[str, Any] | None = None
+    """Where they are from: `{"bbox": [w, s, e, n]}` or a GeoJSON geometry; None: everywhere."""
+    revision: str = ""
+    """Of the store when it was fitted; empty where an older version did that."""
 
     def __post_init__(self) -> None:
         d = self.mean.shape[0]
@@ -85,6 +87,8 @@ class Basis:
             "seed": self.seed,
             "sample": self.sample,
             "windows": [str(window) for window in self.windows],
+            **({"region": dict(self.region)} if self.region is not None else {}),
+            **({"revision": self.revision} if self.revision else {}),
         }
 
     @classmethod
@@ -110,13 +114,23 @@ class Basis:
                 seed=int(document["seed"]),
                 sample=int(document["sample"]),
                 windows=tuple(Window.parse(text) for text in document["windows"]),
+                region=document.get("region"),
+                revision=document.get("revision", ""),
             )
         except (KeyError, TypeError) as error:
             raise Corrupt(f"this basis lacks a field: {error!r}.") from None
 
 
-def fit_basis(store: Store, windows: Sequence[Window], *, seed: int = 0, sample: int = 100_000) -> Basis:
-    """Fit a basis to valid pixels drawn from all blocks of a dataset.
+def fit_basis(
+    store: Store,
+    windows: Sequence[Window],
+    *,
+    seed: int = 0,
+    sample: int = 100_000,
+    dims: int | None = None,
+    region: Region | None = None,
+) -> Basis:
+    """Fit a basis to valid pixels drawn from the blocks of a dataset, all of them or those of a region.
 
     The same seed on the same data gives the same basis: blocks are visited in a seeded order, pixels of a block
     drawn without repetition, directions come from the float64 covariance and have a fixed sign.
@@ -126,44 +140,37 @@ def fit_basis(store: Store, windows: Sequence[Window], *, seed: int = 0, sample:
         windows: Which of its windows to draw from.
         seed: Seed of the sample.
         sample: Pixels to draw, at most; all there are where there are fewer.
+        dims: Prefix length to fit it to, one of the store's `depths`; all dimensions where absent.
+        region: Where to draw from: pixels whose centre lies in it.
 
     Raises:
-        LimitExceeded: `sample` is over 200,000.
-        InvalidInput: There are fewer than 16 valid pixels, or fewer than 3 dimensions.
+        LimitExceeded: `sample` is over 200,000, or the region's outline is too long.
+        InvalidInput: There are fewer than 16 valid pixels, or fewer than 3 dimensions, or no such prefix.
         NotFound: No such window.
         Corrupt: A block cannot be read.
     """
-    if store.dims < DIRECTIONS:
-        raise InvalidInput(f"{store.dims} dimensions have no three directions.", field="dataset")
+    length = store.dims if dims is None else dims
+    if length not in store.depths:
+        raise InvalidInput(
+            f"{length} is not a depth of this dataset.",
+            field="dims",
+            remedy=f"It has {', '.join(map(str, store.depths))}.",
+        )
+    if length < DIRECTIONS:
+        raise InvalidInput(f"{length} dimensions have no three directions.", field="dims")
     if not MIN_SAMPLE <= sample <= MAX_SAMPLE:
         raise LimitExceeded(f"a sample has {MIN_SAMPLE} to {MAX_SAMPLE:,} pixels, not {sample:,}.", field="sample")
-    drawn = list(_draw(store, windows, seed, sample))
-    vectors = np.concatenate(drawn)[:sample] if drawn else np.empty((0, store.dims), np.float32)
+    drawn = list(draw(store, windows, seed, sample, length, region))
+    vectors = np.concatenate(drawn)[:sample] if drawn else np.empty((0, length), np.float32)
     if len(vectors) < MIN_SAMPLE:
         raise InvalidInput(
-            f"{len(vectors)} valid pixels are too few for a basis.", field="dataset", remedy="Embed some first."
+            f"{len(vectors)} valid pixels are too few for a basis.",
+            field="dataset" if region is None else next(iter(region.document)),
+            remedy="Embed some first." if region is None else "Take a larger region.",
         )
-    return _fitted(store.identity, vectors, seed, tuple(windows))
-
-
-def _draw(store: Store, windows: Sequence[Window], seed: int, sample: int) -> Iterator[Float32Array]:
-    """(n, d) vectors of one block after the other, until there are enough."""
-    places: list[tuple[Window, Block]] = [(window, block) for window in windows for block in store.blocks(window)]
-    order = np.random.default_rng(seed).permutation(len(places))
-    quota = -(-sample // max(1, min(len(places), MAX_BLOCKS)))
-    short = sample
-    for index in order[: 4 * MAX_BLOCKS].tolist():
-        window, block = places[index]
-        vectors = store.read(Zone.parse(block.zone), window, block.rows, block.cols)
-        held = np.flatnonzero(vectors.valid.reshape(-1))
-        # Of few blocks each gives its share; a block short of valid pixels is made up for by the next ones.
-        want = min(len(held), short, quota if len(places) > 1 else short)
-        chosen = np.sort(np.random.default_rng((seed, index)).choice(held, want, replace=False))
-        codes = vectors.codes.reshape(-1, vectors.dims)[chosen].astype(np.float32)
-        yield codes * vectors.scales.reshape(-1, 1)[chosen]
-        short -= want
-        if short <= 0:
-            return
+    where = None if region is None else region.document
+    basis = _fitted(store.identity, vectors, seed, tuple(windows))
+    return replace(basis, region=where, revision=store.revision()[0])
 
 
 def _fitted(identity: ModelIdentity, vectors: Float32Array, seed: int, windows: tuple[Window, ...]) -> Basis:
