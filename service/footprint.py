@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from service.errors import NotFound
-from service.grid import Block, ZoneGrid
+from service.globe import FINEST, LAST, world_blocks
+from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Int64Array, Window
 
@@ -21,7 +23,7 @@ class Footprint:
     """Where a window of a store holds data, by block."""
 
     rows: dict[str, Int64Array]
-    """Per zone: (n,) block rows at level 1."""
+    """Per zone: (n,) block rows at level 1; of the world at its finest level."""
     cols: dict[str, Int64Array]
     """Per zone: (n,) block columns."""
     grids: tuple[ZoneGrid, ...]
@@ -62,11 +64,10 @@ class Footprint:
         held = self._within(zone, box)
         if held is None:
             return None
-        rows, cols = self.rows[zone], self.cols[zone]
-        rows, cols = rows[held], cols[held]
+        rows, cols, side = self.rows[zone][held], self.cols[zone][held], _side(zone)
         return (
-            max(top, int(rows.min()) * BLOCK), min(bottom, int(rows.max()) * BLOCK + BLOCK - 1),
-            max(left, int(cols.min()) * BLOCK), min(right, int(cols.max()) * BLOCK + BLOCK - 1),
+            max(top, int(rows.min()) * side), min(bottom, int(rows.max()) * side + side - 1),
+            max(left, int(cols.min()) * side), min(right, int(cols.max()) * side + side - 1),
         )  # fmt: skip
 
     def parents(self, zone: str, box: Box, level: int) -> tuple[Block, ...]:
@@ -74,17 +75,36 @@ class Footprint:
         held = self._within(zone, box)
         if held is None:
             return ()
-        cells = np.unique(np.stack([self.rows[zone][held], self.cols[zone][held]], axis=1) // level, axis=0)
-        return tuple(Block(zone, row, col, level) for row, col in cells.tolist())
+        smaller = level * BLOCK // _side(zone)
+        cells = np.unique((self.rows[zone][held] // smaller << 32) + self.cols[zone][held] // smaller)
+        return tuple(Block(zone, cell >> 32, cell & 0xFFFFFFFF, level) for cell in cells.tolist())
 
     def _within(self, zone: str, box: Box) -> BoolArray | None:
         """(n,) which blocks with data a level-1 box touches; None where there are none."""
         if zone not in self.rows:
             return None
-        top, bottom, left, right = (edge // BLOCK for edge in box)
+        top, bottom, left, right = (edge // _side(zone) for edge in box)
         rows, cols = self.rows[zone], self.cols[zone]
         held = np.asarray((rows >= top) & (rows <= bottom) & (cols >= left) & (cols <= right))
         return held if held.any() else None
+
+
+def _side(zone: str) -> int:
+    """Side, in level-1 pixels, of the blocks that a footprint lists."""
+    return BLOCK * (FINEST.level if zone == Zone.WORLD.name else 1)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A window of a store."""
+
+    store: Store
+    window: Window
+
+    @property
+    def footprint(self) -> Footprint:
+        """Where there is data."""
+        return footprint(self.store, self.window)
 
 
 def footprint(store: Store, window: Window) -> Footprint:
@@ -113,6 +133,19 @@ class ByIdentity:
 def _footprint(held: ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
     blocks = held.store.blocks(window)
     names = sorted({block.zone for block in blocks})
-    rows = {name: np.array([b.row for b in blocks if b.zone == name], np.int64) for name in names}
-    cols = {name: np.array([b.col for b in blocks if b.zone == name], np.int64) for name in names}
-    return Footprint(rows, cols, tuple(grid for grid in held.store.zones() if grid.zone.name in names))
+    grids = tuple(grid for grid in held.store.zones() if grid.zone.name in names)
+    listed = {name: [b for b in blocks if b.zone == name] for name in names}
+    listed[Zone.WORLD.name] = sorted(_of_world(grids, listed))
+    rows = {name: np.array([b.row for b in some], np.int64) for name, some in listed.items()}
+    cols = {name: np.array([b.col for b in some], np.int64) for name, some in listed.items()}
+    return Footprint(rows, cols, grids)
+
+
+def _of_world(grids: tuple[ZoneGrid, ...], blocks: Mapping[str, Sequence[Block]]) -> set[Block]:
+    """The blocks of the world's finest level in which data may lie."""
+    found: set[Block] = set()
+    for grid in grids:
+        cells = {(block.row // LAST, block.col // LAST) for block in blocks[grid.zone.name]}
+        over = [Block(grid.zone.name, row, col, LAST) for row, col in sorted(cells)]
+        found.update(block for some in world_blocks(grid.at_level(LAST), over) for block in some)
+    return found

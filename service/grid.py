@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from pyproj import Transformer
@@ -20,28 +20,38 @@ from service.values import BLOCK, Float64Array, Int64Array
 
 PIXEL: Final = 10.0
 """Side of a pixel, metres, at level 1."""
+ZONE_LEVELS: Final = (1, 2, 4, 8, 16, 32)
+"""Levels of the zone grids; coarser ones lie on the grid of the world."""
+WORLD_LEVELS: Final = tuple(64 << n for n in range(9))
+"""64 (65536 x 32768 pixels, 0.6 km at the equator) to 16384: 256 x 128 pixels, one block."""
 
 
 @dataclass(frozen=True, order=True)
 class Zone:
     """A nominal 6-degree UTM zone and hemisphere: `30N`. Norway's and Svalbard's exceptions are not used."""
 
+    WORLD: ClassVar[Zone]
+    """All zones together, in degrees: where overviews of 64 times and more lie."""
+
     number: int
+    """1 to 60; 0 is the world."""
     south: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= 60:
+        if not 0 <= self.number <= 60 or (self.number == 0 and self.south):
             raise InvalidInput(f"there is no UTM zone {self.number}.", field="zone")
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read `30N`.
+        """Read `30N`, or `world`.
 
         Raises:
             InvalidInput: If `name` has another form.
         """
+        if name == "world":
+            return cls(0)
         match = re.fullmatch(r"(\d{1,2})([NS])", name)
-        if not match:
+        if not match or not int(match[1]):
             raise InvalidInput(f"{name[:20]!r} is not a UTM zone.", field="zone", remedy="Write 30N or 56S.")
         return cls(int(match[1]), match[2] == "S")
 
@@ -52,19 +62,24 @@ class Zone:
 
     @property
     def name(self) -> str:
-        """`30N`."""
-        return f"{self.number:02d}{'S' if self.south else 'N'}"
+        """`30N`, or `world`."""
+        return "world" if not self.number else f"{self.number:02d}{'S' if self.south else 'N'}"
 
     @property
     def epsg(self) -> int:
-        """EPSG code of WGS 84 / UTM: 326zz north, 327zz south."""
-        return (32700 if self.south else 32600) + self.number
+        """EPSG code of WGS 84 / UTM: 326zz north, 327zz south; of WGS 84 for the world."""
+        return 4326 if not self.number else (32700 if self.south else 32600) + self.number
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(west, south, east, north) of the nominal zone, degrees."""
+        if not self.number:
+            return -180.0, -90.0, 180.0, 90.0
         west = -180.0 + 6 * (self.number - 1)
         return (west, -80.0, west + 6, 0.0) if self.south else (west, 0.0, west + 6, 84.0)
+
+
+Zone.WORLD = Zone(0)
 
 
 def zone_numbers(lon: Float64Array) -> Int64Array:
@@ -80,7 +95,7 @@ def transformer(source: str, target: str) -> Transformer:
 
 @dataclass(frozen=True)
 class ZoneGrid:
-    """The pixel grid of one zone in a dataset, at one level."""
+    """The pixel grid of one zone in a dataset, at one level; that of the world is in degrees, not in metres."""
 
     zone: Zone
     """The nominal zone whose pixels this grid holds."""
@@ -93,7 +108,7 @@ class ZoneGrid:
     height: int
     """Rows."""
     level: int = 1
-    """Reduction: a pixel is 10 m x level. 1, 2, 4, ... 32."""
+    """Reduction: a pixel is 10 m x level. 1, 2, 4, ... 32; from 64 on, of the world."""
     epsg: int = 0
     """CRS of x0 and y0; 0 means the zone's own. Published stores use the northern CRS in both hemispheres."""
 
@@ -110,8 +125,8 @@ class ZoneGrid:
 
     @property
     def pixel(self) -> float:
-        """Side of a pixel, metres."""
-        return PIXEL * self.level
+        """Side of a pixel, metres; of the world, degrees."""
+        return (PIXEL if self.zone.number else _WORLD_PIXEL) * self.level
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -151,12 +166,17 @@ class ZoneGrid:
         return int(np.floor(row[0])), int(np.floor(col[0]))
 
 
+_WORLD_PIXEL: Final = 360.0 / 2**22
+WORLD_GRID: Final = ZoneGrid(Zone.WORLD, -180.0, 90.0, 2**22, 2**21)
+"""The grid of the world as if it had a level 1; it is kept at `WORLD_LEVELS`. Its first and last columns meet."""
+
+
 @dataclass(frozen=True, order=True)
 class Block:
     """256 x 256 pixels of a zone grid at one level, aligned to the grid's origin."""
 
     zone: str
-    """Zone name, `30N`."""
+    """Zone name, `30N`, or `world`."""
     row: int
     """Block row: pixel rows row * 256 ... row * 256 + 255."""
     col: int

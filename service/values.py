@@ -246,6 +246,11 @@ class Counts:
         if not self.s2.shape == self.s1_asc.shape == self.s1_desc.shape:
             raise InvalidInput("the three counts have different shapes.", field="counts")
 
+    @property
+    def each(self) -> tuple[UInt16Array, UInt16Array, UInt16Array]:
+        """The three, in the order in which they are stored."""
+        return self.s2, self.s1_asc, self.s1_desc
+
     @classmethod
     def zeros(cls, lead: tuple[int, ...]) -> Self:
         """Counts of nothing: also the answer of layouts that do not record them."""

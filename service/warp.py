@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -91,11 +91,27 @@ def zone_maps(target: Target, grids: tuple[ZoneGrid, ...]) -> tuple[ZoneMap, ...
 
 def _zone_maps(target: Target, grids: tuple[ZoneGrid, ...]) -> Iterator[ZoneMap]:
     by_zone = {grid.zone: grid for grid in grids}
+    if Zone.WORLD in by_zone:
+        yield from _world(target, by_zone[Zone.WORLD])
+        return
     for zone, pixels in _zones(target):
         if zone in by_zone:
             part = _one_zone(target, by_zone[zone], pixels)
             if len(part.pixels):
                 yield part
+
+
+def _world(target: Target, grid: ZoneGrid) -> Iterator[ZoneMap]:
+    """The grid in degrees has every place. Over its seam, the antimeridian, a picture is two parts of it, not all."""
+    part = _one_zone(target, grid, None)
+    if not len(part.pixels):
+        return
+    east = part.cols >= grid.width // 2
+    if east.any() and not east.all() and part.cols[east].min() - part.cols[~east].max() > grid.width // 2:
+        for half in (east, ~east):
+            yield ZoneMap(grid, part.pixels[half], part.rows[half], part.cols[half], part.step)
+    else:
+        yield part
 
 
 def _zones(target: Target) -> Iterator[tuple[Zone, Int64Array | None]]:
@@ -140,14 +156,12 @@ def _one_zone(target: Target, grid: ZoneGrid, pixels: Int64Array | None) -> Zone
     if min(row.min(), col.min()) < 0 or row.max() >= grid.height or col.max() >= grid.width:
         held = (row >= 0) & (row < grid.height) & (col >= 0) & (col < grid.width)
         row, col, pixels = row[held], col[held], pixels[held]
-    left_edge, bottom, right, top_edge = target.bounds
-    dx, dy = (right - left_edge) / target.width, (top_edge - bottom) / target.height
-    return ZoneMap(grid, pixels.astype(np.int32), row, col, _step(xs, ys, dx, dy, cells))
+    return ZoneMap(grid, pixels.astype(np.int32), row, col, _step(target, xs, ys, cells))
 
 
 def fractions(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32Array]:
     """Where in their level-1 pixels the centres of a part's pixels lie: (n,) downwards and (n,) across, 0 to 1."""
-    return _fractions.made((target, part.grid), lambda: _fractions_of(target, part))
+    return _fractions.made((target, part.grid, int(part.pixels[0])), lambda: _fractions_of(target, part))
 
 
 def _fractions_of(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32Array]:
@@ -165,14 +179,25 @@ def _fractions_of(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32A
     return down, across
 
 
+@lru_cache(maxsize=4096)
+def pixel_step(target: Target, grid: ZoneGrid) -> float:
+    """Side of a picture's pixel in those of a grid; the least of corners and middle."""
+    return _step(target, target.xs, target.ys, partial(_cells, target.crs, grid))
+
+
 def _cells(crs: str, grid: ZoneGrid, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Fractional rows and columns on a grid, of places of a CRS."""
+    if grid.zone == Zone.WORLD:
+        lon, lat = to_lonlat(crs, x, y)
+        return (grid.y0 - lat) / grid.pixel, (lon - grid.x0) % 360 / grid.pixel
     east, north = (x, y) if crs == grid.crs else from_lonlat(grid.crs, *to_lonlat(crs, x, y))
     return (grid.y0 - north) / grid.pixel, (east - grid.x0) / grid.pixel
 
 
-def _step(xs: Float64Array, ys: Float64Array, dx: float, dy: float, cells: Cells) -> float:
+def _step(target: Target, xs: Float64Array, ys: Float64Array, cells: Cells) -> float:
     """Side, in cells, of the square as large as one picture pixel; the least of corners and middle."""
+    left, bottom, right, top = target.bounds
+    dx, dy = (right - left) / target.width, (top - bottom) / target.height
     x, y = (axis.ravel() for axis in np.meshgrid(xs[[0, len(xs) // 2, -1]], ys[[0, len(ys) // 2, -1]]))
     around = np.concatenate([x + dx / 2, x - dx / 2, x, x]), np.concatenate([y, y, y + dy / 2, y - dy / 2])
     (row_e, row_w, row_n, row_s), (col_e, col_w, col_n, col_s) = (np.split(axis, 4) for axis in cells(*around))

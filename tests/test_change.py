@@ -22,9 +22,11 @@ from service import plan as planning
 from service.colour import ChangeView, PcaView, Scale, VectorView, fit_basis, side_by_side
 from service.colour.ramp import palette
 from service.errors import Conflict, IdentityMismatch, InvalidInput
+from service.footprint import Side
+from service.globe import LEVELS
 from service.grid import Zone, ZoneGrid, archive_grid
 from service.paint import paint
-from service.plan import Side, Source, plan, touched
+from service.plan import Source, plan, touched
 from service.store import open_store, repository_name
 from service.store.writable import WritableArchive
 from service.tiles import TileReader, tile_target
@@ -365,5 +367,5 @@ def test_zoom_levels_reach_as_low_as_the_overviews_of_both(made: tuple[TestClien
     pair = TileReader(Source(tiny.store, YEAR, VIEW, DIMS, other=Side(tiny.store, LAST)))
     alone = TileReader(Source(tiny.store, YEAR, VectorView(DIMS), DIMS))
     assert (pair.minzoom, pair.maxzoom) == (alone.minzoom, alone.maxzoom)
-    assert pair._levels == [1, 2, 4, 8, 16, 32]
+    assert pair._levels == [1, *LEVELS]
     assert BLOCK < SIDE, "the scene spans several blocks"

@@ -22,12 +22,13 @@ from rio_tiler.models import ImageData
 
 from service import paint as painting
 from service import plan as planning
+from service.choice import level_for
 from service.colour import Basis, PcaView, Scale, SimilarityView, VectorView, fit_basis
 from service.errors import IdentityMismatch, InvalidInput, LimitExceeded, NotFound
 from service.grid import Zone, archive_grid
 from service.paint import paint
 from service.picture import encode
-from service.plan import Source, level_for, plan, touched
+from service.plan import Source, plan, touched
 from service.queries import Query
 from service.store.contract import Store
 from service.tiles import TileReader, tile_target

@@ -20,7 +20,6 @@ CHUNK: Final = 128
 """Pixels along a side of a stored chunk of codes; the planes beside them have one chunk to a block."""
 YEARS: Final = tuple(range(2017, 2037))
 """The time axis, fixed when a repository is made: nothing is ever resized."""
-LEVELS: Final = (2, 4, 8, 16, 32)
 COUNT_NAMES: Final = ("s2_obs_count", "s1_asc_obs_count", "s1_desc_obs_count")
 
 MODEL: Final = "smalti:model"
@@ -72,19 +71,21 @@ def add_zone(root: zarr.Group, zone: Zone, years: tuple[int, ...], dims: int) ->
     group = root.create_group(zone.name)
     # Every year may be read: what is not embedded has a NaN scale, so none has to be skipped as incomplete.
     group.attrs.update({**_placement(grid), "years_complete": list(years)})
-    _pixel_arrays(group, grid, len(years), dims)
+    _pixel_arrays(group, grid, len(years), dims, _CODES)
     add_counts(group, grid, len(years))
     _block_arrays(group, grid, len(years), {"block_fingerprint": ("uint8", (32,))})
     _coordinates(group, grid, years, dims)
 
 
-def add_overview(root: zarr.Group, zone: Zone, level: int, years: int, dims: int) -> None:
-    """Make the empty arrays of one zone's overview at one level."""
-    grid = archive_grid(zone).at_level(level)
-    group = root.create_group(overview_group(zone, level))
+def add_overview(root: zarr.Group, zone: Zone, grid: ZoneGrid, years: int, dims: int) -> None:
+    """Make the empty arrays of the overview of one zone, or of the world, on a grid of its level."""
+    group = root.create_group(overview_group(zone, grid.level))
     group.attrs.update(_placement(grid))
-    _pixel_arrays(group, grid, years, dims)
-    _array(group, "weight", "uint16", (years, grid.height, grid.width), (1, BLOCK, BLOCK), 0, _PLANES)
+    is_world = zone == Zone.WORLD
+    # A small dataset is a few pixels of the world: packed, its nine levels are nothing on the disk.
+    _pixel_arrays(group, grid, years, dims, _PLANES if is_world else _CODES)
+    weight = "uint32" if is_world else "uint16"
+    _array(group, "weight", weight, (years, grid.height, grid.width), (1, BLOCK, BLOCK), 0, _PLANES)
     add_counts(group, grid, years)
     _block_arrays(group, grid, years, {"block_children": ("uint64", (4,))})
 
@@ -105,9 +106,9 @@ def _placement(grid: ZoneGrid) -> dict[str, Any]:
     }
 
 
-def _pixel_arrays(group: zarr.Group, grid: ZoneGrid, years: int, dims: int) -> None:
+def _pixel_arrays(group: zarr.Group, grid: ZoneGrid, years: int, dims: int, codes: tuple[Any, ...]) -> None:
     shape = (years, grid.height, grid.width)
-    _array(group, "embeddings", "int8", (*shape, dims), (1, CHUNK, CHUNK, dims), 0, _CODES)
+    _array(group, "embeddings", "int8", (*shape, dims), (1, CHUNK, CHUNK, dims), 0, codes)
     _array(group, "scales", "float32", shape, (1, BLOCK, BLOCK), np.nan, _CODES)
     _array(group, "status", "uint8", shape, (1, BLOCK, BLOCK), 0, _PLANES)
 

@@ -63,7 +63,7 @@ def halved(below: Summary) -> Summary:
         across = slice(cols[0], cols[-1] + 1)
         for start in range(rows[0], rows[-1] + 1, _STRIP):
             _fill(out, below, total, slice(start, min(start + _STRIP, rows[-1] + 1)), across)
-    counts = (_mean_count(array, below.weight, total) for array in _each(below.counts))
+    counts = (_mean_count(array, below.weight, total) for array in below.counts.each)
     return Summary(out, total, Counts(*counts))
 
 
@@ -84,10 +84,6 @@ def _fill(out: Vectors, below: Summary, total: UInt32Array, rows: slice, cols: s
 
 def _quarters(array: npt.NDArray[np.generic]) -> list[npt.NDArray[np.generic]]:
     return [array[i::2, j::2] for i in (0, 1) for j in (0, 1)]
-
-
-def _each(counts: Counts) -> tuple[UInt16Array, UInt16Array, UInt16Array]:
-    return counts.s2, counts.s1_asc, counts.s1_desc
 
 
 def _mean_count(counts: UInt16Array, weight: UInt32Array, total: UInt32Array) -> UInt16Array:

@@ -1,28 +1,31 @@
-"""Overviews of the embeddings: 2x to 32x in the zone grids, kept in the same repository.
+"""Overviews of the embeddings: 2x to 32x in the zone grids, from 64x on one grid of the world, all built alike.
 
 An overview pixel is the mean of the valid level-1 vectors under it, re-quantised. Each level is made from the one
 before, weighted by how many level-1 pixels stand behind each pixel, so the mean stays exact through the levels
-up to rounding. Each overview block records the versions of its four children: where they differ from
-what stands now it is dirty, and only dirty ones are rebuilt.
+up to rounding. Only what is dirty is rebuilt (`service.store.lineage`), one block in memory at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import groupby
+from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from service.errors import Conflict
+from service.globe import FINEST, ancestors, children
 from service.grid import Block, Zone
 from service.store.faults import read_array, writing
 from service.store.layer import Layer, read_counts_window, read_window
-from service.store.layout import COUNT_NAMES, LEVELS, add_counts, add_overview
+from service.store.layout import COUNT_NAMES, add_counts, add_overview
 from service.store.mean import Summary, halved
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
-from service.values import BLOCK, NOT_EMBEDDED, Window
+from service.store.world import Part, gathered
+from service.values import BLOCK, NOT_EMBEDDED, Counts, Vectors, Window
 
 Progress = Callable[[int, int], None]
 
@@ -50,52 +53,15 @@ def build_overviews(
         ReadOnly: The location does not allow it.
         Corrupt: A child cannot be read.
     """
-    candidates = _candidates(repository, window, blocks)
-    total, done, changed = sum(map(len, candidates.values())), 0, 0
-    for level in LEVELS:
-        ordered = sorted(candidates[level])
-        for start in range(0, len(ordered), _BATCH):
-            batch = ordered[start : start + _BATCH]
-            changed += _rebuild(repository, window, batch)
-            done += len(batch)
-            if on_progress:
-                on_progress(done, total)
-    return changed
-
-
-def stale_blocks(now: Snapshot, time: int, blocks: Iterable[Block]) -> frozenset[Block]:
-    """Which of these overview blocks do not summarise the level-1 blocks below them as they stand.
-
-    A block is stale where it is dirty or any block between it and level 1 is. The snapshot keeps the answers.
-    """
-    asked = now.above(time).intersection(blocks)
-    unknown: dict[int, set[Block]] = {level: set() for level in LEVELS}
-    for level in reversed(LEVELS):
-        unknown[level] |= {b for b in asked if b.level == level and (time, b) not in now.stale}
-        if level > 2:
-            below = {child for block in unknown[level] for child in block.children()} & now.above(time)
-            unknown[level // 2] |= {b for b in below if (time, b) not in now.stale}
-    for level in LEVELS:
-        dirty = set(_dirty(now, time, sorted(unknown[level])))
-        for block in unknown[level]:
-            now.stale[time, block] = block in dirty or any(now.stale.get((time, c), False) for c in block.children())
-    return frozenset(block for block in asked if now.stale[time, block])
-
-
-def _candidates(repository: Repository, window: Window, blocks: Sequence[Block] | None) -> dict[int, set[Block]]:
-    """Overview blocks to look at, by level: the ancestors of `blocks`, or of everything there is."""
-    below: set[Block] = set(blocks or ())
     now = Snapshot(repository.location, repository.reader(repository.tip()))
-    time = now.time(window)
-    if blocks is None:
-        below = set(now.blocks(1).get(time, ()))
-    out: dict[int, set[Block]] = {}
-    for level in LEVELS:
-        out[level] = {block.parent() for block in below}
-        if blocks is None and level in now.levels:
-            out[level] |= now.blocks(level).get(time, frozenset())
-        below = out[level]
-    return out
+    found = now.lineage.above(now.time(window)) if blocks is None else ancestors(now.grids, blocks)
+    ordered, changed = sorted(found, key=lambda block: (block.level, block)), 0
+    for start in range(0, len(ordered), _BATCH):
+        batch = ordered[start : start + _BATCH]
+        changed += _rebuild(repository, window, batch)
+        if on_progress:
+            on_progress(start + len(batch), len(ordered))
+    return changed
 
 
 def _rebuild(repository: Repository, window: Window, batch: Sequence[Block]) -> int:
@@ -104,79 +70,78 @@ def _rebuild(repository: Repository, window: Window, batch: Sequence[Block]) -> 
         with repository.open_for_writing():
             session = repository.writer()
             now = Snapshot(repository.location, session)
-            time = now.time(window)
-            dirty = _dirty(now, time, batch)
-            if not dirty:
+            levels = groupby(batch, key=lambda block: block.level)
+            changed = sum(_rebuild_level(now, now.time(window), list(same)) for _, same in levels)
+            if not changed:
                 return 0
-            with writing(repository.location):
-                _ensure_groups(now, {(Zone.parse(b.zone), b.level) for b in dirty})
-            now = Snapshot(repository.location, session)
-            for block in dirty:
-                _rebuild_one(now, time, block)
             try:
-                repository.commit(session, f"overviews of {len(dirty)} blocks")
+                repository.commit(session, f"overviews of {changed} blocks")
             except Conflict:
                 continue
-            return len(dirty)
+            return changed
     raise Conflict(f"{repository.location}: somebody else keeps rebuilding the same overviews.")
 
 
-def _dirty(now: Snapshot, time: int, blocks: Sequence[Block]) -> list[Block]:
-    """Those that do not record what stands below them; also all that were made before overviews had counts."""
-    counted = {(b.zone, b.level) for b in blocks if now.has_counts(Zone.parse(b.zone), b.level)}
-    recorded = now.block_values("block_children", time, [b for b in blocks if (b.zone, b.level) in counted])
-    standing = _child_versions(now, time, blocks)
-    return [b for b in blocks if not np.array_equal(recorded.get(b, np.zeros(4, np.uint64)), standing[b])]
-
-
-def _child_versions(now: Snapshot, time: int, blocks: Collection[Block]) -> dict[Block, np.ndarray[Any, Any]]:
-    """(4,) uint64 versions of the children of each block, 0 where there is none."""
-    children = {b: [c if _on_grid(now, c) else None for c in b.children()] for b in blocks}
-    found = now.versions(time, [c for four in children.values() for c in four if c])
-    return {
-        b: np.array([int(found[c] or "0", 16) if c else 0 for c in four], np.uint64) for b, four in children.items()
-    }
-
-
-def _on_grid(now: Snapshot, block: Block) -> bool:
-    zone = Zone.parse(block.zone)
-    if zone not in now.zones:
-        return False
-    grid = now.layer(zone).grid.at_level(block.level)
-    return bool(block.rows.start < grid.height and block.cols.start < grid.width)
+def _rebuild_level(now: Snapshot, time: int, blocks: Sequence[Block]) -> int:
+    dirty = now.lineage.dirty(time, blocks)
+    if not dirty:
+        return 0
+    with writing(now.location):
+        _ensure_groups(now, {(Zone.parse(b.zone), b.level) for b in dirty})
+    standing, versions = now.lineage.standing(time, dirty), []
+    for block in dirty:
+        summary = _summarised(now, time, block)
+        with writing(now.location):
+            versions.append((block, _put(now, time, block, summary, standing[block])))
+    now.wrote(time, versions)
+    return len(dirty)
 
 
 def _ensure_groups(now: Snapshot, wanted: Collection[tuple[Zone, int]]) -> None:
-    dims = int(now.attributes["geoemb:dimensions"])
     for zone, level in sorted(wanted):
-        if now.path(zone, level) not in now.root:
-            add_overview(now.root, zone, level, len(now.years), dims)
-        elif not now.layer(zone, level).counts:
-            add_counts(now.group(now.path(zone, level)), now.layer(zone, level).grid, len(now.years))
+        if not now.holds(zone, level):
+            add_overview(now.root, zone, now.grid(zone, level), len(now.years), now.dims)
+        elif not now.has_counts(zone, level):
+            add_counts(now.group(now.path(zone, level)), now.grid(zone, level), len(now.years))
+            now.forget(zone, level)
+    now.wrote()
 
 
-def _rebuild_one(now: Snapshot, time: int, block: Block) -> None:
-    zone = Zone.parse(block.zone)
-    below, layer = now.layer(zone, block.level // 2), now.layer(zone, block.level)
+def _summarised(now: Snapshot, time: int, block: Block) -> Summary:
+    """What a block shows of those below it."""
+    if block.level == FINEST.level:
+        return gathered(block, _parts(now, time, block), now.dims)
     rows, cols = (slice(2 * s.start, 2 * s.stop) for s in (block.rows, block.cols))
-    summary = halved(_summary(now, below, time, rows, cols))
-    with writing(now.location):
-        _put(now, layer, time, block, summary)
+    return halved(_summary(now, Zone.parse(block.zone), block.level // 2, time, rows, cols))
 
 
-def _summary(now: Snapshot, layer: Layer, time: int, rows: slice, cols: slice) -> Summary:
+def _parts(now: Snapshot, time: int, block: Block) -> Iterator[Part]:
+    """The blocks of zones that hold data under a block of the world."""
+    below = children(now.grids, block)
+    found = now.versions(time, below)
+    for child in sorted(child for child in below if found[child]):
+        zone = Zone.parse(child.zone)
+        yield Part(now.grid(zone, child.level), child, _summary(now, zone, child.level, time, child.rows, child.cols))
+
+
+def _summary(now: Snapshot, zone: Zone, level: int, time: int, rows: slice, cols: slice) -> Summary:
     """A rectangle of pixels, and how much stands behind each."""
-    vectors, counts = read_window(layer, time, rows, cols), read_counts_window(layer, time, rows, cols)
-    found = Summary.of(vectors, counts)
-    if layer.grid.level > 1:
-        rows, cols = (slice(s.start, min(s.stop, n)) for s, n in ((rows, layer.grid.height), (cols, layer.grid.width)))
-        stored = read_array(now.location, now.array(layer.name, "weight"), time, rows, cols)
-        found.weight[: stored.shape[0], : stored.shape[1]] = stored
+    if level == 1:
+        return Summary.of(*now.pixels(zone, time, rows, cols))
+    if not now.holds(zone, level):
+        shape = rows.stop - rows.start, cols.stop - cols.start
+        return Summary.of(Vectors.empty(shape, now.dims), Counts.zeros(shape))
+    layer = now.layer(zone, level)
+    found = Summary.of(read_window(layer, time, rows, cols), read_counts_window(layer, time, rows, cols))
+    rows, cols = (slice(s.start, min(s.stop, n)) for s, n in ((rows, layer.grid.height), (cols, layer.grid.width)))
+    stored = read_array(now.location, now.arrays(layer.name)["weight"], time, rows, cols)
+    found.weight[: stored.shape[0], : stored.shape[1]] = stored
     return found
 
 
-def _put(now: Snapshot, layer: Layer, time: int, block: Block, summary: Summary) -> None:
-    """Write one overview block; the last row and column of blocks may reach beyond the grid."""
+def _put(now: Snapshot, time: int, block: Block, summary: Summary, standing: npt.NDArray[np.uint64]) -> int:
+    """Write one overview block and return its version; the last ones of a grid may reach beyond it."""
+    layer: Layer = now.layer(Zone.parse(block.zone), block.level)
     height = min(BLOCK, layer.grid.height - block.rows.start)
     width = min(BLOCK, layer.grid.width - block.cols.start)
     at = (time, slice(block.rows.start, block.rows.start + height), slice(block.cols.start, block.cols.start + width))
@@ -186,14 +151,15 @@ def _put(now: Snapshot, layer: Layer, time: int, block: Block, summary: Summary)
         "scales": np.where(vectors.valid, vectors.scales, np.float32(np.nan)),
         "status": vectors.status,
         "weight": summary.weight,
-        **dict(zip(COUNT_NAMES, (counts.s2, counts.s1_asc, counts.s1_desc), strict=True)),
+        **dict(zip(COUNT_NAMES, counts.each, strict=True)),
     }
-    group: Any = now.group(layer.name)
+    arrays, version = now.arrays(layer.name), _version(summary)
     for name, value in values.items():
-        group[name][at] = value[:height, :width]
+        arrays[name][at] = value[:height, :width]
     cell = (time, block.row, block.col)
-    group["block_version"][cell] = np.uint64(_version(summary))
-    group["block_children"][cell] = _child_versions(now, time, [block])[block]
+    arrays["block_version"][cell] = np.uint64(version)
+    arrays["block_children"][cell] = standing
+    return version
 
 
 def _version(summary: Summary) -> int:
@@ -201,8 +167,6 @@ def _version(summary: Summary) -> int:
     if not (vectors.status != NOT_EMBEDDED).any():
         return 0
     digest = hashlib.blake2b(digest_size=8)
-    for array in (
-        vectors.codes, vectors.scales, vectors.status, summary.weight, counts.s2, counts.s1_asc, counts.s1_desc,
-    ):  # fmt: skip
+    for array in (vectors.codes, vectors.scales, vectors.status, summary.weight, *counts.each):
         digest.update(np.ascontiguousarray(array).data)
     return int.from_bytes(digest.digest(), "little") or 1

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import icechunk
-import numpy as np
 import zarr
 from zarr.core.sync import sync
 
 from service.errors import Corrupt, InvalidInput, NotFound
-from service.grid import Block, Zone, ZoneGrid
+from service.globe import LEVELS, Grids
+from service.grid import WORLD_GRID, WORLD_LEVELS, Block, Zone, ZoneGrid
+from service.store.axes import decoded_years, grid_of
 from service.store.chunks import ChunkCache, Kept
 from service.store.faults import Array, read_array, reading
-from service.store.layer import Layer
-from service.store.layout import COUNT_NAMES, LAYOUT, LEVELS, WINDOW, overview_group, years_of
-from service.store.patient import zarr_store
-from service.values import NOT_EMBEDDED, Window
+from service.store.layer import Layer, read_counts_window, read_window
+from service.store.layout import COUNT_NAMES, LAYOUT, WINDOW, overview_group, years_of
+from service.store.lineage import Lineage
+from service.store.near import Near, zarr_store
+from service.values import NOT_EMBEDDED, Counts, Vectors, Window
 
 _ZONE = re.compile(r"\d\d[NS]")
 
@@ -36,40 +38,77 @@ class Snapshot:
         location: Of the repository, for messages.
         session: Read-only, or the writable one whose own changes shall be seen.
         chunks: Where decoded squares of arrays are kept, if the session is read-only.
+        near: Where what is fetched over a network is kept, if the session is read-only.
     """
 
-    def __init__(self, location: str, session: icechunk.Session, chunks: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        location: str,
+        session: icechunk.Session,
+        chunks: ChunkCache | None = None,
+        near: Near | None = None,
+    ) -> None:
         self.location = location
         self.session = session
         self.id = str(session.snapshot_id)
         with reading(location, "root metadata"):
-            self.root = zarr.open_group(zarr_store(location, session), mode="r" if session.read_only else "r+")
+            self.root = zarr.open_group(zarr_store(location, session, near), mode="r" if session.read_only else "r+")
             self.attributes: dict[str, Any] = dict(self.root.attrs)
-            names = set(self.root.group_keys())
-        self.zones = tuple(sorted(Zone.parse(name) for name in names if _ZONE.fullmatch(name)))
-        self._overviews = "overviews" in names
+        self.zones = tuple(sorted(Zone.parse(name) for name in self._names("") if _ZONE.fullmatch(name)))
+        self._held: dict[int, frozenset[str]] = {}
         self._layers: dict[tuple[Zone, int], Layer] = {}
+        self._arrays: dict[str, Mapping[str, Array]] = {}
         self._kept = Kept(chunks, self._standing) if chunks and session.read_only else None
         self._blocks: dict[int, dict[int, frozenset[Block]]] = {}
         self._versions: dict[tuple[int, Block], str] = {}
-        self._above: dict[int, frozenset[Block]] = {}
         self._years: tuple[int, ...] | None = None
-        self.stale: dict[tuple[int, Block], bool] = {}
-        """What `stale_blocks` found out, by position in time and overview block."""
+        self.lineage = Lineage(self)
 
-    @property
+    @cached_property
     def has_block_versions(self) -> bool:
         """Whether smalti made this repository: others have no versions per block."""
         return not self.zones or "block_version" in self.group(self.zones[0].name)
 
-    @property
+    @cached_property
+    def grids(self) -> Grids:
+        """The level-1 grid of each zone."""
+        return {zone: self.layer(zone).grid for zone in self.zones}
+
+    @cached_property
     def levels(self) -> tuple[int, ...]:
         """Levels that hold any arrays."""
-        if not self._overviews:
-            return (1,)
-        with reading(self.location, "overviews"):
-            found = {int(name) for name in self.group("overviews").group_keys()}
-        return (1, *(level for level in LEVELS if level in found))
+        found = self._names("overviews")
+        return (1, *(level for level in LEVELS if str(level) in found))
+
+    def holds(self, zone: Zone, level: int) -> bool:
+        """Whether there is a group of a zone at a level."""
+        if level == 1:
+            return zone in self.zones
+        if level not in self._held:
+            self._held[level] = self._names(f"overviews/{level}")
+        return zone.name in self._held[level]
+
+    def _names(self, path: str) -> frozenset[str]:
+        """Names of what lies in a group."""
+
+        async def gather() -> frozenset[str]:
+            return frozenset([name async for name in self.root.store.list_dir(path)])
+
+        with reading(self.location, f"the listing of /{path}"):
+            return sync(gather())
+
+    def wrote(self, time: int = 0, versions: Iterable[tuple[Block, int]] = ()) -> None:
+        """Take note of what this snapshot's own session wrote: groups, and versions of blocks."""
+        self.__dict__.pop("levels", None)
+        self._held.clear()
+        for block, version in versions:
+            self._versions[time, block] = f"{version:016x}" if version else ""
+            self._blocks.pop(block.level, None)
+
+    def forget(self, zone: Zone, level: int) -> None:
+        """Open the arrays of a zone at a level anew: this snapshot's own session added some."""
+        self._layers.pop((zone, level), None)
+        self._arrays.pop(self.path(zone, level), None)
 
     @property
     def years(self) -> tuple[int, ...]:
@@ -130,6 +169,17 @@ class Snapshot:
             raise Corrupt(f"{self.location}: {group}/{name} is no array.")
         return found
 
+    def arrays(self, group: str) -> Mapping[str, Array]:
+        """The arrays of a group by name, opened together and kept.
+
+        Raises:
+            Corrupt: It is no group, or metadata cannot be read.
+        """
+        if group not in self._arrays:
+            with reading(self.location, f"the arrays of {group}"):
+                self._arrays[group] = dict(self.group(group).arrays())
+        return self._arrays[group]
+
     def layer(self, zone: Zone, level: int = 1) -> Layer:
         """The arrays of one zone at one level.
 
@@ -143,29 +193,32 @@ class Snapshot:
         return self._layers[key]
 
     def _open_layer(self, zone: Zone, level: int) -> Layer:
-        if zone not in self.zones:
+        if zone not in self.zones and (zone != Zone.WORLD or level not in WORLD_LEVELS):
             raise NotFound(f"{self.location} has no zone {zone.name}.", field="zone")
-        self.require_same_years(zone)
+        if zone != Zone.WORLD:
+            self.require_same_years(zone)
         path = self.path(zone, level)
-        if level != 1 and (level not in self.levels or path not in self.root):
+        if not self.holds(zone, level):
             raise NotFound(f"{self.location} has no overview at level {level} in zone {zone.name}.", field="level")
-        group = self.group(path)
-        codes, scales = self.array(path, "embeddings"), self.array(path, "scales")
-        grid = grid_of(self.location, path, dict(group.attrs), zone, level)
+        arrays = self.arrays(path)
+        missing = {"embeddings", "scales"} - set(arrays)
+        if missing:
+            raise Corrupt(f"{self.location}: group {path} has no {min(missing)}.")
+        codes, scales = arrays["embeddings"], arrays["scales"]
+        grid = grid_of(self.location, path, dict(self.group(path).attrs), zone, level)
         if codes.shape != (*scales.shape, codes.shape[-1]) or scales.shape[1:] != (grid.height, grid.width):
             raise Corrupt(
                 f"{self.location}: {path}: embeddings {codes.shape}, scales {scales.shape} and the grid "
                 f"{grid.height} x {grid.width} contradict each other."
             )
-        names = set(group.array_keys())
-        has_counts = names.issuperset(COUNT_NAMES)
+        counts = tuple(arrays[name] for name in COUNT_NAMES if name in arrays)
         return Layer(
             self.location,
             grid,
             codes,
             scales,
-            self.array(path, "status") if "status" in names else None,
-            tuple(self.array(path, name) for name in COUNT_NAMES) if has_counts else (),
+            arrays.get("status"),
+            counts if len(counts) == len(COUNT_NAMES) else (),
             nan_status=NOT_EMBEDDED,
             kept=self._kept,
         )
@@ -176,8 +229,7 @@ class Snapshot:
 
     def has_counts(self, zone: Zone, level: int) -> bool:
         """Whether observation counts are kept at a level; overviews made by older versions have none."""
-        path = self.path(zone, level)
-        return path in self.root and bool(self.layer(zone, level).counts)
+        return self.holds(zone, level) and bool(self.layer(zone, level).counts)
 
     @cached_property
     def counted(self) -> tuple[int, ...]:
@@ -185,8 +237,22 @@ class Snapshot:
         return tuple(
             level
             for level in self.levels
-            if all(self.has_counts(zone, level) for zone in self.zones if self.path(zone, level) in self.root)
+            if all(self.has_counts(zone, level) for zone in self.zones if self.holds(zone, level))
         )
+
+    @cached_property
+    def dims(self) -> int:
+        """Embedding dimensions of a repository that smalti made."""
+        return int(self.attributes["geoemb:dimensions"])
+
+    def grid(self, zone: Zone, level: int) -> ZoneGrid:
+        """The grid of a zone, or of the world, at a level, whether anything is stored of it or not."""
+        return (WORLD_GRID if zone == Zone.WORLD else self.grids[zone]).at_level(level)
+
+    def pixels(self, zone: Zone, time: int, rows: slice, cols: slice) -> tuple[Vectors, Counts]:
+        """A rectangle of level 1."""
+        layer = self.layer(zone)
+        return read_window(layer, time, rows, cols), read_counts_window(layer, time, rows, cols)
 
     def require_same_years(self, zone: Zone) -> None:
         """Positions in time are those of the first zone; another axis would give another year's pixels.
@@ -206,23 +272,12 @@ class Snapshot:
         """Blocks with a version, by position in time: the listing of the chunks of `block_version`."""
         if level not in self._blocks:
             found: dict[int, set[Block]] = defaultdict(set)
-            for zone in self.zones:
-                path = self.path(zone, level)
-                if level == 1 or path in self.root:
-                    for time, row, col in self.chunks(f"{path}/block_version"):
+            for zone in (Zone.WORLD,) if level in WORLD_LEVELS else self.zones:
+                if self.holds(zone, level):
+                    for time, row, col in self.chunks(f"{self.path(zone, level)}/block_version"):
                         found[time].add(Block(zone.name, row, col, level))
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in found.items()}
         return self._blocks[level]
-
-    def above(self, time: int) -> frozenset[Block]:
-        """Overview blocks that hold data or have any below them; a few more after blocks were emptied."""
-        if time not in self._above:
-            below, out = set(self.blocks(1).get(time, ())), set[Block]()
-            for level in LEVELS:
-                below = {block.parent() for block in below} | self.blocks(level).get(time, frozenset())
-                out |= below
-            self._above[time] = frozenset(out)
-        return self._above[time]
 
     def succeed(self, previous: Snapshot, changed: Mapping[str, Iterable[Sequence[int]]]) -> None:
         """Take over what an older snapshot knows of blocks, but for the chunks that changed since.
@@ -249,10 +304,7 @@ class Snapshot:
                 now = {block for block, version in self.versions(time, mine).items() if version}
                 held[time] = held.get(time, set()) - mine | now
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in held.items() if blocks}
-        over = {(time, above) for time, block in touched for above in _with_ancestors(block)}
-        self.stale = {key: stale for key, stale in dict(previous.stale).items() if key not in over}
-        for time, known in dict(previous._above).items():
-            self._above[time] = known | {block for t, block in over if t == time}
+        self.lineage.succeed(previous.lineage, touched)
 
     def chunks(self, path: str) -> list[tuple[int, ...]]:
         """Coordinates of the chunks of an array that were ever written."""
@@ -279,14 +331,14 @@ class Snapshot:
         for block in blocks:
             groups[block.zone, block.level].append(block)
         out: dict[Block, Any] = {}
-        for (zone, level), members in groups.items():
-            path = self.path(Zone.parse(zone), level)
-            if path in self.root:
-                out |= self._block_values(path, name, time, members)
+        for (name_of_zone, level), members in groups.items():
+            zone = Zone.parse(name_of_zone)
+            if self.holds(zone, level):
+                out |= self._block_values(self.path(zone, level), name, time, members)
         return out
 
     def _block_values(self, path: str, name: str, time: int, blocks: list[Block]) -> dict[Block, Any]:
-        array = self.array(path, name)
+        array = self.arrays(path)[name]
         rows, cols = [b.row for b in blocks], [b.col for b in blocks]
         top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
         if top < 0 or left < 0 or bottom > array.shape[1] or right > array.shape[2]:
@@ -295,49 +347,3 @@ class Snapshot:
             box = read_array(self.location, array, time, slice(top, bottom), slice(left, right))
             return {b: box[b.row - top, b.col - left] for b in blocks}
         return {b: read_array(self.location, array, time, b.row, b.col)[()] for b in blocks}
-
-
-def _with_ancestors(block: Block) -> Iterator[Block]:
-    """The overview blocks above a block, and itself where it is one."""
-    if block.level > 1:
-        yield block
-    while block.level < LEVELS[-1]:
-        yield (block := block.parent())
-
-
-def grid_of(location: str, path: str, attributes: Mapping[str, Any], zone: Zone, level: int = 1) -> ZoneGrid:
-    """The grid that a zone group's attributes describe.
-
-    Raises:
-        Corrupt: They are missing or describe no north-up grid of 10 m times the level.
-    """
-    try:
-        a, b, x0, d, e, y0 = (float(v) for v in attributes["spatial:transform"])
-        height, width = (int(v) for v in attributes["spatial:shape"])
-        epsg = int(str(attributes["proj:code"]).removeprefix("EPSG:"))
-    except (KeyError, ValueError, TypeError) as error:
-        raise Corrupt(
-            f"{location}: group {path} does not say where it lies: spatial:transform, spatial:shape or proj:code "
-            "is missing or malformed."
-        ) from error
-    if b or d or a != 10.0 * level or e != -a or epsg not in (32600 + zone.number, 32700 + zone.number):
-        raise Corrupt(f"{location}: group {path} is no north-up grid of {10 * level} m in UTM zone {zone.number}.")
-    return ZoneGrid(zone, x0, y0, width, height, level, epsg)
-
-
-def decoded_years(location: str, array: Array) -> tuple[int, ...]:
-    """Years on a time axis, stored as years or as a count of days, seconds or nanoseconds since a date.
-
-    Raises:
-        Corrupt: It is neither.
-    """
-    values = np.asarray(read_array(location, array, slice(0, array.shape[0])))
-    units = re.fullmatch(r"(days|seconds|nanoseconds) since (\d{4}-\d\d-\d\d).*", str(array.attrs.get("units", "")))
-    if units and values.dtype.kind in "iu":
-        step = {"days": "D", "seconds": "s", "nanoseconds": "ns"}[units[1]]
-        values = np.datetime64(units[2]) + values.astype(f"timedelta64[{step}]")
-    if values.dtype.kind == "M":
-        values = values.astype("datetime64[Y]").astype(np.int64) + 1970
-    if values.dtype.kind not in "iu" or ((values < 1900) | (values > 2200)).any():
-        raise Corrupt(f"{location}: array {array.path} does not hold years.")
-    return tuple(cast(list[int], values.astype(np.int64).tolist()))
