@@ -24,6 +24,7 @@ from api.routes import (
     page,
     queries,
     search,
+    tile,
     tiles,
     vectors,
 )
@@ -42,6 +43,7 @@ ROUTES: Final = (
     metrics,
     datasets,
     vectors,
+    tile,
     tiles,
     search,
     queries,

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
-from api.params import SUPPORTED_TMS, Layer, layer
+from api.params import Layer, layer
 from api.state import get_state
 from service import VERSION
-from service.plan import touched
-from service.tiles import tile_target
+from service.standing import revisions, standing
+from service.warp import Target
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 RENDERING: Final = "2"
 """Part of every validator; raised when the same vectors are drawn in another way."""
-
 
 OVERVIEW: Final = "X-Smalti-Overview"
 STALE: Final = "stale"
@@ -62,35 +60,43 @@ def stamp(request: Request, shown: Annotated[Layer, Depends(layer)]) -> None:
 
     Raises:
         NotModified: The client's copy is still right.
-        TileOutsideBounds: There is no such tile.
     """
-    revisions = [side.store.revision() for side in shown.sides]
-    revision, strong = revisions[0][0], all(strong for _, strong in revisions)
+    request.state.stamp, request.state.notes = headers_of(request, shown), shown.notes
+    if request.method == "GET" and holds(request.headers.get("if-none-match"), request.state.stamp["ETag"]):
+        raise NotModified
+
+
+def headers_of(request: Request, shown: Layer, target: Target | None = None) -> dict[str, str]:
+    """What an answer made from vectors carries.
+
+    Args:
+        request: What is asked.
+        shown: What it shows.
+        target: The tile it asks for, if it is one: then the blocks of that decide whether a copy is still right.
+    """
+    found = revisions(shown)
     headers = {
         "X-Smalti-Dataset": shown.dataset,
         "X-Smalti-Model": str(shown.store.identity),
         "X-Smalti-Window": str(shown.window),
-        "X-Smalti-Revision": revision,
+        "X-Smalti-Revision": found[0][0],
     }
     if shown.other is not None:
-        headers |= {"X-Smalti-Other-Window": str(shown.other.window), "X-Smalti-Other-Revision": revisions[1][0]}
-    request.state.stamp, request.state.notes = headers, shown.notes
-    if request.method != "GET":
-        headers["Cache-Control"] = "no-store"
-        return
+        headers |= {"X-Smalti-Other-Window": str(shown.other.window), "X-Smalti-Other-Revision": found[1][0]}
+    if request.method != "GET":  # HEAD arrives as GET
+        return headers | {"Cache-Control": "no-store"}
     digest = hashlib.sha256()
-    for part in _parts(request, shown, [revision for revision, _ in revisions]):
+    for part in _parts(request, shown, target):
         digest.update(part.encode() + b"\0")
-    tag = f'"{digest.hexdigest()[:32]}"' if strong else f'W/"{digest.hexdigest()[:32]}"'
-    headers["ETag"] = tag
+    strong = all(strong for _, strong in found)
+    headers["ETag"] = f'"{digest.hexdigest()[:32]}"' if strong else f'W/"{digest.hexdigest()[:32]}"'
     # A map must show a new embedding at once, so copies are kept but always asked for again; 304 costs a millisecond.
     settings = get_state(request).settings
     public = settings.public_read or not settings.api_keys
     headers["Cache-Control"] = "public, no-cache" if public else "private, no-cache"
-    if "z" not in request.path_params:
+    if target is None:
         headers["Vary"] = "Accept"
-    if holds(request.headers.get("if-none-match"), tag):
-        raise NotModified
+    return headers
 
 
 def holds(header: str | None, tag: str) -> bool:
@@ -101,33 +107,18 @@ def holds(header: str | None, tag: str) -> bool:
     return "*" in names or tag.removeprefix("W/") in names
 
 
-def _parts(request: Request, shown: Layer, revisions: list[str]) -> Iterator[str]:
+def _parts(request: Request, shown: Layer, target: Target | None) -> Iterator[str]:
     """Everything the answer depends on, as texts."""
     yield from (VERSION, RENDERING, shown.dataset, str(shown.window), shown.view.key, str(shown.dims), request.url.path)
     yield from sorted(f"{name}={value}" for name, value in request.query_params.multi_items() if name != "view")
-    versions = _tile_versions(request, shown)
-    if versions is None:  # documents hold whole addresses, maps heed Accept, and both show anything of the dataset
-        yield from (*revisions, str(request.base_url), request.headers.get("accept", ""))
+    stands = None
+    if target is not None:
+        stands = standing(shown, target)
+        if stands.stale:
+            shown.notes.add(STALE)  # a copy that is still right is still stale
+    if stands is None or stands.blocks is None:
+        yield from (revision for revision, _ in revisions(shown))
     else:
-        yield from versions
-
-
-def _tile_versions(request: Request, shown: Layer) -> list[str] | None:
-    """The versions of the blocks that a tile shows; None where the request is for no tile, or for too many blocks."""
-    path, size = request.path_params, request.query_params.get("tilesize", "")
-    asked = [path.get("z", ""), path.get("x", ""), path.get("y", ""), size or "0"]
-    if path.get("tileMatrixSetId") not in SUPPORTED_TMS.list() or not all(re.fullmatch(r"\d{1,9}", a) for a in asked):
-        return None
-    z, x, y, tilesize = map(int, asked)
-    tile = tile_target(SUPPORTED_TMS.get(path["tileMatrixSetId"]), x, y, z, tilesize or None)
-    found = touched(shown, tile)
-    if found.stale:
-        shown.notes.add(STALE)  # a copy that is still right is still stale
-    if found.blocks is None:
-        return None
-    versions = [
-        f"{block.name}={version}"
-        for side in shown.sides
-        for block, version in side.store.versions(side.window, found.blocks).items()
-    ]
-    return [*versions, STALE if found.stale else ""]
+        yield from (stands.blocks, STALE if stands.stale else "")
+    if target is None:  # documents hold whole addresses, and maps heed Accept
+        yield from (str(request.base_url), request.headers.get("accept", ""))

@@ -49,7 +49,7 @@ def revisions(source: Source) -> tuple[tuple[str, bool], ...]:
 
 def _key(source: Source, target: Target) -> object:
     sides = tuple((ByIdentity(side.store), side.window) for side in source.sides)
-    return sides, revisions(source), source.levels, source.dims, target
+    return sides, revisions(source), source.levels, source.dims, source.resampling, target
 
 
 def _look(source: Source, target: Target) -> Standing:

@@ -107,6 +107,9 @@ class Tiler(TilerFactory):
             operation_id="tiles.getWMTS",
         )(capabilities)
 
+    def tile(self) -> None:
+        """Nothing: `api.routes.tile` registers it."""
+
     def point(self) -> None:
         """Register /point."""
         self.router.get("/point/{lon},{lat}", operation_id="tiles.getDataForPoint")(point)
