@@ -11,6 +11,7 @@ import numpy as np
 import numpy.ma as ma
 
 from service import bilinear
+from service.deadline import Deadline
 from service.interpolation import Int32Array
 from service.plan import Rectangle, Source, plan
 from service.values import BoolArray, Int64Array, Vectors
@@ -42,7 +43,7 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
     for rectangle in plan(source, target):
         if rectangle.stale:
             source.notes.add("stale")
-        with _turn(rectangle.count * source.dims * len(source.sides)):
+        with _turn(rectangle.count * source.dims * len(source.sides), source.deadline):
             pixels, bands, held = _painted(source, rectangle, target)
         if len(pixels) == size:
             out, seen = bands, held
@@ -54,13 +55,18 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
 
 
 @contextmanager
-def _turn(size: int) -> Iterator[None]:
-    """Wait until so many bytes of codes may be in memory."""
+def _turn(size: int, deadline: Deadline | None) -> Iterator[None]:
+    """Wait until so many bytes of codes may be in memory, at most as long as there is time."""
     if size <= LARGE_BYTES:
         yield
         return
-    with _large:
+    while not _large.acquire(timeout=deadline.left if deadline else None):
+        if deadline:
+            deadline.check()
+    try:
         yield
+    finally:
+        _large.release()
 
 
 def _painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int32Array, np.ndarray, BoolArray]:

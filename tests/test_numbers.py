@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import morecantile
 import numpy as np
@@ -15,7 +16,12 @@ from fastapi.testclient import TestClient
 from rasterio.io import MemoryFile
 
 from api.settings import Limits, Settings
-from service.values import NOT_EMBEDDED, OUTSIDE, VALID, WATER, ModelIdentity
+from service.deadline import Deadline
+from service.errors import Unavailable
+from service.grid import Zone
+from service.store.contract import Store
+from service.strips import read_in_time
+from service.values import BLOCK, NOT_EMBEDDED, OUTSIDE, VALID, WATER, ModelIdentity, Vectors, Window
 from tests.conftest import client_of
 from tests.stores import Tiny, random_vectors, tiny_archive
 
@@ -218,3 +224,34 @@ def test_every_route_that_reads_ends_when_its_time_is_over(made: tuple[TestClien
         assert "limit `seconds`" in answer.json()["detail"]
         assert "ETag" not in answer.headers
         assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_large_rectangles_are_read_in_strips_of_whole_blocks(
+    made: tuple[TestClient, Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pixels; and nothing more is read once the time is over."""
+    _, tiny = made
+    rows, cols = slice(tiny.row - 30, tiny.row + 290), slice(tiny.col + 3, tiny.col + 330)
+    ask = {"level": 1, "dims": DIMS}
+    whole = tiny.store.read(tiny.grid.zone, tiny.window, rows, cols, **ask)
+    monkeypatch.setattr("service.strips.STRIP_BYTES", 1)
+    read: list[slice] = []
+
+    class Watched:
+        def read(self, zone: Zone, window: Window, rows: slice, cols: slice, **more: int) -> Vectors:
+            read.append(rows)
+            time.sleep(0.04)
+            return tiny.store.read(zone, window, rows, cols, **more)
+
+    store = cast(Store, Watched())
+    found = read_in_time(store, tiny.window, tiny.grid.zone, rows, cols, deadline=Deadline.after(60), **ask)
+    np.testing.assert_array_equal(found.codes, whole.codes)
+    np.testing.assert_array_equal(found.scales, whole.scales)
+    np.testing.assert_array_equal(found.status, whole.status)
+    assert (read[0].start, read[-1].stop) == (rows.start, rows.stop)
+    assert len(read) > 1
+    assert all(one.stop == two.start and one.stop % BLOCK == 0 for one, two in pairwise(read))
+    read.clear()
+    with pytest.raises(Unavailable, match="limit `seconds`"):
+        read_in_time(store, tiny.window, tiny.grid.zone, rows, cols, deadline=Deadline.after(0.03), **ask)
+    assert len(read) == 1
