@@ -8,16 +8,17 @@ from typing import Final, Literal
 
 import numpy as np
 
+from service.choice import Choice, choices
 from service.colour import ChangeView, ObservationsView, View, side_by_side
 from service.colour.stored import StoredView
 from service.deadline import Deadline
 from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
-from service.footprint import Box, Footprint, footprint
+from service.footprint import Footprint, Side, footprint
 from service.grid import Block, Zone
 from service.store.contract import Store
 from service.strips import read_in_time
 from service.values import BLOCK, OUTSIDE, Int64Array, UInt8Array, Vectors, Window
-from service.warp import Target, ZoneMap, zone_at, zone_maps
+from service.warp import Target, ZoneMap, zone_at
 
 MAX_SOURCE_BYTES: Final = 320_000_000
 """Codes one picture may read: 2.5 million pixels of 128 dimensions."""
@@ -31,19 +32,6 @@ _AROUND: Final[Mapping[str, tuple[tuple[int, int], ...]]] = {
 MAX_TOUCHED: Final = 1024
 """Blocks whose versions one picture's validator may look at."""
 Resampling = Literal["nearest", "bilinear"]
-
-
-@dataclass(frozen=True)
-class Side:
-    """A window of a store."""
-
-    store: Store
-    window: Window
-
-    @property
-    def footprint(self) -> Footprint:
-        """Where there is data."""
-        return footprint(self.store, self.window)
 
 
 @dataclass(frozen=True)
@@ -198,66 +186,9 @@ class Rectangle:
         return int((self.rows.stop - self.rows.start) * (self.cols.stop - self.cols.start))
 
 
-def level_for(levels: tuple[int, ...], maps: tuple[ZoneMap, ...]) -> int:
-    """The coarsest level whose pixels are no larger than the picture's; the finest where none is."""
-    # A hair of tolerance: a picture drawn at exactly 20 m shows the 20 m level.
-    step: float = min((part.step for part in maps), default=1.0) * (1 + 1e-6)
-    fine_enough = [level for level in levels if level <= step]
-    return fine_enough[-1] if fine_enough else levels[0]
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """The level at which one zone's part of a picture is read."""
-
-    shown: ZoneMap
-    box: Box | None
-    """What is read, as level-1 pixels; None where the part shows no data."""
-    level: int
-    stale: bool = False
-
-
-def _choices(source: Source, target: Target) -> tuple[_Choice, ...]:
-    """A level for each zone. What the finer levels may cost beyond the fitting one is shared out evenly."""
-    maps = zone_maps(target, source.store.zones())
-    levels = source.levels
-    level = level_for(levels, maps)
-    finer = tuple(known for known in reversed(levels) if known <= level)
-    boxes = [_held(source, part, level if source.resampling == "bilinear" else 0) for part in maps]
-    costs = [_count(box, level) * source.dims * len(source.sides) for box in boxes if box]
-    spare = (MAX_SOURCE_BYTES - sum(costs)) / max(1, len(costs))
-    return tuple(
-        _chosen(source, part, box, finer, spare) if box and level > 1 and spare >= 0 else _Choice(part, box, level)
-        for part, box in zip(maps, boxes, strict=True)
-    )
-
-
-def _held(source: Source, part: ZoneMap, reach: int) -> Box | None:
-    """What a part of a picture shows, and so much around it, cut to where every side holds data."""
-    top, bottom, left, right = part.box
-    box: Box | None = (top - reach, bottom + reach, left - reach, right + reach)
-    for side in source.sides:
-        box = side.footprint.clip(part.grid.zone.name, box) if box else None
-    return box
-
-
-def _chosen(source: Source, part: ZoneMap, box: Box, levels: tuple[int, ...], spare: float) -> _Choice:
-    """The coarsest level, from the fitting one on, that is up to date and may be read; else one that is not."""
-    zone, budget = part.grid.zone.name, _count(box, levels[0]) + spare / source.dims / len(source.sides)
-    kept: _Choice | None = None
-    for level in (known for known in levels if _count(box, known) <= budget):
-        blocks = [(side, side.footprint.parents(zone, box, level)) for side in source.sides]
-        if level == 1 or not any(side.store.stale(side.window, own) for side, own in blocks):
-            return _Choice(part, box, level)
-        if kept is None and all(any(side.store.versions(side.window, own).values()) for side, own in blocks):
-            kept = _Choice(part, box, level, stale=True)
-    return kept or _Choice(part, box, 1)  # no overviews at all: `plan` refuses it, unless other zones left room
-
-
-def _count(box: Box, level: int) -> int:
-    """Pixels of a level in a level-1 box."""
-    top, bottom, left, right = (edge // level for edge in box)
-    return (bottom - top + 1) * (right - left + 1)
+def _choices(source: Source, target: Target) -> tuple[Choice, ...]:
+    budget = MAX_SOURCE_BYTES / source.dims / len(source.sides)
+    return choices(target, source.sides, source.levels, budget, source.resampling == "bilinear")
 
 
 def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
@@ -309,14 +240,14 @@ def touched(source: Source, target: Target) -> Touched:
     Raises:
         NotFound: No such window.
     """
-    choices = _choices(source, target)
-    return Touched(_shown_blocks(choices, source.resampling), any(choice.stale for choice in choices))
+    found = _choices(source, target)
+    return Touched(_shown_blocks(found, source.resampling), any(choice.stale for choice in found))
 
 
-def _shown_blocks(choices: tuple[_Choice, ...], resampling: Resampling) -> tuple[Block, ...] | None:
+def _shown_blocks(found: tuple[Choice, ...], resampling: Resampling) -> tuple[Block, ...] | None:
     """Only where something is read: what is asked of the sea must not make a store look up, and keep, its versions."""
     blocks: list[Block] = []
-    for choice in choices:
+    for choice in found:
         if choice.box is None:
             continue
         part, side = choice.shown, choice.level * BLOCK
