@@ -39,7 +39,8 @@ class ArchiveStore:
         self._chunks = chunks
         self.location = repository.location
         self._swap = threading.Lock()
-        self._now = Snapshot(self.location, repository.reader(repository.tip()), chunks)
+        tip = repository.tip()
+        self._now = Snapshot(self.location, repository.reader(tip), chunks, repository.near(tip))
         self.identity = declared_identity(self.location, self._now.attributes.get(MODEL), identity)
         self.dims = self._declared_dims()
         self.depths: tuple[int, ...] = (self.dims,)
@@ -139,7 +140,7 @@ class ArchiveStore:
             tip = self.repository.tip()
             if tip == self._now.id:
                 return False
-            fresh = Snapshot(self.location, self.repository.reader(tip), self._chunks)
+            fresh = Snapshot(self.location, self.repository.reader(tip), self._chunks, self.repository.near(tip))
             changed = self.repository.changed_chunks(self._now.id, tip)
             if changed is not None:
                 fresh.succeed(self._now, changed)

@@ -12,7 +12,7 @@ from icechunk import IcechunkError
 
 from service.bucket import is_remote, trouble
 from service.errors import Corrupt, NotFound, ReadOnly, SmaltiError, Unavailable
-from service.store.near import warm
+from service.store.ahead import warm
 
 Array = zarr.Array[Any]
 

@@ -18,9 +18,9 @@ from zarr.core.sync import sync
 
 from service.errors import LimitExceeded
 from service.grid import Block, ZoneGrid
+from service.store.ahead import Sharding
 from service.store.faults import Array, reading
 from service.store.layer import Layer
-from service.store.near import Sharding
 from service.values import BLOCK, BoolArray
 
 Coordinates = tuple[int, ...]

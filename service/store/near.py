@@ -1,45 +1,24 @@
-"""A store beyond a network whose second read of anything is local, and whose first takes few round trips.
-
-zarr asks for the small chunks inside a shard one after the other. `warm` knows from the shard's index where they lie
-and fetches those of a rectangle side by side, neighbours in one request; zarr then finds them near.
-"""
+"""A store beyond a network whose second read of anything is local."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import zarr
+from icechunk import Session
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
+from service.bucket import is_remote
+from service.store.patient import PatientStore
 from service.store.records import Record, Records, object_name
 from service.store.transport import RemoteStore
-from service.values import Int64Array
 
-Array = zarr.Array[Any]
-Box = tuple[range, ...]
-"""Chunk coordinates along each axis."""
-
-WHOLE: Final = 32_000_000
-"""Bytes up to which an object is fetched whole where much of it is wanted."""
-_MUCH: Final = 4
-"""Much is one part in so many."""
-_GAP: Final = 32_768
-"""Bytes that may lie unwanted between two parts that are fetched as one."""
-_PIECE: Final = 4_000_000
-"""Bytes of parts fetched as one."""
 _ABSENT: Final = 60.0
 """Seconds for which an object that was not there is taken not to be."""
-_EMPTY: Final = 2**64 - 1
-"""What a shard's index says of a chunk that is not stored (Zarr v3, sharding codec)."""
 
 
 class NearStore(WrapperStore[Store]):
@@ -144,165 +123,17 @@ class NearStore(WrapperStore[Store]):
 
 
 @dataclass(frozen=True)
-class ShardIndex:
-    """Where the chunks of one shard lie."""
+class Near:
+    """Where and under what the records of one state of a store are kept."""
 
-    starts: Int64Array
-    """(chunks along each axis): first byte; -1 where a chunk is not stored."""
-    lengths: Int64Array
-    """Likewise: bytes."""
+    records: Records
+    location: str
+    generation: Callable[[str], str]
+    """Of a key; see `NearStore`."""
 
-
-@dataclass(frozen=True)
-class Sharding:
-    """How an array keeps small chunks in large objects."""
-
-    array: Array
-    codec: ShardingCodec
-
-    @classmethod
-    def of(cls, array: Array) -> Sharding | None:
-        """Of an array in shards whose index has the usual form; None for any other."""
-        codecs = array.metadata.codecs if array.metadata.zarr_format == 3 else ()
-        if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):
-            return None
-        kinds = tuple(type(codec) for codec in codecs[0].index_codecs)
-        return cls(array, codecs[0]) if kinds == (BytesCodec, Crc32cCodec) else None
-
-    @property
-    def per_shard(self) -> tuple[int, ...]:
-        """Chunks along each axis of a shard."""
-        shard = self.array.shards or self.array.chunks
-        return tuple(s // c for s, c in zip(shard, self.codec.chunk_shape, strict=True))
-
-    @property
-    def index_span(self) -> ByteRequest:
-        """The part of a shard that is its index: 16 bytes a chunk and a checksum, as zarr asks for it."""
-        size = 16 * int(np.prod(self.per_shard)) + 4
-        return SuffixByteRequest(size) if self.codec.index_location.value == "end" else RangeByteRequest(0, size)
-
-    def index(self, text: bytes) -> ShardIndex | None:
-        """Read an index; None where it is none. zarr checks the checksum when it reads it again."""
-        if len(text) != 16 * int(np.prod(self.per_shard)) + 4:
-            return None
-        table = np.frombuffer(text[:-4], "<u8").reshape(*self.per_shard, 2)
-        stored = table[..., 0] != _EMPTY
-        starts = np.where(stored, table[..., 0], 0).astype(np.int64)
-        lengths = np.where(stored, table[..., 1], 0).astype(np.int64)
-        return ShardIndex(np.where(stored, starts, -1), lengths)
-
-    def shards(self, spans: Sequence[slice]) -> Iterator[tuple[tuple[int, ...], Box]]:
-        """(coordinates of a shard, chunks wanted within it) for every shard that a rectangle touches."""
-        steps = self.codec.chunk_shape
-        chunks = [range(s.start // c, -(-s.stop // c)) for s, c in zip(spans, steps, strict=True)]
-        across = [range(c.start // n, -(-c.stop // n)) for c, n in zip(chunks, self.per_shard, strict=True)]
-        for shard in itertools.product(*across):
-            yield (
-                shard,
-                tuple(
-                    range(max(c.start - i * n, 0), min(c.stop - i * n, n))
-                    for c, i, n in zip(chunks, shard, self.per_shard, strict=True)
-                ),
-            )
-
-
-def warm(array: Array, where: tuple[int | slice, ...]) -> None:
-    """Fetch what zarr will read of a rectangle, in two rounds: the shards' indexes, then the chunks.
-
-    Does nothing for a store that is near already, and leaves to zarr what is too large to be fetched ahead.
-
-    Args:
-        array: Of any store.
-        where: One index or slice for each axis, as `array[where]` takes them.
-
-    Raises:
-        Unavailable: The transport failed.
-    """
-    store = array.store if isinstance(array, zarr.Array) else None
-    if not isinstance(store, NearStore) or len(where) != array.ndim:
-        return
-    sharding = Sharding.of(array)
-    if sharding is None:
-        return
-    spans = [
-        slice(w, w + 1) if isinstance(w, int) else slice(*w.indices(n)) for w, n in zip(where, array.shape, strict=True)
-    ]
-    if all(span.start < span.stop for span in spans):
-        sync(_warm(store, sharding, spans))
-
-
-async def _warm(store: NearStore, sharding: Sharding, spans: Sequence[slice]) -> None:
-    wanted = {sharding.array.metadata.encode_chunk_key(at): box for at, box in sharding.shards(spans)}
-    prefix = f"{sharding.array.path}/" if sharding.array.path else ""
-    boxes = {prefix + key: box for key, box in wanted.items()}
-    indexes = await shard_indexes(store, sharding, boxes)
-    lacking = {key: _lacking(store, key, index, boxes[key]) for key, index in indexes.items()}
-    if sum(stop - start for parts in lacking.values() for start, stop in parts) > store.room:
-        return
-    await _together(_bring(store, key, parts, sharding) for key, parts in lacking.items() if parts)
-
-
-async def shard_indexes(store: NearStore, sharding: Sharding, keys: Iterable[str]) -> dict[str, ShardIndex]:
-    """The indexes of those shards that are there, fetched side by side."""
-    keys, span = list(keys), sharding.index_span
-    held = {key: store.held(key, span) for key in keys}
-    missing = [key for key, record in held.items() if record is None]
-    held |= dict(zip(missing, await _together(store.fetched(key, span) for key in missing), strict=True))
-    found = {key: sharding.index(record.body) for key, record in held.items() if record is not None}
-    return {key: index for key, index in found.items() if index is not None}
-
-
-def _lacking(store: NearStore, key: str, index: ShardIndex, box: Box) -> list[tuple[int, int]]:
-    """(start, stop) in bytes of the stored chunks of a shard that are wanted and not near."""
-    if store.held(key, None) is not None:
-        return []
-    inside = np.ix_(*box)
-    starts, lengths = index.starts[inside].ravel(), index.lengths[inside].ravel()
-    parts = sorted((int(s), int(s + n)) for s, n in zip(starts, lengths, strict=True) if s >= 0)
-    return [part for part in parts if store.held(key, RangeByteRequest(*part)) is None]
-
-
-async def _bring(store: NearStore, key: str, parts: list[tuple[int, int]], sharding: Sharding) -> None:
-    """Fetch parts of one shard: all of it where it is small and much of it is wanted."""
-    size, total = store.size(key), sum(stop - start for start, stop in parts)
-    every = len(parts) == int(np.prod(sharding.per_shard))  # then zarr asks for the whole shard, too
-    if size is not None and size <= WHOLE and (every or total * _MUCH >= size):
-        await store.fetched(key, None)
-        return
-    await _together(_piece(store, key, run) for run in _runs(parts))
-
-
-async def _piece(store: NearStore, key: str, run: list[tuple[int, int]]) -> None:
-    """Fetch neighbouring parts as one, and keep each under its own name: that is how zarr asks for it."""
-    start, stop = run[0][0], max(part[1] for part in run)
-    if len(run) == 1:
-        await store.fetched(key, RangeByteRequest(start, stop))
-        return
-    buffer = await store._store.get(key, default_buffer_prototype(), RangeByteRequest(start, stop))
-    body = b"" if buffer is None else buffer.to_bytes()
-    if len(body) == stop - start:
-        for one, end in run:
-            store.keep(key, RangeByteRequest(one, end), body[one - start : end - start])
-
-
-def _runs(parts: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Parts in order, those together that lie close."""
-    out: list[list[tuple[int, int]]] = []
-    for part in parts:
-        if out and part[0] - out[-1][-1][1] <= _GAP and part[1] - out[-1][0][0] <= _PIECE:
-            out[-1].append(part)
-        else:
-            out.append([part])
-    return out
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, Any] | Awaitable[Any]]) -> list[Any]:
-    """Do all of it side by side, to the end of each; then raise the first trouble if there was any."""
-    found = await asyncio.gather(*work, return_exceptions=True)
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
-    return list(found)
+    def of(self, store: Store, through: Callable[[str], bool] = lambda key: False) -> NearStore:  # noqa: ARG005 - as above
+        """The store with its records kept."""
+        return NearStore(store, self.records, self.location, self.generation, through)
 
 
 def _part(span: ByteRequest | None) -> str:
@@ -321,3 +152,12 @@ def _cut(whole: bytes, span: ByteRequest) -> bytes:
     if isinstance(span, SuffixByteRequest):
         return whole[-span.suffix :] if span.suffix else b""
     return whole[span.offset :]
+
+
+def zarr_store(location: str, session: Session, near: Near | None = None) -> Store:
+    """What zarr reads and writes of a session; over a network, with an end to every wait, and what was read kept."""
+    if not is_remote(location):
+        return session.store
+    patient = PatientStore(session.store)
+    # Icechunk has the metadata at hand: it is part of the snapshot.
+    return near.of(patient, through=lambda key: key.endswith("zarr.json")) if near and session.read_only else patient

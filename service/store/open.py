@@ -46,7 +46,7 @@ def open_store(
     text = str(location)
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
     if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
-        store = ArchiveStore(Repository.open(where, anonymous=anonymous), identity, chunks)
+        store = ArchiveStore(Repository.open(where, anonymous=anonymous, records=records), identity, chunks)
         writable = store.is_ours and (not anonymous if is_remote(where) else os.access(where, os.W_OK))
         return WritableArchive(store.repository, identity, chunks) if writable else store
     if not is_remote(where) and not Path(where).exists():

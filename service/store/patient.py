@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
-from icechunk import IcechunkStore, Session
-from zarr.abc.store import ByteRequest, Store
+from icechunk import IcechunkStore
+from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import WrapperStore
-
-from service.bucket import is_remote
 
 PATIENCE: Final = 20.0
 """Seconds for one object or one question; a chunk has about 2 MB."""
@@ -55,8 +53,3 @@ class PatientStore(WrapperStore[IcechunkStore]):
         """As zarr has it; TimeoutError where nothing is taken."""
         async with asyncio.timeout(PATIENCE):
             await self._store.set(key, value)
-
-
-def zarr_store(location: str, session: Session) -> Store:
-    """What zarr reads and writes of a session; over a network, with an end to every wait."""
-    return PatientStore(session.store) if is_remote(location) else session.store

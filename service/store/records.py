@@ -29,7 +29,7 @@ from service.values import CacheUse
 
 log = logging.getLogger("smalti.near")
 
-MEMORY: Final = 64_000_000
+MEMORY: Final = 128_000_000
 """Bytes of records kept in memory, for a rectangle that was fetched just now and is read in a moment."""
 _HEAD: Final = struct.Struct("<4sIH")
 _MAGIC: Final = b"sna1"
@@ -73,6 +73,11 @@ class Records:
         self._held: int | None = None
         self._not_before = 0.0
         self._hits = self._misses = 0
+
+    @property
+    def folder(self) -> Path | None:
+        """Where; None where nothing is kept on disk."""
+        return self._folder
 
     @property
     def memory(self) -> int:

@@ -23,7 +23,10 @@ from filelock import FileLock, Timeout
 from service.bucket import Access, is_remote, open_bucket
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from service.store.faults import reading, writing
+from service.store.generations import Followed
+from service.store.near import Near
 from service.store.patient import COMMIT_PATIENCE, PATIENCE, within
+from service.store.records import Records
 
 try:
     import fcntl
@@ -36,6 +39,8 @@ COMMIT_WAIT: Final = 300.0
 """Seconds to wait for another committer."""
 CHUNK_CACHE: Final = 128_000_000
 """Bytes of chunks kept of a repository that lies beyond a network: some 60 whole ones."""
+DIFF_PATIENCE: Final = 10.0
+"""Seconds to find out what changed between two snapshots; where that takes longer, all counts as changed."""
 _UNSEEN: Final = dt.timedelta(minutes=10)
 _TRIES: Final = 3
 _BEGUN: Final = ("clean prefix", "updated by other session")
@@ -52,19 +57,24 @@ class Repository:
     Args:
         location: Absolute path or `s3://bucket/prefix`.
         repo: The opened repository.
+        records: Where what is fetched over a network stays.
     """
 
-    def __init__(self, location: str, repo: icechunk.Repository) -> None:
+    def __init__(self, location: str, repo: icechunk.Repository, records: Records | None = None) -> None:
         self.location = location
         self._repo = repo
+        self._told: tuple[tuple[str, str], dict[str, list[list[int]]]] | None = None
+        self._records = records if records is not None and is_remote(location) else None
+        self._followed = Followed(location, self._records.folder, self.changed_chunks) if self._records else None
 
     @classmethod
-    def open(cls, location: str, *, anonymous: bool = False) -> Repository:
+    def open(cls, location: str, *, anonymous: bool = False, records: Records | None = None) -> Repository:
         """Open what is there.
 
         Args:
             location: Absolute path or `s3://bucket/prefix`.
             anonymous: Whether to ask S3 unsigned.
+            records: Where what is fetched over a network stays; in icechunk's own cache in memory if absent.
 
         Raises:
             NotFound: Nothing is there.
@@ -81,7 +91,8 @@ class Repository:
         with reading(location, "the repository"):
             if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
                 raise Corrupt(f"{location} has no branch `main`: it was cut short, or is no Icechunk repository.")
-            return cls(location, within(PATIENCE, icechunk.Repository.open_async(storage, _reading_config(location))))
+            repo = within(PATIENCE, icechunk.Repository.open_async(storage, _reading_config(location)))
+            return cls(location, repo, records)
 
     @classmethod
     def create(cls, location: str, fill: Callable[[Repository], None]) -> Repository:
@@ -114,6 +125,12 @@ class Repository:
         with reading(self.location, f"snapshot {snapshot}"):
             return within(PATIENCE, self._repo.readonly_session_async(snapshot_id=snapshot))
 
+    def near(self, snapshot: str) -> Near | None:
+        """What keeps near whatever is read of a snapshot; None where the repository is near itself."""
+        if self._records is None or self._followed is None:
+            return None
+        return Near(self._records, self.location, self._followed.at(snapshot).of)
+
     def writer(self) -> icechunk.Session:
         """A session that starts from the newest snapshot."""
         with reading(self.location, "branch main"):
@@ -121,11 +138,17 @@ class Repository:
 
     def changed_chunks(self, old: str, new: str) -> dict[str, list[list[int]]] | None:
         """Chunk coordinates written between two snapshots, by array path; None where history is gone or rewritten."""
+        if self._told and self._told[0] == (old, new):
+            return self._told[1]
         try:
-            diff = within(PATIENCE, self._repo.diff_async(from_snapshot_id=old, to_snapshot_id=new))
+            diff = within(DIFF_PATIENCE, self._repo.diff_async(from_snapshot_id=old, to_snapshot_id=new))
         except (icechunk.IcechunkError, TimeoutError):
             return None
-        return {path.strip("/"): coordinates for path, coordinates in diff.updated_chunks.items()}
+        if diff.deleted_arrays or diff.deleted_groups:  # one of the same name would have other chunks
+            return None
+        changed = {path.strip("/"): coordinates for path, coordinates in diff.updated_chunks.items()}
+        self._told = (old, new), changed
+        return changed
 
     def commit(self, session: icechunk.Session, message: str) -> str:
         """Publish what a session wrote, all or nothing, and return the new snapshot id.

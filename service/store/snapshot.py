@@ -39,6 +39,7 @@ class Snapshot:
         session: Read-only, or the writable one whose own changes shall be seen.
         chunks: Where decoded squares of arrays are kept, if the session is read-only.
         near: Where what is fetched over a network is kept, if the session is read-only.
+        near: Where what is fetched over a network is kept, if the session is read-only.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ from service.store.contract import BlockData
 from service.store.faults import writing
 from service.store.layer import read_counts_window, read_window
 from service.store.layout import COUNT_NAMES, add_zone, root_attributes, years_of
+from service.store.near import zarr_store
 from service.store.overviews import build_overviews
-from service.store.patient import zarr_store
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
 from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, Counts, ModelIdentity, Vectors, Window

@@ -23,6 +23,7 @@ import numpy as np
 from service.bucket import is_remote, open_bucket
 from service.errors import Corrupt, NotFound
 from service.grid import Block, Zone, ZoneGrid
+from service.store.ahead import warm
 from service.store.axes import grid_of
 from service.store.chunks import ChunkCache, Kept
 from service.store.faults import Array, reading
@@ -30,7 +31,6 @@ from service.store.geoemb import GROUP, hemispheres
 from service.store.held import Coordinates, Scales, held_blocks, possible_objects
 from service.store.layer import Layer
 from service.store.layout import MODEL
-from service.store.near import warm
 from service.store.place import Opened, Place
 from service.store.published import PublishedStore, State
 from service.values import NOT_EMBEDDED, ModelIdentity
