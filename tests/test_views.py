@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import morecantile
 import numpy as np
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from rasterio.io import MemoryFile
 
 from api.catalogue import Dataset
+from api.legends import drawn
 from api.settings import Settings
 from service.colour import Region, fit_basis
 from service.colour.ramp import palette
@@ -198,6 +200,23 @@ def test_what_means_nothing_to_a_view_is_refused_by_name(
     answer = client.get(f"{path_of(tiny, 13)}?{params}")
     assert answer.status_code == 422, answer.text
     assert field in answer.json()["field"]
+
+
+def test_a_legend_comes_as_a_picture_too(made: tuple[TestClient, Tiny]) -> None:
+    client, _ = made
+    for view, words in (
+        ("pca", ["Principal components", "pc1: ", "of the variance"]),
+        ("observations:s1_asc&top=40&colormap=tide", ["Sentinel-1 ascending observations", ">40<", "valid dates"]),
+        ("bands:2", ["Dimension 2"]),
+    ):
+        answer = client.get(f"/datasets/tiny/2024/legend.svg?view={view}")
+        assert answer.headers["content-type"] == "image/svg+xml"
+        root = ElementTree.fromstring(answer.text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        legend = client.get(f"/datasets/tiny/2024/legend?view={view}").json()
+        for word in [*words, *legend.get("colours", [])]:
+            assert word in answer.text
+    assert "&lt;b&gt;" in drawn({"title": "<b>", "text": "x"})
 
 
 # Prefixes

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Depends, Path, Response
 
 from api.catalogue import Dataset, DatasetWindow
+from api.legends import drawn
 from api.params import Layer, dataset_window, layer
 from api.problems import documented
 from api.provenance import attribution
@@ -137,3 +138,13 @@ def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dic
 def legend(shown: Annotated[Layer, Depends(layer)]) -> Mapping[str, Any]:
     """What the colours of a view mean: what each shows, or the numbers from end to end and colours along them."""
     return shown.view.legend
+
+
+@router.get(
+    "/datasets/{dataset}/{window}/legend.svg",
+    response_class=Response,
+    responses={**documented(404, 409, 422), 200: {"content": {"image/svg+xml": {}}}},
+)
+def legend_picture(shown: Annotated[Layer, Depends(layer)]) -> Response:
+    """The same as a small picture, for clients that show one beside the map."""
+    return Response(drawn(shown.view.legend), media_type="image/svg+xml")
