@@ -25,6 +25,7 @@ from service.errors import Corrupt, NotFound
 from service.grid import Block, Zone, ZoneGrid
 from service.store.ahead import warm
 from service.store.axes import grid_of
+from service.store.bulk import read_small
 from service.store.chunks import ChunkCache, Kept
 from service.store.faults import Array, reading
 from service.store.geoemb import GROUP, hemispheres
@@ -120,7 +121,8 @@ class Stacked:
             )
             whole = (*inner, *(slice(0, n) for n in array.shape[2:]))
             warm(array, whole)
-            out[at] = array[whole]
+            small = read_small(array, *inner)
+            out[at] = array[whole] if small is None else small
         return out
 
 

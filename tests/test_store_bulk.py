@@ -1,0 +1,98 @@
+"""Tiny chunks unpacked in bulk: what zarr gives, for every way Blosc packs them, or nothing at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from service.store.bulk import read_small
+
+SIDE = 48
+
+
+def made(folder: Path, dtype: str, codec: Any, chunk: int = 4, kind: str = "noise") -> zarr.Array[Any]:
+    """(48, 48[, 16]) in shards of 16 pixels, of which one was never written and one holds a gap."""
+    rng = np.random.default_rng(0)
+    codes = dtype == "int8"
+    shape, tail = (SIDE, SIDE, 16) if codes else (SIDE, SIDE), ((16,) if codes else ())
+    array = zarr.create_array(
+        folder, shape=shape, dtype=dtype, chunks=(chunk, chunk, *tail), shards=(16, 16, *tail),
+        compressors=codec, filters=None, fill_value=7 if codes else float("nan"),
+    )  # fmt: skip
+    values = rng.integers(-127, 128, shape) if kind == "noise" else np.indices(shape).sum(axis=0) // 9 % 100
+    values = values.astype(dtype)
+    array[:32] = values[:32]
+    array[32:, 20:] = values[32:, 20:]
+    return array
+
+
+KINDS = ["bitshuffle", "shuffle", "noshuffle"]
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> dict[str, zarr.Array[Any]]:
+    folder = tmp_path_factory.mktemp("bulk")
+    return {
+        f"{dtype} {shuffle} {kind}": made(
+            folder / f"{dtype}-{shuffle}-{kind}", dtype, BloscCodec(cname="zstd", clevel=3, shuffle=shuffle), kind=kind
+        )
+        for dtype in ("int8", "float32")
+        for shuffle in KINDS
+        for kind in ("noise", "smooth")
+        if (dtype, shuffle) != ("float32", "bitshuffle")
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_window_is_what_zarr_reads(arrays: dict[str, zarr.Array[Any]], data: st.DataObject) -> None:
+    array = arrays[data.draw(st.sampled_from(sorted(arrays)))]
+    top, left = data.draw(st.integers(0, SIDE - 1)), data.draw(st.integers(0, SIDE - 1))
+    bottom, right = data.draw(st.integers(top + 1, SIDE)), data.draw(st.integers(left + 1, SIDE))
+    found = read_small(array, slice(top, bottom), slice(left, right))
+    assert found is not None
+    np.testing.assert_array_equal(found, array[top:bottom, left:right])
+
+
+@pytest.mark.parametrize(
+    ("codec", "chunk"),
+    [
+        (BloscCodec(cname="lz4", clevel=3), 4),
+        (ZstdCodec(level=3), 4),
+        (None, 4),
+    ],
+)
+def test_what_is_packed_otherwise_is_left_to_zarr(tmp_path: Path, codec: Any, chunk: int) -> None:
+    assert read_small(made(tmp_path / "a", "int8", codec, chunk), slice(0, 9), slice(0, 9)) is None
+
+
+def test_bits_of_wider_numbers_are_left_to_zarr(tmp_path: Path) -> None:
+    array = made(tmp_path / "a", "float32", BloscCodec(cname="zstd", shuffle="bitshuffle"), 16, kind="smooth")
+    assert read_small(array, slice(0, 9), slice(0, 9)) is None
+
+
+@pytest.mark.parametrize("where", [100, -40, -2], ids=["a chunk", "the index", "its checksum"])
+def test_damage_is_never_unpacked(tmp_path: Path, where: int) -> None:
+    array = made(tmp_path / "a", "int8", BloscCodec(cname="zstd", shuffle="noshuffle"), kind="smooth")
+    path = tmp_path / "a" / "c" / "0" / "0" / "0"
+    body = bytearray(path.read_bytes())
+    if where == 100:
+        body[:2000] = bytes(2000)
+    else:
+        body[where] ^= 255
+    path.write_bytes(bytes(body))
+    assert read_small(array, slice(0, 16), slice(0, 16)) is None
+
+
+def test_a_shard_cut_short_is_never_unpacked(tmp_path: Path) -> None:
+    array = made(tmp_path / "a", "int8", BloscCodec(cname="zstd"))
+    path = tmp_path / "a" / "c" / "0" / "0" / "0"
+    path.write_bytes(path.read_bytes()[:50])
+    assert read_small(array, slice(0, 16), slice(0, 16)) is None
