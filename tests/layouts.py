@@ -157,6 +157,27 @@ def archive(path: Path, patches: list[Patch]) -> Store:
     return open_store(path / "global.icechunk", identity=MODEL)
 
 
+def years(path: Path, patches: list[Patch]) -> Store:
+    """The older layout: a store to a year, a group to a zone in either CRS, chunks of 4 pixels, here of 32: writing those is slow."""
+    root = zarr.open_group(path / "years" / "2024.zarr", mode="w", zarr_format=3)
+    root.attrs.update({"tessera:dataset_version": "v1", "tessera:year": 2024})
+    for zone, left, top, codes, scales in _zones(patches, True):
+        name, south = f"utm{zone:02d}", top < 3000  # in the southern CRS what reaches south of the equator
+        top, epsg = top + (10_000_000 if south else 0), (32700 if south else 32600) + zone
+        group = _group(root, name, epsg, left, top, scales.shape, ["northing", "easting"])
+        group.attrs.update({"tessera:year": 2024, "tessera:utm_zone": zone, "tessera:model_version": "1.0"})
+        for array, values, fill in (("embeddings", codes, 0), ("scales", scales, np.nan)):
+            tail = values.shape[2:]
+            group.create_array(
+                array, shape=values.shape, dtype=values.dtype, chunks=(32, 32, *tail), shards=(64, 64, *tail),
+                compressors=_ZSTD, fill_value=fill,
+            )[:] = values  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(root.store)
+    return open_store(path / "years", identity=MODEL)
+
+
 LAYOUTS: dict[str, Callable[[Path, list[Patch]], Store]] = {
-    "ours": ours, "geoemb": geoemb, "geoemb-v1": geoemb_v1, "archive": archive,
+    "ours": ours, "geoemb": geoemb, "geoemb-v1": geoemb_v1, "archive": archive, "years": years,
 }  # fmt: skip

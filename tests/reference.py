@@ -1,4 +1,4 @@
-"""What a picture must show, worked out plainly: every pixel on its own, in float64, with pyproj. Nothing of ours."""
+"""What a picture must show, worked out plainly: every pixel on its own, in float64, with pyproj; or by GDAL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 from pyproj import Transformer
+from rasterio.transform import from_bounds, from_origin
+from rasterio.warp import Resampling, reproject
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,25 @@ def blended(patches: list[Patch], crs: str, bounds: tuple[float, ...], width: in
                         weights += weight
             near.vectors[i, j] = total / weights
     return near
+
+
+def by_gdal(
+    patches: list[Patch], want: Expected, crs: str, bounds: tuple[float, ...], width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """((h, w, d) float32 vectors, (h, w) which are valid) as GDAL warps each zone, nearest; `want` tells the zones."""
+    vectors, valid = np.zeros(want.vectors.shape, np.float32), np.zeros((height, width), bool)
+    for patch in patches:
+        index = np.where(patch.valid, np.arange(patch.valid.size).reshape(patch.valid.shape), -1).astype(np.int32)
+        warped = np.full((height, width), -1, np.int32)
+        reproject(
+            index, warped, src_transform=from_origin(patch.left, patch.top, patch.pixel, patch.pixel),
+            src_crs=f"EPSG:{patch.epsg}", dst_crs=crs, dst_nodata=-1, resampling=Resampling.nearest,
+            dst_transform=from_bounds(*bounds, width, height),
+        )  # fmt: skip
+        mine = (want.zones == (-patch.zone if patch.south else patch.zone)) & (warped >= 0)
+        valid |= mine
+        vectors[mine] = patch.vectors().reshape(-1, vectors.shape[2])[warped[mine]]
+    return vectors, valid
 
 
 def colours(
