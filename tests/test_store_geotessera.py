@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
+from api.settings import Settings
 from service.grid import Zone
 from service.store.export import export_geoemb
-from service.values import NOT_EMBEDDED, WATER, Vectors
-from tests.conftest import ROOT
+from service.values import NOT_EMBEDDED, WATER, ModelIdentity, Vectors
+from tests.conftest import ROOT, client_of
 from tests.stores import Tiny, random_vectors, tiny_archive
 
 READER = Path(__file__).with_name("geotessera_reader.py")
@@ -106,3 +108,37 @@ def test_an_export_of_ours(geotessera: Path, tmp_path: Path, zone: str) -> None:
     np.testing.assert_array_equal(answer["prefix"], want[:, :16])
     assert np.isfinite(answer["mosaic"]).any()
     np.testing.assert_array_equal(answer["mosaic"], expected_box(answer, tiny))
+
+
+def crop_of(client: TestClient, tiny: Tiny, name: str, pixels: tuple[int, int, int, int], path: Path) -> Path:
+    """The crop around some pixels, top, left, bottom and right, as users get it."""
+    top, left, bottom, right = pixels
+    lon, lat = zip(*(tiny.lonlat(i, j) for i in (top, bottom) for j in (left, right)), strict=True)
+    answer = client.get(f"/datasets/{name}/2024/bbox/{min(lon)},{min(lat)},{max(lon)},{max(lat)}.tif")
+    assert answer.status_code == 200, answer.text
+    path.write_bytes(answer.content)
+    return path
+
+
+def test_crops_of_ours(geotessera: Path, tmp_path: Path) -> None:
+    """It knows whose they are, reads and merges them, and will not merge those of two models."""
+    vectors = some_vectors()
+    mine = tiny_archive(tmp_path / "datasets", vectors, identity=ModelIdentity("tessera", "1.1", "dclimate"))
+    tiny_archive(tmp_path / "datasets", vectors, identity=ModelIdentity("tessera", "1.0", "vultr"), name="old")
+    client = client_of(Settings(home=tmp_path, catalogue=tmp_path / "none.toml"))
+    one = crop_of(client, mine, "tiny", (10, 20, 50, 90), tmp_path / "one.tif")
+    two = crop_of(client, mine, "tiny", (10, 80, 50, 130), tmp_path / "two.tif")
+    other = crop_of(client, mine, "old", (10, 80, 50, 130), tmp_path / "other.tif")
+    program = [str(geotessera), str(READER.with_name("geotessera_tiffs.py"))]
+    done = subprocess.run(
+        [*program, *map(str, (one, two, other, tmp_path / "answers.npz"))],
+        capture_output=True, text=True, timeout=240, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = dict(np.load(tmp_path / "answers.npz"))
+    assert answer["year"] == 2024
+    assert answer["dataset"].tolist() == ["1.1", "dclimate"]
+    assert "different datasets" in str(answer["refused"])
+    answer["mosaic"] = answer["merged"]
+    np.testing.assert_array_equal(answer["merged"], expected_box(answer, mine))
+    assert np.isfinite(answer["embedding"]).any()

@@ -76,7 +76,7 @@ STORES = {place: store_at(*place) for place in PLACES}
 PIXELS = {place: every_pixel(store) for place, store in STORES.items()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.sampled_from(PLACES), st.lists(st.lists(ring, min_size=1, max_size=2), min_size=1, max_size=3), st.data())
 def test_it_is_the_mean_and_spread_of_each_pixel_whose_centre_lies_in_it(
     place: tuple[float, float], drawn: list[Any], data: st.DataObject
@@ -166,10 +166,13 @@ def test_what_no_grid_holds_is_outside() -> None:
 def test_what_is_too_large_is_refused_before_anything_is_read() -> None:
     store = STORES[6.0, 52.0]
     store.reads.clear()
-    began = time.perf_counter()
-    with pytest.raises(LimitExceeded, match=r"polygon_pixels"):
-        summarised(store, YEAR, [box(-85, -70, 85, 80)], most=MOST, deadline=later())
-    assert time.perf_counter() - began < 0.1
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with pytest.raises(LimitExceeded, match=r"polygon_pixels"):
+            summarised(store, YEAR, [box(-85, -70, 85, 80)], most=MOST, deadline=later())
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.05
     bow = Polygon.of_geojson(
         {"type": "Polygon", "coordinates": [[[0, -30], [60, 30], [60, -30], [0, 30], [0, -30]]]}, "p"
     )
