@@ -70,7 +70,15 @@ def patch_of(tiny: Tiny) -> Patch:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("z", "least"), [(13, 0.98), (14, 0.995), (15, 0.995), (16, 0.995)])
+@pytest.mark.parametrize(
+    ("z", "least"),
+    [
+        (13, 0.98),
+        (14, 0.995),
+        pytest.param(15, 0.995, marks=pytest.mark.slow),
+        pytest.param(16, 0.995, marks=pytest.mark.slow),
+    ],
+)
 def test_real_tiles_equal_a_float64_reference_and_gdal_but_for_cell_edges(aef: Tiny, z: int, least: float) -> None:
     """GDAL interpolates its transform: within 10 cm of an edge it may pick the neighbour, never elsewhere."""
     basis, patch = fit_basis(aef.store, [aef.window]), patch_of(aef)

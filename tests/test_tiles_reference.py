@@ -98,15 +98,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Sce
 Scenes = Callable[[str, str], Scene]
 
 
-@pytest.mark.parametrize("place", ["four zones", "antimeridian"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "place"), [*((layout, "four zones") for layout in LAYOUTS), ("archive", "antimeridian")]
+)
 def test_pictures_equal_the_reference(scenes: Scenes, layout: str, place: str) -> None:
     scene = scenes(layout, place)
-    target = scene.target(14)
+    target = scene.target(14, size=(90, 80))
     assert check(scene, target) > 5000
     want = expected(scene, target)
     for zone in np.unique(want.zones):
-        assert want.valid[want.zones == zone].sum() > 1000, "each zone has its share"
+        assert want.valid[want.zones == zone].sum() > 500, "each zone has its share"
 
 
 @pytest.mark.parametrize(("z", "least"), [(13, 0.98), (14, 0.995), (15, 0.995)])
@@ -133,8 +134,8 @@ def both_valid(first: list[Patch], second: list[Patch]) -> tuple[list[Patch], li
 
 
 def test_between_stored_pixels_each_view_is_of_the_mean_vector(scenes: Scenes, tmp_path: Path) -> None:
-    scene = scenes("ours", "zone border")
-    target = scene.target(15.3, size=(70, 50))
+    scene = scenes("ours", "four zones")
+    target = scene.target(15.3, size=(40, 36))
     want = reference.blended(scene.patches, *box(target))
     x, basis = want.vectors, scene.basis
     query = Query.of(scene.store.identity, np.arange(-4, 4, dtype=np.float32)[None])
@@ -150,7 +151,7 @@ def test_between_stored_pixels_each_view_is_of_the_mean_vector(scenes: Scenes, t
         assert found[shown] == pytest.approx(values[shown], abs=2e-5)
     picture, _ = numbers(scene.source(view=PcaView(basis), picture=True, resampling="bilinear"), target)
     colours = reference.colours(x, basis.mean, basis.components, basis.low, basis.high)
-    assert (picture == colours).all(axis=2)[shown].sum() >= 0.999 * shown.sum() > 1000
+    assert (picture == colours).all(axis=2)[shown].sum() >= 0.999 * shown.sum() > 500
     then = around(scene.lon, scene.lat, seed=99)
     other = Side(ours(tmp_path, then, window=LAST), LAST)
     a, b = (reference.blended(patches, *box(target)) for patches in both_valid(scene.patches, then))
@@ -170,7 +171,7 @@ def test_between_the_pixels_of_an_overview_too() -> None:
     left, top = grid.x0 + col // 4 * 40, grid.y0 - row // 4 * 40
     coarse = Patch(31, False, 32631, left, top, held.codes, held.scales, held.valid, pixel=40.0)
     x, y = reference.transformer("EPSG:4326", "EPSG:3857").transform(3.0, 52.0)
-    target = Target("EPSG:3857", (x - 2000, y - 2000, x + 2000, y + 2000), 55, 55)  # 45 m
+    target = Target("EPSG:3857", (x - 1650, y - 1650, x + 1650, y + 1650), 44, 44)  # 75 m, 46 on the ground
     want = reference.blended([coarse], *box(target))
     source = Source(store, YEAR, VectorView(8), 8, picture=False, resampling="bilinear")
     found, shown = numbers(source, target)
@@ -196,12 +197,12 @@ def test_what_lies_between_depends_on_the_blocks_of_all_four() -> None:
 
 def test_stored_codes_have_nothing_between_them(scenes: Scenes) -> None:
     with pytest.raises(InvalidInput, match="between"):
-        scenes("ours", "zone border").source(view=StoredView(8), resampling="bilinear")
+        scenes("ours", "four zones").source(view=StoredView(8), resampling="bilinear")
 
 
 @pytest.mark.parametrize("buffer", [0.5, 1, 17.5])
 def test_a_buffer_adds_pixels_on_each_side(scenes: Scenes, buffer: float) -> None:
-    scene = scenes("ours", "zone border")
+    scene = scenes("ours", "four zones")
     reader = TileReader(scene.source())
     tile = MERCATOR.tile(scene.lon, scene.lat, 15)
     left, bottom, right, top = MERCATOR.xy_bounds(tile)
