@@ -174,7 +174,9 @@ class State:
     def bases(self, dataset_id: str) -> Shelf:
         """The PCA bases of one dataset."""
         with self._lock:
-            return self._bases.setdefault(dataset_id, self.shelf("basis", "bases", dataset_id))
+            if dataset_id not in self._bases:
+                self._bases[dataset_id] = self.shelf("basis", "bases", dataset_id)
+            return self._bases[dataset_id]
 
     def shelf(self, noun: str, *names: str) -> Shelf:
         """A shelf in the storage."""

@@ -178,7 +178,7 @@ def resolve_view(state: State, at: DatasetWindow, spec: ViewSpec, dims: int | No
     if spec.kind == "similarity":
         if spec.place is not None:
             return SimilarityView(query_at(at, *spec.place, dims or full), style.scale())
-        return SimilarityView(Likeness.from_document(state.queries.get(spec.argument)[1]), style.scale())
+        return SimilarityView(state.queries.value(spec.argument, Likeness.from_document), style.scale())
     if spec.kind == "change":
         return ChangeView(at.window, Window.parse(spec.argument), style.scale())
     if spec.sensor is not None:
@@ -199,9 +199,9 @@ def basis_of(state: State, at: DatasetWindow, name: str, dims: int | None) -> Ba
     store, shelf = at.dataset.store, state.bases(at.dataset.id)
     prefix = dims is not None and dims != store.dims and dims in store.depths
     if not prefix or is_id(name):
-        return Basis.from_document(shelf.get(name)[1])
+        return shelf.value(name, Basis.from_document)
     try:
-        return Basis.from_document(shelf.get(prefix_name(name, dims))[1])
+        return shelf.value(prefix_name(name, dims), Basis.from_document)
     except NotFound:
         body = {"dataset": at.dataset.id, "name": name, "dims": dims}
         raise NotFound(

@@ -15,20 +15,23 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from service.bucket import Bucket, open_bucket
+from service.cache import ByteCache
 from service.errors import Corrupt, InvalidInput, LimitExceeded, NotFound
 from service.values import checked_id
+
+V = TypeVar("V")
 
 MAX_BYTES: Final = 8_000_000
 MAX_DOCUMENTS: Final = 100_000
 KEPT_BYTES: Final = 32_000_000
-"""Bytes of documents kept in memory, a shelf."""
+"""Bytes of documents kept in memory, a shelf, and of those whose values are."""
 NAME_HOLDS_S: Final = 1.0
 """Seconds that a name is believed to point where it did."""
 _COUNT_HOLDS_S: Final = 60.0
@@ -76,6 +79,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
+        self._values: ByteCache[tuple[int, Any]] = ByteCache(KEPT_BYTES, lambda held: held[0])
         self._pointers: dict[str, tuple[float, str]] = {}
         self._count = 0
         self._counted_at = float("-inf")
@@ -140,10 +144,26 @@ class Shelf:
             Corrupt: What is stored is not the document its name promises.
             Unavailable: The place cannot be reached.
         """
-        if not is_id(key):  # hence no name may look like an id
-            key = self._pointed(checked_id(key, self.noun))
+        key = self._id(key)
         document: dict[str, Any] = json.loads(self._body(key))
         return key, document
+
+    def value(self, key: str, read: Callable[[dict[str, Any]], V]) -> V:
+        """What `read` makes of the document of an id or a name; made once and handed out again, so never to be changed.
+
+        Raises as `get` and `read` do.
+        """
+        key = self._id(key)
+
+        def made() -> tuple[int, Any]:
+            body = self._body(key)
+            return len(body), read(json.loads(body))
+
+        value: V = self._values.made((key, read), made)[1]
+        return value
+
+    def _id(self, key: str) -> str:
+        return key if is_id(key) else self._pointed(checked_id(key, self.noun))  # hence no name may look like an id
 
     def names(self) -> dict[str, str]:
         """Every name with the id it points at."""

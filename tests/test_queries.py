@@ -41,6 +41,24 @@ def test_a_pixel_is_wholly_like_itself() -> None:
     assert Query.of(MODEL, pixel[None].astype(np.float32)).exact_scores(pixel[None])[0] == pytest.approx(1, abs=1e-12)
 
 
+def test_what_is_made_of_a_document_is_made_once(tmp_path: Path) -> None:
+    shelf, made = Shelf(tmp_path, "query"), []
+
+    def read(document: dict[str, object]) -> list[object]:
+        made.append(document)
+        return list(document.values())
+
+    one, two = shelf.put({"a": 1}, "mine"), shelf.put({"a": 2})
+    found = [shelf.value(key, read) for key in (one, "mine", one)]
+    assert found == [[1]] * 3
+    assert len(made) == 1
+    shelf.put({"a": 2}, "mine")
+    assert shelf.value("mine", read) == [2] == shelf.value(two, read)
+    assert shelf.value(one, dict) == {"a": 1}, "something else is made of it"
+    with pytest.raises(NotFound):
+        shelf.value("none", read)
+
+
 def test_a_query_comes_back_from_the_shelf_the_same(tmp_path: Path) -> None:
     query = Query.of(MODEL, np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32))
     shelf = Shelf(tmp_path, "query")
