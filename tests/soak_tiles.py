@@ -99,16 +99,16 @@ def make(home: Path) -> tuple[float, float, float, float]:
     """A dataset of two years on both sides of a zone border, with holes; returns its box, degrees."""
     store, landscape = create_store(home / "datasets" / "soak.icechunk", MODEL), Landscape()
     lon, lat = BORDER
+    counts, blocks = Counts(*(np.full((BLOCK, BLOCK), n, np.uint16) for n in (40, 30, 20))), []
     for zone, west in (("31N", lon - 0.03), ("32N", lon + 0.03)):
         row, col = archive_grid(Zone.parse(zone)).cell(west, lat)
-        at = np.s_[row - BLOCK : row + BLOCK], np.s_[col - BLOCK : col + BLOCK]
-        for block in blocks_of(zone, *at):
-            for year in (2023, 2024):
-                vectors = landscape.block(block, year)
+        for block in blocks_of(zone, slice(row - BLOCK, row + BLOCK), slice(col - BLOCK, col + BLOCK)):
+            for window in (Window.year(2023), Window.year(2024)):
+                vectors = landscape.block(block, window.start.year)
                 vectors.status[40:90, 30:200] = WATER
                 vectors.status[100:120] = NOT_EMBEDDED
-                counts = Counts(*(np.full((BLOCK, BLOCK), n, np.uint16) for n in (40, 30, 20)))
-                store.write([BlockData(block, Window.year(year), vectors, counts, "ab" * 32)], "soak")
+                blocks.append(BlockData(block, window, vectors, counts, "ab" * 32))
+    store.write(blocks, "soak")
     for window in store.windows():
         store.write_overviews(window)
     basis = fit_basis(store, store.windows())

@@ -43,7 +43,14 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Ask, and read the whole answer."""
+        """Ask, and read the whole answer; once more where the server has closed a connection that lay idle."""
+        try:
+            return self._get(path, headers)
+        except (http.client.RemoteDisconnected, BrokenPipeError):
+            self._connection.close()
+            return self._get(path, headers)
+
+    def _get(self, path: str, headers: Mapping[str, str] | None) -> Answer:
         start = time.perf_counter()
         self._connection.request("GET", path, headers=dict(headers or {}))
         answer = self._connection.getresponse()
