@@ -126,6 +126,22 @@ def test_numbers_are_the_dequantised_vectors_and_colours_their_projection(aef: t
     assert (expected == png[:3, held].T).mean() > 0.999
 
 
+def test_tiles_show_what_lies_between_and_around_where_asked(aef: tuple[TestClient, Tiny]) -> None:
+    client, _ = aef
+    tile = TMS.tile(-88.7688, 44.2946, 16)
+    path = f"{BASE}/tiles/WebMercatorQuad/{tile.z}/{tile.x}/{tile.y}.png"
+    near, between, wide = (client.get(f"{path}?{query}") for query in ("", "resampling=bilinear", "buffer=3"))
+    assert len({answer.headers["etag"] for answer in (near, between, wide)}) == 3
+    plain, smooth, more = (pixels_of(answer.content) for answer in (near, between, wide))
+    assert (plain[3] == smooth[3]).all()
+    assert (plain[:3] != smooth[:3]).any()
+    assert more.shape == (4, 262, 262)
+    assert (more[:, 3:-3, 3:-3] == plain).all()
+    box = f"{BASE}/bbox/-88.770,44.294,-88.767,44.296"
+    stored, blended = (np.load(io.BytesIO(client.get(f"{box}.npy?{q}").content)) for q in ("", "resampling=bilinear"))
+    assert blended == pytest.approx(stored, abs=1e-6), "at the middle of a stored pixel nothing is mixed"
+
+
 def test_a_point_tells_status_and_numbers(aef: tuple[TestClient, Tiny]) -> None:
     client, tiny = aef
     lon, lat = tiny.lonlat(10, 20)
@@ -356,6 +372,11 @@ def test_a_place_is_read_once_for_many_tiles_and_anew_when_it_changes(tmp_path: 
         ("tilesize=0", 422),
         ("tilesize=100000", 422),
         ("threshold=2", 422),
+        ("resampling=cubic", 422),
+        ("buffer=-1", 422),
+        ("buffer=0.3", 422),
+        ("buffer=nan", 422),
+        ("buffer=1000", 413),
         ("threshold=nan", 422),
         ("f=html", 422),
     ],
@@ -371,6 +392,9 @@ def test_what_a_tile_must_not_be_asked_is_refused(aef: tuple[TestClient, Tiny], 
     ("path", "status"),
     [
         (f"{BASE}/tiles/WebMercatorQuad/13/0/0.png", 404),
+        (f"{BASE}/bbox/-88.77,44.29,-88.76,44.30.png?buffer=1", 422),
+        (f"{BASE}/WebMercatorQuad/tilejson.json?buffer=1", 422),
+        (f"{BASE}/point/-88.77,44.29?resampling=bilinear", 422),
         (f"{BASE}/tiles/WebMercatorQuad/13/99999/0.png", 404),
         (f"{BASE}/tiles/WebMercatorQuad/99/0/0.png", 404),
         (f"{BASE}/tiles/WebMercatorQuad/-1/0/0.png", 404),
