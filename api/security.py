@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -22,26 +22,36 @@ _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
-def require(scope: Scope) -> Callable[[Request], None]:
-    """A route dependency that lets a request through only if it may do `scope`.
+def require(scope: Scope) -> Callable[[Request], Coroutine[Any, Any, None]]:
+    """A route dependency that lets a request through only if it may do `scope`. Needs no thread.
 
     With keys configured, the request needs one that holds the scope (or `admin`). Without keys, it must come from
     this machine directly, not through a proxy, and not from a page of another origin.
     """
 
-    def check(request: Request) -> None:
-        settings = get_state(request).settings
-        if scope == "read" and settings.public_read:
-            return
-        if settings.api_keys:
-            _check_key(request.headers.get(KEY_HEADER), scope, settings.api_keys)
-        elif scope != "read" and not (_is_local(request, settings.local_networks) and _is_same_origin(request)):
-            raise Forbidden(
-                f"{request.method} {request.url.path} answers only to this machine while no API keys are configured.",
-                remedy="Set SMALTI_API_KEYS and send one in X-API-Key.",
-            )
+    async def check(request: Request) -> None:
+        check_scope(request, scope)
 
     return check
+
+
+def check_scope(request: Request, scope: Scope) -> None:
+    """What `require` does, at once.
+
+    Raises:
+        Unauthorized: It needs a key.
+        Forbidden: It may not.
+    """
+    settings = get_state(request).settings
+    if scope == "read" and settings.public_read:
+        return
+    if settings.api_keys:
+        _check_key(request.headers.get(KEY_HEADER), scope, settings.api_keys)
+    elif scope != "read" and not (_is_local(request, settings.local_networks) and _is_same_origin(request)):
+        raise Forbidden(
+            f"{request.method} {request.url.path} answers only to this machine while no API keys are configured.",
+            remedy="Set SMALTI_API_KEYS and send one in X-API-Key.",
+        )
 
 
 def _check_key(key: str | None, scope: Scope, keys: tuple[ApiKey, ...]) -> None:
@@ -96,7 +106,7 @@ def _answers_any_name(scope: AsgiScope, settings: Settings) -> bool:
 async def require_metrics(request: Request) -> None:
     """A route dependency: `admin`, unless metrics are declared public. Needs no thread."""
     if not get_state(request).settings.public_metrics:
-        require("admin")(request)
+        check_scope(request, "admin")
 
 
 class Gate:

@@ -18,7 +18,7 @@ from titiler.core.resources.enums import MediaType
 from titiler.core.utils import accept_media_type
 
 from api.routes.ogc import landing
-from api.security import require
+from api.security import check_scope
 from api.state import State, get_state
 
 WEB: Final = Path(__file__).resolve().parents[1] / "web"
@@ -51,7 +51,7 @@ def page(
     """The page; whoever asks for JSON gets the landing page of the OGC APIs."""
     accepted = accept_media_type(request.headers.get("accept", ""), [MediaType.html, MediaType.json])
     if f == "json" or (f is None and accepted is MediaType.json):
-        require("read")(request)
+        check_scope(request, "read")
         return landing(request)
     headers = {
         "Content-Security-Policy": policy(state.settings.basemap),
