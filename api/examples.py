@@ -13,6 +13,7 @@ from api.schemas import Examples
 from api.state import State
 from indexing.averages import MAX_BLOCKS, Average
 from service.colour import VectorView
+from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
 from service.footprint import ByIdentity
 from service.plan import Source
@@ -25,7 +26,11 @@ MAX_AVERAGED: Final = 4_000_000
 
 
 def query_of(
-    state: State, at: DatasetWindow | None, examples: Examples, polygons: Sequence[Polygon] | None = None
+    state: State,
+    at: DatasetWindow | None,
+    examples: Examples,
+    polygons: Sequence[Polygon] | None = None,
+    deadline: Deadline | None = None,
 ) -> tuple[Query, Int64Array]:
     """The query that some examples make, and the ids of the pixels it was made from.
 
@@ -34,8 +39,10 @@ def query_of(
         at: Where places are looked up.
         examples: What to look for.
         polygons: `polygons_of(examples)`, where the caller has them.
+        deadline: When to give up reading polygons, if ever.
 
     Raises:
+        Unavailable: It took too long, or the transport failed.
         InvalidInput: No example for, vectors of different lengths, or a part is missing.
         LimitExceeded: Too many examples, or too many pixels in polygons.
         NotFound: A point or polygon holds no vector; tells its status.
@@ -60,7 +67,7 @@ def query_of(
     wanted, own = _looked_up(state, at, examples.points, "points")
     unwanted, _ = _looked_up(state, at, examples.against, "against")
     drawn = polygons_of(examples) if polygons is None else polygons
-    held = [wanted, _averaged(state, at, drawn), given.reshape(-1, store.dims)]
+    held = [wanted, _averaged(state, at, drawn, deadline), given.reshape(-1, store.dims)]
     return Query.of(store.identity, np.concatenate(held), unwanted), own
 
 
@@ -119,13 +126,15 @@ def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -
     return places.vectors.dequantised(), places.ids
 
 
-def _averaged(state: State, at: DatasetWindow, polygons: Sequence[Polygon]) -> Float32Array:
+def _averaged(state: State, at: DatasetWindow, polygons: Sequence[Polygon], deadline: Deadline | None) -> Float32Array:
     """(n, d) what the pixels of each polygon have in common."""
     found = np.empty((len(polygons), at.dataset.store.dims), np.float32)
     searcher = state.searcher(at.dataset)
     room, blocks, pieces = MAX_AVERAGED, MAX_BLOCKS, MAX_PIECES  # slivers hold few pixels, and cost a block each
     for n, polygon in enumerate(polygons):
-        average = searcher.average(at.window, polygon, room, f"polygons[{n}]", blocks=blocks, pieces=pieces)
+        average = searcher.average(
+            at.window, polygon, room, f"polygons[{n}]", blocks=blocks, pieces=pieces, deadline=deadline
+        )
         if not average.pixels:
             raise _no_vector(average, at.window, f"polygons[{n}]")
         found[n], room = average.vector, room - average.inside

@@ -16,11 +16,12 @@ import numpy as np
 from indexing.areas import Within, drawn, within_of
 from indexing.averages import MAX_BLOCKS, Average, average_of
 from indexing.candidates import candidates
-from indexing.exact import Top, rank, scan
+from indexing.exact import Reader, Top, rank, scan
 from indexing.ids import cols_of, rows_of, zones_of
 from indexing.mirror import Mirror
 from indexing.opened import OpenedIndex, Serving
-from indexing.pixels import BlockCache, PixelReader, Places, Snapshot, lonlat_of
+from indexing.pixels import BlockCache, KeptBlock, PixelReader, Places, Snapshot, lonlat_of
+from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Block, Zone
 from service.polygons import MAX_PIECES, Polygon
@@ -135,6 +136,7 @@ class Searcher:
         *,
         blocks: int = MAX_BLOCKS,
         pieces: int = MAX_PIECES,
+        deadline: Deadline | None = None,
     ) -> Average:
         """The mean of the unit vectors of the valid pixels whose centre lies in a polygon.
 
@@ -145,14 +147,16 @@ class Searcher:
             field: What the caller calls the polygon, for errors.
             blocks: How many blocks with data it may touch.
             pieces: How many pieces its edges may take.
+            deadline: When to give up, if ever.
 
         Raises:
             LimitExceeded: It holds more, touches too many blocks, or its edges are too long to be followed.
+            Unavailable: It took too long.
             Corrupt: A block cannot be read.
         """
         at = self._reader.snapshot(window)
         shape = drawn(at, polygon, field, pieces)
-        return average_of(shape, lambda block: self._reader.block(at, block), most, field, blocks)
+        return average_of(shape, self._reading(at, deadline), most, field, blocks)
 
     def search(
         self,
@@ -165,6 +169,7 @@ class Searcher:
         outside: Sequence[Polygon] = (),
         own: Int64Array | None = None,
         exclude: Int64Array | None = None,
+        deadline: Deadline | None = None,
     ) -> SearchResult:
         """The k pixels of a window most like the query, fewer where it holds fewer.
 
@@ -177,13 +182,15 @@ class Searcher:
             outside: No pixel whose centre lies in any of them.
             own: (n,) ids of the pixels the query was made from: looked at whether or not the index proposes them.
             exclude: (n,) ids of pixels that shall be no hit.
+            deadline: When to give up, if ever: looked at before each block.
 
         Raises:
             IdentityMismatch: The query, or the index, was made by another model than the dataset.
             InvalidInput: The query has another number of dimensions, or k is below 1.
             LimitExceeded: A polygon's edges are too long to be followed.
             Conflict: The index is of another dataset, window or grid.
-            Unavailable: There is no index and too much to scan, or too much has changed since it was built.
+            Unavailable: There is no index and too much to scan, too much has changed since it was built, or it took
+                too long.
             Corrupt: The index or a block cannot be read. Names it.
         """
         query.require_same_space(self._store.identity, self._store.dims, "the dataset")
@@ -193,11 +200,11 @@ class Searcher:
         within = within_of(at, area, inside, outside)
         index = self._serving.index(window)
         dropped = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
-        most = k + len(dropped)
+        most, read = k + len(dropped), self._reading(at, deadline)
         if index is None or (within.is_part and len(within.blocks) <= self._exact_blocks):
-            found = self._exactly(query, at, within, most)
+            found = self._exactly(query, at, within, most, read)
         else:
-            found = self._with_index(query, at, within, most, index, own)
+            found = self._with_index(query, at, within, most, read, index, own)
         kept = ~np.isin(found.top.ids, dropped)
         hits = _hits(at, Top(found.top.ids[kept][:k], found.top.scores[kept][:k]))
         return SearchResult(hits, found.engine, at.revision, found.recall, found.scanned, found.candidates)
@@ -257,15 +264,26 @@ class Searcher:
         """How this store's blocks kept in memory were used."""
         return self._reader.use()
 
-    def _exactly(self, query: Query, at: Snapshot, within: Within, k: int) -> _Found:
+    def _reading(self, at: Snapshot, deadline: Deadline | None) -> Reader:
+        """How a block of a snapshot is read, while there is time."""
+
+        def read(block: Block) -> KeptBlock:
+            if deadline:
+                deadline.check()
+            return self._reader.block(at, block)
+
+        return read
+
+    def _exactly(self, query: Query, at: Snapshot, within: Within, k: int, read: Reader) -> _Found:
         blocks = [block for block in at.versions if block in within.blocks]
         self._require_few(at, blocks, "there is no index")
-        top, scanned = self._scan(query, at, within, blocks, k)
+        top, scanned = scan(query, blocks, read, k, mask=lambda block: within.mask(at, block))
         return _Found(top, "exact", 1.0, scanned, 0)
 
     def _with_index(
-        self, query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, own: Int64Array | None
-    ) -> _Found:
+        self, query: Query, at: Snapshot, within: Within, k: int, read: Reader, index: OpenedIndex,
+        own: Int64Array | None,
+    ) -> _Found:  # fmt: skip
         fresh = index.fresh(at)
         changed = [block for block in index.changed(at, fresh) if block in within.blocks]
         self._require_few(at, changed, _TOO_OLD)
@@ -275,15 +293,10 @@ class Searcher:
         if own is not None:
             ids = np.concatenate([ids, within.held(at, own)])
         ids, codes = self._reader.codes(at, ids)
-        top, scanned = self._scan(query, at, within, changed, k)
+        top, scanned = scan(query, changed, read, k, mask=lambda block: within.mask(at, block))
         top = top.merged(rank(query, ids, codes, k), k)
         recall = index.manifest.tuning.recall if within.is_all else None
         return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
-
-    def _scan(self, query: Query, at: Snapshot, within: Within, blocks: Sequence[Block], k: int) -> tuple[Top, int]:
-        return scan(
-            query, blocks, lambda block: self._reader.block(at, block), k, mask=lambda block: within.mask(at, block)
-        )
 
     def _require_few(self, at: Snapshot, blocks: Sequence[Block], why: str) -> None:
         if len(blocks) > self._exact_blocks:

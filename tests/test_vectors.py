@@ -143,3 +143,16 @@ def test_a_request_that_takes_too_long_ends_and_says_so(made: tuple[TestClient, 
         assert answer.status_code == 503
         assert "limit `seconds`" in answer.json()["detail"]
         assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_search_ends_between_blocks_when_its_time_is_over(made: tuple[TestClient, Tiny], tmp_path: Path) -> None:
+    _, tiny = made
+    settings = Settings(home=Path(tiny.store.location).parents[1], catalogue=tmp_path / "none.toml")
+    client = client_of(settings.model_copy(update={"limits": Limits().model_copy(update={"seconds": 0})}))
+    shape = around(tiny, 30, 5, 60, 77)
+    for path, body in (("/search", {"points": [tiny.lonlat(50, 50)]}), ("/search", {"polygons": [shape]})):
+        answer = client.post(f"/datasets/tiny/2024{path}", json=body)
+        assert answer.status_code == 503
+        assert "limit `seconds`" in answer.json()["detail"]
+    saved = client.post("/queries", json={"dataset": "tiny", "window": "2024", "polygons": [shape]})
+    assert "limit `seconds`" in saved.json()["detail"]

@@ -14,6 +14,7 @@ from api.problems import documented
 from api.schemas import Examples
 from api.security import require
 from api.state import State, get_state
+from service.deadline import Deadline
 from service.errors import InvalidInput
 from service.values import Window
 
@@ -59,7 +60,7 @@ def save(state: Annotated[State, Depends(get_state)], body: QueryBody) -> QueryS
             raise InvalidInput("is needed with dataset.", field="window")
         window = Window.parse(body.window)
         at = DatasetWindow(state.datasets[body.dataset].at(window), window)
-    query, _ = query_of(state, at, body)
+    query, _ = query_of(state, at, body, deadline=Deadline.after(state.settings.limits.seconds))
     state.queries.put(query.to_document())
     return QuerySaved(
         id=query.id,

@@ -20,6 +20,7 @@ from api.schemas import Examples, Finite, Geometry, LatText, LonText
 from api.security import require
 from api.state import State, get_state
 from indexing.search import SearchResult
+from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded, NotFound
 from service.polygons import Polygon
 from service.queries import Query
@@ -145,8 +146,9 @@ def search_by_examples(
         if body.points or body.against or body.vectors or body.polygons:
             raise InvalidInput("give examples or a saved query, not both.", field="query")
         return _by_id(state, at, body.query, body.k, where)
-    polygons = polygons_of(body)
-    query, own = query_of(state, at, body, polygons)
+    polygons, deadline = polygons_of(body), Deadline.after(state.settings.limits.seconds)
+    query, own = query_of(state, at, body, polygons, deadline)
+    where = replace(where, deadline=deadline)
     if body.exclude_examples:
         where = replace(where, outside=tuple(polygons), exclude=own)
     return _answer(state, at, query, body.k, where, own)
@@ -154,13 +156,15 @@ def search_by_examples(
 
 @dataclass(frozen=True)
 class _Where:
-    """Which pixels may be hits."""
+    """Which pixels may be hits, and how long they may be looked for."""
 
     area: Area | None = None
     inside: Polygon | None = None
     outside: tuple[Polygon, ...] = ()
     exclude: Int64Array | None = None
     """(n,) ids of single pixels that may not."""
+    deadline: Deadline | None = None
+    """When to give up; a span that begins with the search where absent."""
 
 
 def _require_few(state: State, k: int) -> None:
@@ -178,6 +182,8 @@ def _by_id(state: State, at: DatasetWindow, key: str | None, k: int, where: _Whe
 
 def _answer(state: State, at: DatasetWindow, query: Query, k: int, where: _Where, own: Int64Array) -> Response:
     searcher = state.searcher(at.dataset)
+    if where.deadline is None:
+        where = replace(where, deadline=Deadline.after(state.settings.limits.seconds))
     result = state.watch.search(
         at.dataset.id, at.window, k, lambda: searcher.search(query, at.window, k, own=own, **vars(where))
     )
