@@ -6,24 +6,22 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
-import numpy as np
 from fastapi import Depends, Path, Query, Request
 from morecantile import TileMatrixSet
-from rasterio.warp import transform_bounds
 from titiler.core.models.mapbox import TileJSON
 
 from api.catalogue import Dataset
 from api.links import OGC_REL, Link, address, layer_path, link
 from api.params import MAX_ZOOM, SUPPORTED_TMS, Layer, layer
 from api.state import get_state
-from service.errors import InvalidInput
-from service.frame import WGS84
-from service.tiles import TileReader
+from service.errors import InvalidInput, OutsideBounds
+from service.matrices import Box, limits
+from service.matrices import shown as covered
+from service.tiles import TILE_SIZES, TileReader
 
 CRS84: Final = "http://www.opengis.net/def/crs/OGC/1.3/CRS84"
 FORMATS: Final = {"png": "image/png", "webp": "image/webp", "jpg": "image/jpeg"}
 """Pictures that tiles come as, best first."""
-Box = tuple[float, float, float, float]
 Shown = Annotated[Layer, Depends(layer)]
 _MATRIX_SETS: Final = {name: SUPPORTED_TMS.get(name) for name in SUPPORTED_TMS.list()}
 """Shared: `SUPPORTED_TMS.get` copies a set whole, which takes as long as a 304."""
@@ -49,33 +47,21 @@ def matrix_set(
 Matrices = Annotated[TileMatrixSet, Depends(matrix_set)]
 
 
-def limits(tms: TileMatrixSet, bounds: Box, zooms: tuple[int, int]) -> list[dict[str, Any]]:
-    """The rows and columns of each matrix that a box in degrees touches; zooms without any are left out.
+def covering(bounds: Box) -> list[TileMatrixSet]:
+    """The tile matrix sets in which a box in degrees can be shown."""
+    return [tms for tms in map(SUPPORTED_TMS.get, SUPPORTED_TMS.list()) if covered(tms, bounds)]
 
-    Args:
-        tms: The tile matrix set.
-        bounds: (west, south, east, north).
-        zooms: The first and the last.
+
+def _reader(shown: Layer, tms: TileMatrixSet) -> TileReader:
+    """What reads a layer in a matrix set.
+
+    Raises:
+        OutsideBounds: Nothing of it can be shown there.
     """
-    west, south, east, north = bounds
-    span = tms.bbox  # in degrees: what a projection cannot show would have no coordinates
-    box = (max(west, span.left), max(south, span.bottom), min(east, span.right), min(north, span.top))
-    if box[0] >= box[2] or box[1] >= box[3]:
-        return []
-    left, bottom, right, top = transform_bounds(WGS84, tms.rasterio_crs, *box, densify_pts=21)
-    found = []
-    for zoom in range(max(zooms[0], tms.minzoom), min(zooms[1], tms.maxzoom) + 1):
-        matrix = tms.matrix(zoom)
-        x, y = tms._matrix_origin(matrix)
-        side = np.array([matrix.tileWidth, matrix.tileHeight]) * matrix.cellSize
-        first = np.floor((np.array([left - x, y - top])) / side + 1e-9).astype(int)
-        last = np.ceil((np.array([right - x, y - bottom])) / side - 1e-9).astype(int) - 1
-        most = np.array([matrix.matrixWidth, matrix.matrixHeight]) - 1
-        (col0, row0), (col1, row1) = np.clip(first, 0, most).tolist(), np.clip(last, 0, most).tolist()
-        found.append({
-            "tileMatrix": matrix.id, "minTileRow": row0, "maxTileRow": row1, "minTileCol": col0, "maxTileCol": col1,
-        })  # fmt: skip
-    return found
+    reader = TileReader(shown, tms=tms)
+    if covered(tms, reader.bounds) is None:
+        raise OutsideBounds(f"{shown.dataset} lies outside {tms.id}.", field="tileMatrixSetId")
+    return reader
 
 
 def kept(request: Request, *left_out: str) -> list[tuple[str, str]]:
@@ -91,14 +77,14 @@ def attribution(dataset: Dataset) -> str:
 def tile_set_list(request: Request, shown: Shown) -> dict[str, Any]:
     """The tile sets of this layer, one a tile matrix set (OGC API - Tiles, Tile Set List)."""
     path, query = layer_path(shown.dataset, shown.window), kept(request)
-    sets = [_described(request, shown, SUPPORTED_TMS.get(name)) for name in SUPPORTED_TMS.list()]
+    sets = [_described(request, shown, tms) for tms in covering(shown.footprint.bounds)]
     return {"links": [link(address(request, f"{path}/tiles", query), "self", title="Tile sets")], "tilesets": sets}
 
 
 def tile_set(request: Request, tms: Matrices, shown: Shown) -> dict[str, Any]:
     """One tile set (OGC API - Tiles, Tile Set; OGC Two Dimensional Tile Matrix Set and Tile Set Metadata 2.0)."""
     dataset = get_state(request).datasets[shown.dataset]
-    with TileReader(shown, tms=tms) as reader:
+    with _reader(shown, tms) as reader:
         bounds, low, high = reader.bounds, reader.minzoom, reader.maxzoom
     path, query = f"{layer_path(shown.dataset, shown.window)}/tiles/{tms.id}", kept(request)
     templates = [
@@ -144,7 +130,7 @@ def tile_json(
     request: Request,
     tms: Matrices,
     shown: Shown,
-    tilesize: Annotated[Literal[256, 512], Query(description="pixels along a side of a tile")] = 512,
+    tilesize: Annotated[int, Query(description="pixels along a side of a tile: 256 or 512")] = 512,
     tile_format: Annotated[Literal["png", "webp", "jpg"], Query(description="format of the tiles")] = "png",
     minzoom: Annotated[int | None, Query(ge=0, le=MAX_ZOOM, description="lowest zoom to name")] = None,
     maxzoom: Annotated[int | None, Query(ge=0, le=MAX_ZOOM, description="highest zoom to name")] = None,
@@ -152,10 +138,12 @@ def tile_json(
     """The TileJSON 3.0.0 document: where the tiles are, which zooms, what the colours mean, which licence."""
     dataset, path = get_state(request).datasets[shown.dataset], layer_path(shown.dataset, shown.window)
     query = kept(request, "tile_format", "minzoom", "maxzoom", "tilesize")
-    with TileReader(shown, tms=tms) as reader:
+    with _reader(shown, tms) as reader:
         bounds = reader.bounds
         low = reader.minzoom if minzoom is None else minzoom
         high = reader.maxzoom if maxzoom is None else maxzoom
+    if tilesize not in TILE_SIZES:
+        raise InvalidInput(f"{tilesize} is not a tile size.", field="tilesize", remedy="Ask for 256 or 512.")
     if low > high:
         raise InvalidInput(f"is above the highest zoom, {high}.", field="minzoom")
     mark = _mark([*query, ("tilesize", str(tilesize))])

@@ -11,9 +11,10 @@ from fastapi import Query, Request, Response
 from morecantile import TileMatrixSet
 
 from api.links import address, layer_path
-from api.params import SUPPORTED_TMS, Layer
+from api.params import Layer
 from api.state import get_state
-from api.tilesets import FORMATS, Shown, attribution, kept, limits
+from api.tilesets import FORMATS, Shown, attribution, covering, kept
+from service.matrices import limits
 from service.tiles import TileReader
 
 MEDIA: Final = "application/xml"
@@ -37,20 +38,18 @@ def capabilities(
 ) -> Response:
     """The capabilities document: a layer, its views as styles, and the zooms that hold more than the one before."""
     formats = [tile_format] if tile_format else list(FORMATS)
-    readers = {name: TileReader(shown, tms=SUPPORTED_TMS.get(name)) for name in SUPPORTED_TMS.list()}
-    linked = {name: limits(r.tms, r.bounds, (r.minzoom, r.maxzoom)) for name, r in readers.items()}
-    shows = {name: reader for name, reader in readers.items() if linked[name]}
+    readers = [TileReader(shown, tms=tms) for tms in covering(shown.footprint.bounds)]
     here = str(request.url)
     text = "".join((
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Capabilities {_NAMES}>',
         _service(request, shown),
         "<Contents><Layer>",
-        *_layer(request, shown, next(iter(readers.values())).bounds),
+        *_layer(request, shown),
         *(f"<Format>{FORMATS[name]}</Format>" for name in formats),
-        *(_link(name, linked[name]) for name in shows),
+        *map(_link, readers),
         *_resources(request, shown, formats),
         "</Layer>",
-        *(_matrix_set(reader.tms, reader.minzoom, reader.maxzoom) for reader in shows.values()),
+        *map(_matrix_set, readers),
         f"</Contents><ServiceMetadataURL xlink:href={quoteattr(here)}/></Capabilities>\n",
     ))  # fmt: skip
     return Response(text, media_type=MEDIA)
@@ -65,9 +64,9 @@ def _service(request: Request, shown: Layer) -> str:
     )
 
 
-def _layer(request: Request, shown: Layer, bounds: tuple[float, float, float, float]) -> Iterator[str]:
+def _layer(request: Request, shown: Layer) -> Iterator[str]:
     dataset = get_state(request).datasets[shown.dataset]
-    west, south, east, north = bounds
+    west, south, east, north = shown.footprint.bounds
     yield f"<ows:Title>{escape(dataset.title)} {shown.window}</ows:Title>"
     yield f"<ows:Abstract>{escape(str(shown.store.identity))}. {escape(attribution(dataset))}</ows:Abstract>"
     yield f"<ows:WGS84BoundingBox><ows:LowerCorner>{west} {south}</ows:LowerCorner>"
@@ -101,7 +100,8 @@ def _resources(request: Request, shown: Layer, formats: Iterable[str]) -> Iterat
         yield f'<ResourceURL format="{FORMATS[name]}" resourceType="tile" template={quoteattr(tile)}/>'
 
 
-def _link(name: str, found: list[dict[str, int | str]]) -> str:
+def _link(reader: TileReader) -> str:
+    found = limits(reader.tms, reader.bounds, (reader.minzoom, reader.maxzoom))
     each = "".join(
         "<TileMatrixLimits>"
         + "".join(f"<{part[0].upper()}{part[1:]}>{value}</{part[0].upper()}{part[1:]}>" for part, value in one.items())
@@ -109,19 +109,20 @@ def _link(name: str, found: list[dict[str, int | str]]) -> str:
         for one in found
     )
     return (
-        f"<TileMatrixSetLink><TileMatrixSet>{name}</TileMatrixSet>"
+        f"<TileMatrixSetLink><TileMatrixSet>{reader.tms.id}</TileMatrixSet>"
         f"<TileMatrixSetLimits>{each}</TileMatrixSetLimits></TileMatrixSetLink>"
     )
 
 
-def _matrix_set(tms: TileMatrixSet, low: int, high: int) -> str:
+def _matrix_set(reader: TileReader) -> str:
     """The matrices that hold something: a document that names all zooms of all sets is mostly empty tiles."""
+    tms = reader.tms
     each = "".join(
         f"<TileMatrix><ows:Identifier>{m.id}</ows:Identifier><ScaleDenominator>{m.scaleDenominator}</ScaleDenominator>"
         f"<TopLeftCorner>{m.pointOfOrigin[0]} {m.pointOfOrigin[1]}</TopLeftCorner>"
         f"<TileWidth>{m.tileWidth}</TileWidth><TileHeight>{m.tileHeight}</TileHeight>"
         f"<MatrixWidth>{m.matrixWidth}</MatrixWidth><MatrixHeight>{m.matrixHeight}</MatrixHeight></TileMatrix>"
-        for m in (tms.matrix(zoom) for zoom in range(low, high + 1))
+        for m in (tms.matrix(zoom) for zoom in range(reader.minzoom, reader.maxzoom + 1))
     )
     return (
         f"<TileMatrixSet><ows:Identifier>{tms.id}</ows:Identifier><ows:SupportedCRS>{urn(tms)}</ows:SupportedCRS>"
@@ -131,5 +132,8 @@ def _matrix_set(tms: TileMatrixSet, low: int, high: int) -> str:
 
 def urn(tms: TileMatrixSet) -> str:
     """The name of a matrix set's CRS as OWS 1.1 writes it: `urn:ogc:def:crs:EPSG::3857`."""
-    authority, version, code = str(tms.crs.srs).removeprefix("http://www.opengis.net/def/crs/").split("/")
+    name = str(tms.crs.srs)
+    if name.startswith("urn:"):
+        return name
+    authority, version, code = name.removeprefix("http://www.opengis.net/def/crs/").split("/")
     return f"urn:ogc:def:crs:{authority}:{'' if version == '0' else version}:{code}"

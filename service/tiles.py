@@ -23,6 +23,7 @@ from service.colour.stored import StoredView
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import crs_text, geometry_bounds, lonlat_box, native_pixel, part_target
 from service.grid import PIXEL, transformer
+from service.matrices import native_box
 from service.paint import paint
 from service.plan import MAX_SOURCE_BYTES, Source
 from service.projection import LONLAT
@@ -140,11 +141,21 @@ class TileReader(BaseReader):
         return None if palette is None else dict(enumerate(map(tuple, palette.tolist())))
 
     def tile_exists(self, tile_x: int, tile_y: int, tile_z: int) -> bool:
-        """Whether a tile touches the box of the dataset."""
-        west, south, east, north = lonlat_box(tile_target(self.tms, tile_x, tile_y, tile_z))
+        """Whether a tile touches the box of the dataset, or lies in the rows and columns that do.
+
+        Those are a rectangle; in a grid that is turned against the meridians some of it holds nothing.
+        """
+        target = tile_target(self.tms, tile_x, tile_y, tile_z)
+        if self._matrix_box and _touch(target.bounds, self._matrix_box):
+            return True
+        west, south, east, north = lonlat_box(target)
         left, bottom, right, top = self.bounds
         across = any(west + turn < right and east + turn > left for turn in (-360, 0, 360))
         return across and south < top and north > bottom
+
+    @cached_property
+    def _matrix_box(self) -> tuple[float, float, float, float] | None:
+        return native_box(self.tms, self.bounds)
 
     def tile(
         self, tile_x: int, tile_y: int, tile_z: int, tilesize: int | None = None, buffer: float | None = None, **_: Any
@@ -268,6 +279,10 @@ def _tell_outside(array: ma.MaskedArray, target: Target, source: Source) -> None
     for part in zone_maps(target, source.store.zones()):
         off[part.pixels] = False
     array.data[-1][off.reshape(target.height, target.width)] = OUTSIDE
+
+
+def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def tile_target(tms: Any, x: int, y: int, z: int, tilesize: int | None = None, buffer: float | None = None) -> Target:
