@@ -32,7 +32,7 @@ from service.store import BlockData, create_store
 from service.values import BLOCK, NOT_EMBEDDED, WATER, Counts, ModelIdentity, Window
 from tests.bench.clients import resident
 from tests.bench.landscape import Landscape
-from tests.bench.serving import Client, server
+from tests.bench.serving import Client, end_cleanly, server
 
 OUT: Final = Path(__file__).resolve().parents[1] / ".bench" / "soak-tiles.json"
 MODEL: Final = ModelIdentity("bench", "1")
@@ -134,6 +134,7 @@ def run(home: Path, tiles: int) -> tuple[list[tuple[int, float]], Counter[int]]:
 def main() -> None:
     """Soak, print, write."""
     tiles = int(sys.argv[1]) if len(sys.argv) > 1 else 12_000
+    end_cleanly()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         memory, met = run(Path(folder), tiles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +65,11 @@ class Client:
         if answer.status != 200:
             raise RuntimeError(f"{path}: {answer.status} {answer.body[:500]!r}")
         return answer
+
+
+def end_cleanly() -> None:
+    """Let a run that is told to end take its servers with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @contextmanager

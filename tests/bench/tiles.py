@@ -26,6 +26,7 @@ from typing import Final
 
 from tests.bench import published, world
 from tests.bench.asking import ZOOM, Look, Row, tiles_at
+from tests.bench.serving import end_cleanly
 from tests.bench.tile_cases import CASES, drawn, shown
 
 OUT: Final = world.ROOT / ".bench" / "tiles.json"
@@ -62,6 +63,7 @@ def show(rows: Sequence[Row]) -> None:
 
 def main() -> None:
     """Measure, print, write."""
+    end_cleanly()
     wanted = asked()
     look = Look(wanted.tiles, wanted.rounds)
     published.prepare()
