@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, cast
 
+from api.entries import Entry, found, written
 from api.settings import Settings
+from api.sides import Sides
 from api.watch import Watch
 from service.bucket import Bucket, is_remote, require_conditional_puts
 from service.embed import require_writable
@@ -20,34 +20,13 @@ from service.store import create_store, open_store, repository_name
 from service.store.chunks import chunk_cache
 from service.store.contract import Store, WritableStore
 from service.store.records import Records
+from service.store.side import SideStore
 from service.values import ModelIdentity, Window, checked_id
 
 log = logging.getLogger("smalti.catalogue")
 
 LOOK_AGAIN_S: Final = 1.0
 """How often, in seconds, requests make the server look for new revisions and new repositories."""
-
-EMBEDDING_LICENCE: Final = "Contains modified Copernicus Sentinel data"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the catalogue: where a dataset lies and what is known of it beforehand."""
-
-    id: str
-    location: str
-    title: str
-    licence: str
-    identity: ModelIdentity | None = None
-    anonymous: bool = False
-    """Whether its bucket is read without credentials."""
-    main: bool = True
-    """False for the repository of one window that is not a calendar year."""
-
-    @property
-    def name(self) -> str:
-        """What it is called where it cannot be opened: its id, or its folder's name for a window of its own."""
-        return self.id if self.main else Path(self.location).name.removesuffix(".icechunk")
 
 
 @dataclass(frozen=True)
@@ -118,7 +97,9 @@ class Catalogue(Mapping[str, Dataset]):
         self._open: dict[str, Dataset] = {}
         self._broken: dict[str, SmaltiError] = {}
         self._written: list[Entry] = []
+        self._opened: dict[str, Store] = {}
         self._stores: dict[str, Store] = {}
+        self._sides = Sides(storage, self.chunks, self.near)
         self._looked_at = float("-inf")
 
     def __getitem__(self, key: str) -> Dataset:
@@ -209,6 +190,22 @@ class Catalogue(Mapping[str, Dataset]):
             store = open_or_make(self._storage, dataset, main.identity, main.dims, window)
         return cast(WritableStore, self._watch.store(store, dataset))
 
+    def overviewed(self, dataset: str, window: Window) -> WritableStore | SideStore:
+        """The store that holds a window of a dataset, as one whose overviews can be built.
+
+        Raises:
+            NotFound: No such dataset or window.
+            ReadOnly: The storage does not allow it.
+            Unavailable: It cannot be reached.
+        """
+        store = self[dataset].at(window).store
+        if not store.writable:
+            entry = next(e for e in self._written + self._listed if self._stores.get(e.location) is store)
+            self._sides.make(entry.name, store)
+            self.look_now()
+            store = self[dataset].at(window).store
+        return cast(WritableStore | SideStore, store)
+
     def _visit(self) -> None:
         broken: dict[str, SmaltiError] = {}
         try:
@@ -217,6 +214,7 @@ class Catalogue(Mapping[str, Dataset]):
             broken[self._settings.catalogue.name] = Corrupt(error.message, field=error.field, remedy=error.remedy)
         try:
             self._listed, self._lost = found(self._storage), None
+            self._sides.look()
         except SmaltiError as error:
             self._lost = broken["storage"] = error
         stores: dict[str, list[Store]] = {}
@@ -235,7 +233,7 @@ class Catalogue(Mapping[str, Dataset]):
             for key, held in stores.items()
             if held and key not in broken
         }
-        self._broken = broken
+        self._broken = broken | {f"overviews of {name}": error for name, error in self._sides.broken.items()}
 
     def _told(self, error: SmaltiError, entry: Entry) -> SmaltiError:
         """What whoever may read is told: the dataset by its name. Where it lies stands in the log, once."""
@@ -250,31 +248,25 @@ class Catalogue(Mapping[str, Dataset]):
         if store is None and lost:
             raise lost
         if store is None:
-            opened = open_store(
+            self._opened[entry.location] = open_store(
                 entry.location,
                 identity=entry.identity,
                 anonymous=entry.anonymous or self._settings.anonymous,
                 chunks=self.chunks,
                 records=self.near,
             )
-            store = self._stores[entry.location] = self._watch.store(opened, entry.id)
         elif not lost:
             store.refresh()
-        return store
+        return self._joined(entry)
 
-
-def found(storage: Bucket) -> list[Entry]:
-    """The repositories in the storage, openable or not: `<id>.icechunk`, `<id>@<start>_<end>.icechunk`.
-
-    Raises:
-        Unavailable: The storage cannot be reached.
-    """
-    listed = []
-    for folder in storage.folders("datasets"):
-        if folder.endswith(".icechunk"):
-            name, at, _ = folder.removesuffix(".icechunk").partition("@")
-            listed.append(Entry(name, f"{storage.location}/datasets/{folder}", name, EMBEDDING_LICENCE, main=not at))
-    return listed
+    def _joined(self, entry: Entry) -> Store:
+        """The store of an entry with its overviews, if they lie beside it, and watched."""
+        opened = self._opened[entry.location]
+        joined = self._sides.joined(entry.name, opened)
+        if joined is not opened or entry.location not in self._stores:
+            self._opened[entry.location] = joined
+            self._stores[entry.location] = self._watch.store(joined, entry.id)
+        return self._stores[entry.location]
 
 
 def open_or_make(storage: Bucket, dataset: str, identity: ModelIdentity, dims: int, window: Window) -> WritableStore:
@@ -306,34 +298,3 @@ def _made(location: str, identity: ModelIdentity, dims: int, window: Window) -> 
         except NotFound:
             raise error from None
     return open_store(location)
-
-
-def written(path: Path) -> list[Entry]:
-    """What people wrote into `smalti.toml`; nothing where there is none.
-
-    Raises:
-        InvalidInput: It cannot be read; names what is wrong.
-    """
-    if not path.exists():
-        return []
-    try:
-        return [_entry(table, path.parent) for table in tomllib.loads(path.read_text())["datasets"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(
-            f"cannot be read: {error}.", field=str(path), remedy="Write [[datasets]] tables with id and location."
-        ) from None
-
-
-def _entry(table: Mapping[str, object], folder: Path) -> Entry:
-    texts = {name: table.get(name, "") for name in ("id", "location", "title", "licence", "model")}
-    for name, text in texts.items():
-        if not isinstance(text, str) or (name in ("id", "location") and not text):
-            raise TypeError(f"{name} = {text!r} is not a text")
-    held = {name: str(text) for name, text in texts.items()}
-    location = held["location"] if "://" in held["location"] else str((folder / held["location"]).resolve())
-    identity = ModelIdentity.parse(held["model"]) if held["model"] else None
-    key = checked_id(held["id"], "datasets.id")
-    anonymous = table.get("anonymous", False)
-    if not isinstance(anonymous, bool):
-        raise TypeError(f"anonymous = {anonymous!r} is neither true nor false")
-    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity, anonymous)

@@ -28,8 +28,8 @@ class Choice:
 
 def level_for(levels: Sequence[int], steps: Sequence[float]) -> int:
     """The coarsest of some levels whose pixels are no larger than the picture's; the finest where none is."""
-    # A hair of tolerance: a picture drawn at exactly 20 m shows the 20 m level.
-    step = min(steps, default=1.0) * (1 + 1e-6)
+    # A hair of tolerance: a picture drawn at exactly 20 m shows the 20 m level, one of the whole world one block.
+    step = min(steps, default=1.0) * (1 + 1e-3)
     return max((level for level in levels if level <= step), default=levels[0])
 
 

@@ -12,9 +12,12 @@ import numpy as np
 from service.cache import ByteCache
 from service.errors import InvalidInput
 from service.grid import Zone, ZoneGrid, zone_numbers
-from service.interpolation import Cells, Int32Array, fitted, floors
+from service.interpolation import Int32Array, fitted, floors, whole
 from service.projection import from_lonlat, to_lonlat
 from service.values import CacheUse, Float32Array, Float64Array, Int64Array
+
+_STRAIGHT: Final = ("EPSG:3857", "EPSG:4326")
+"""CRS whose x is a longitude and whose y is a latitude, whatever their scale."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _zone_maps(target: Target, grids: tuple[ZoneGrid, ...]) -> Iterator[ZoneMap]
 
 def _world(target: Target, grid: ZoneGrid) -> Iterator[ZoneMap]:
     """The grid in degrees has every place. Over its seam, the antimeridian, a picture is two parts of it, not all."""
-    part = _one_zone(target, grid, None)
+    part = _straight(target, grid) if target.crs in _STRAIGHT else _one_zone(target, grid, None)
     if not len(part.pixels):
         return
     east = part.cols >= grid.width // 2
@@ -112,6 +115,17 @@ def _world(target: Target, grid: ZoneGrid) -> Iterator[ZoneMap]:
             yield ZoneMap(grid, part.pixels[half], part.rows[half], part.cols[half], part.step)
     else:
         yield part
+
+
+def _straight(target: Target, grid: ZoneGrid) -> ZoneMap:
+    """The same where columns follow from x alone and rows from y alone."""
+    xs, ys = target.xs, target.ys
+    rows = whole(_cells(target.crs, grid, np.full_like(ys, xs[0]), ys)[0])
+    cols = whole(_cells(target.crs, grid, xs, np.full_like(xs, ys[0]))[1])
+    held = np.flatnonzero((rows >= 0) & (rows < grid.height))
+    pixels = (held[:, None] * target.width + np.arange(target.width)).astype(np.int32).ravel()
+    row, col = np.repeat(rows[held], target.width), np.tile(cols, len(held))
+    return ZoneMap(grid, pixels, row, col, _step(target, grid, xs, ys))
 
 
 def _zones(target: Target) -> Iterator[tuple[Zone, Int64Array | None]]:
@@ -156,7 +170,7 @@ def _one_zone(target: Target, grid: ZoneGrid, pixels: Int64Array | None) -> Zone
     if min(row.min(), col.min()) < 0 or row.max() >= grid.height or col.max() >= grid.width:
         held = (row >= 0) & (row < grid.height) & (col >= 0) & (col < grid.width)
         row, col, pixels = row[held], col[held], pixels[held]
-    return ZoneMap(grid, pixels.astype(np.int32), row, col, _step(target, xs, ys, cells))
+    return ZoneMap(grid, pixels.astype(np.int32), row, col, _step(target, grid, xs, ys))
 
 
 def fractions(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32Array]:
@@ -182,7 +196,7 @@ def _fractions_of(target: Target, part: ZoneMap) -> tuple[Float32Array, Float32A
 @lru_cache(maxsize=4096)
 def pixel_step(target: Target, grid: ZoneGrid) -> float:
     """Side of a picture's pixel in those of a grid; the least of corners and middle."""
-    return _step(target, target.xs, target.ys, partial(_cells, target.crs, grid))
+    return _step(target, grid, target.xs, target.ys)
 
 
 def _cells(crs: str, grid: ZoneGrid, x: Float64Array, y: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -194,17 +208,31 @@ def _cells(crs: str, grid: ZoneGrid, x: Float64Array, y: Float64Array) -> tuple[
     return (grid.y0 - north) / grid.pixel, (east - grid.x0) / grid.pixel
 
 
-def _step(target: Target, xs: Float64Array, ys: Float64Array, cells: Cells) -> float:
-    """Side, in cells, of the square as large as one picture pixel; the least of corners and middle."""
+def _step(target: Target, grid: ZoneGrid, xs: Float64Array, ys: Float64Array) -> float:
+    """Side, in cells, of the square as large as one picture pixel; the least of corners and middle.
+
+    In degrees pixels of a picture of half the world differ tenfold. Then it is the middle that counts, up to four
+    times the least: a picture of the whole world is not read as fine as its northern rim would need.
+    """
     left, bottom, right, top = target.bounds
     dx, dy = (right - left) / target.width, (top - bottom) / target.height
     x, y = (axis.ravel() for axis in np.meshgrid(xs[[0, len(xs) // 2, -1]], ys[[0, len(ys) // 2, -1]]))
     around = np.concatenate([x + dx / 2, x - dx / 2, x, x]), np.concatenate([y, y, y + dy / 2, y - dy / 2])
-    (row_e, row_w, row_n, row_s), (col_e, col_w, col_n, col_s) = (np.split(axis, 4) for axis in cells(*around))
+    row, col = (np.split(axis, 4) for axis in _cells(target.crs, grid, *around))
     with np.errstate(invalid="ignore"):
-        area = np.abs((row_e - row_w) * (col_n - col_s) - (row_n - row_s) * (col_e - col_w))
+        across, down = _turned(grid, col[2] - col[3]), _turned(grid, col[0] - col[1])
+        area = np.abs((row[0] - row[1]) * across - (row[2] - row[3]) * down)
     finite = area[np.isfinite(area)]
-    return float(np.sqrt(finite.min())) if len(finite) else 1.0
+    if not len(finite):
+        return 1.0
+    least, middle = float(np.sqrt(finite.min())), float(np.sqrt(area[len(area) // 2]))
+    return min(middle, 4 * least) if grid.zone == Zone.WORLD and middle > least else least
+
+
+def _turned(grid: ZoneGrid, cols: Float64Array) -> Float64Array:
+    """Differences of columns, over the antimeridian where that is the shorter way."""
+    half = grid.width / 2
+    return (cols + half) % grid.width - half if grid.zone == Zone.WORLD else cols
 
 
 def zone_at(lon: float, lat: float) -> Zone:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from api import catalogue as catalogues
-from api.catalogue import Catalogue, open_or_make, written
+from api.catalogue import Catalogue, open_or_make
+from api.entries import written
 from api.settings import Settings
 from api.watch import Watch
 from service.bucket.folder import FolderBucket

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from api.catalogue import written
+from api.entries import written
 from api.settings import Caches, Limits, Settings
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands

@@ -66,14 +66,22 @@ def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 @store_app.command("overviews")
-def store_overviews(ctx: typer.Context, dataset: DatasetId, window: WindowText = None) -> None:
-    """Build the overviews of blocks that changed since the last time."""
-    held = ctx.obj.datasets[dataset]
-    for span in windows_of(held, window):
-        store = require_writable(held.at(span).store, dataset)
+def store_overviews(ctx: typer.Context, dataset: DatasetId, window: WindowText = None, as_json: AsJson = False) -> None:
+    """Build the overviews of blocks that changed since the last time. Stopped, it goes on where it was.
+
+    Those of a dataset that is only read are kept beside the datasets of your own.
+    """
+    state: State = ctx.obj
+    rows: list[dict[str, Any]] = []
+    for span in windows_of(state.datasets[dataset], window):
+        store = state.datasets.overviewed(dataset, span)
         with bar(f"Overviews {span}, blocks") as tick:
             changed = store.write_overviews(span, on_progress=tick)
-        console.print(f"{span}: {changed} overview blocks written")
+        rows.append({"window": str(span), "written": changed, "levels": max(store.levels())})
+        if not as_json:
+            console.print(f"{span}: {changed} overview blocks written")
+    if as_json:
+        show(rows, as_json, "")
 
 
 @store_app.command("tidy")

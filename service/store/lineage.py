@@ -7,7 +7,7 @@ it or anything between it and level 1 is dirty, it is stale.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +23,8 @@ class Standing(Protocol):
     def grids(self) -> Grids:
         """Level-1 grids."""
 
-    def blocks(self, level: int) -> Mapping[int, frozenset[Block]]:
-        """Blocks with a version, by time."""
+    def listed(self, level: int, time: int) -> frozenset[Block]:
+        """Blocks with a version."""
 
     def versions(self, time: int, blocks: Iterable[Block]) -> dict[Block, str]:
         """16 hex digits each; "" where nothing was written."""
@@ -47,15 +47,15 @@ class Lineage:
     def above(self, time: int) -> frozenset[Block]:
         """Overview blocks that hold data or have any below them; a few more after blocks were emptied."""
         if time not in self._above:
-            held = (block for level in (1, *LEVELS) for block in self._now.blocks(level).get(time, ()))
+            held = (block for level in (1, *LEVELS) for block in self._now.listed(level, time))
             self._above[time] = frozenset(ancestors(self._now.grids, held))
         return self._above[time]
 
     def stale(self, time: int, blocks: Iterable[Block]) -> frozenset[Block]:
         """Which of these overview blocks do not summarise the level-1 blocks below them as they stand."""
         asked = self.above(time).intersection(blocks)
-        unknown = self._unknown(time, asked)
-        for level in LEVELS:
+        unknown = self._unknown(time, [block for block in asked if (time, block) not in self._stale])
+        for level in LEVELS if unknown else ():
             dirty = set(self.dirty(time, sorted(unknown[level])))
             for block in unknown[level]:
                 below = children(self._now.grids, block)
@@ -64,10 +64,11 @@ class Lineage:
 
     def _unknown(self, time: int, asked: Collection[Block]) -> dict[int, set[Block]]:
         """Of some blocks and all overview blocks below them those of which nothing is known yet, by level."""
-        unknown: dict[int, set[Block]] = {level: set() for level in LEVELS}
+        unknown: dict[int, set[Block]] = {level: set() for level in LEVELS} if asked else {}
         for block in asked:
-            if (time, block) not in self._stale:
-                unknown[block.level].add(block)
+            unknown[block.level].add(block)
+        if not asked:
+            return unknown
         for level, below in zip(LEVELS[:0:-1], LEVELS[-2::-1], strict=True):
             found = {child for block in unknown[level] for child in children(self._now.grids, block)}
             unknown[below] |= {b for b in found & self.above(time) if (time, b) not in self._stale}

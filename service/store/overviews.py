@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
+import icechunk
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +29,7 @@ from service.store.world import Part, gathered
 from service.values import BLOCK, NOT_EMBEDDED, Counts, Vectors, Window
 
 Progress = Callable[[int, int], None]
+Look = Callable[[str, icechunk.Session], Snapshot]
 
 _BATCH: Final = 32
 """Overview blocks to a commit: about as many seconds of work are lost to a kill."""
@@ -35,7 +37,11 @@ _RACES: Final = 20
 
 
 def build_overviews(
-    repository: Repository, window: Window, blocks: Sequence[Block] | None, on_progress: Progress | None = None
+    repository: Repository,
+    window: Window,
+    blocks: Sequence[Block] | None,
+    on_progress: Progress | None = None,
+    look: Look = Snapshot,
 ) -> int:
     """Rebuild dirty overview blocks, level by level, one in memory at a time.
 
@@ -44,6 +50,7 @@ def build_overviews(
         window: Which.
         blocks: Level-1 blocks whose ancestors to look at; all where absent.
         on_progress: Called with (overview blocks looked at, overview blocks in all).
+        look: Makes a snapshot of a session; level 1 may lie elsewhere.
 
     Returns:
         How many overview blocks changed.
@@ -53,23 +60,23 @@ def build_overviews(
         ReadOnly: The location does not allow it.
         Corrupt: A child cannot be read.
     """
-    now = Snapshot(repository.location, repository.reader(repository.tip()))
+    now = look(repository.location, repository.reader(repository.tip()))
     found = now.lineage.above(now.time(window)) if blocks is None else ancestors(now.grids, blocks)
     ordered, changed = sorted(found, key=lambda block: (block.level, block)), 0
     for start in range(0, len(ordered), _BATCH):
         batch = ordered[start : start + _BATCH]
-        changed += _rebuild(repository, window, batch)
+        changed += _rebuild(repository, window, batch, look)
         if on_progress:
             on_progress(start + len(batch), len(ordered))
     return changed
 
 
-def _rebuild(repository: Repository, window: Window, batch: Sequence[Block]) -> int:
+def _rebuild(repository: Repository, window: Window, batch: Sequence[Block], look: Look) -> int:
     """Rebuild those of a batch that are dirty, in one commit; again where somebody else was faster."""
     for _ in range(_RACES):
         with repository.open_for_writing():
             session = repository.writer()
-            now = Snapshot(repository.location, session)
+            now = look(repository.location, session)
             levels = groupby(batch, key=lambda block: block.level)
             changed = sum(_rebuild_level(now, now.time(window), list(same)) for _, same in levels)
             if not changed:

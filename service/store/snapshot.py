@@ -39,7 +39,6 @@ class Snapshot:
         session: Read-only, or the writable one whose own changes shall be seen.
         chunks: Where decoded squares of arrays are kept, if the session is read-only.
         near: Where what is fetched over a network is kept, if the session is read-only.
-        near: Where what is fetched over a network is kept, if the session is read-only.
     """
 
     def __init__(
@@ -162,13 +161,12 @@ class Snapshot:
         """An array that must be there.
 
         Raises:
-            Corrupt: It is not, or its metadata cannot be read.
+            Corrupt: It is not, or metadata cannot be read.
         """
-        with reading(self.location, f"array {group}/{name}"):
-            found = self.root[f"{group}/{name}"]
-        if not isinstance(found, zarr.Array):
-            raise Corrupt(f"{self.location}: {group}/{name} is no array.")
-        return found
+        found = self.arrays(group)
+        if name not in found:
+            raise Corrupt(f"{self.location}: {group} has no array {name}.")
+        return found[name]
 
     def arrays(self, group: str) -> Mapping[str, Array]:
         """The arrays of a group by name, opened together and kept.
@@ -201,11 +199,7 @@ class Snapshot:
         path = self.path(zone, level)
         if not self.holds(zone, level):
             raise NotFound(f"{self.location} has no overview at level {level} in zone {zone.name}.", field="level")
-        arrays = self.arrays(path)
-        missing = {"embeddings", "scales"} - set(arrays)
-        if missing:
-            raise Corrupt(f"{self.location}: group {path} has no {min(missing)}.")
-        codes, scales = arrays["embeddings"], arrays["scales"]
+        arrays, codes, scales = self.arrays(path), self.array(path, "embeddings"), self.array(path, "scales")
         grid = grid_of(self.location, path, dict(self.group(path).attrs), zone, level)
         if codes.shape != (*scales.shape, codes.shape[-1]) or scales.shape[1:] != (grid.height, grid.width):
             raise Corrupt(
@@ -280,6 +274,10 @@ class Snapshot:
             self._blocks[level] = {time: frozenset(blocks) for time, blocks in found.items()}
         return self._blocks[level]
 
+    def listed(self, level: int, time: int) -> frozenset[Block]:
+        """Blocks with a version at one position in time."""
+        return self.blocks(level).get(time, frozenset())
+
     def succeed(self, previous: Snapshot, changed: Mapping[str, Iterable[Sequence[int]]]) -> None:
         """Take over what an older snapshot knows of blocks, but for the chunks that changed since.
 
@@ -339,7 +337,7 @@ class Snapshot:
         return out
 
     def _block_values(self, path: str, name: str, time: int, blocks: list[Block]) -> dict[Block, Any]:
-        array = self.arrays(path)[name]
+        array = self.array(path, name)
         rows, cols = [b.row for b in blocks], [b.col for b in blocks]
         top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
         if top < 0 or left < 0 or bottom > array.shape[1] or right > array.shape[2]:

@@ -1,0 +1,124 @@
+"""Overviews of stores that are only read: built beside them, joined to them, and stale when the store moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import morecantile
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from api.cli import app
+from api.settings import Settings
+from service.colour import VectorView
+from service.errors import Corrupt
+from service.globe import LEVELS
+from service.grid import Zone
+from service.plan import Source
+from service.store import open_store
+from service.store.contract import Store
+from service.store.export import export_geoemb
+from service.store.side import SideStore, side_repository
+from service.tiles import TileReader
+from service.values import VALID, Vectors
+from tests.conftest import client_of
+from tests.stores import YEAR, Tiny, random_vectors, tiny_archive
+
+DIMS = 4
+TMS = morecantile.tms.get("WebMercatorQuad")
+
+
+def flat(value: int, side: int = 300) -> Vectors:
+    codes = np.zeros((side, side, DIMS), np.int8)
+    codes[..., 0] = 2 * value
+    return Vectors(codes, np.full((side, side), 0.5, np.float32), np.full((side, side), VALID, np.uint8))
+
+
+def exported(folder: Path, value: int, name: str = "store") -> tuple[Tiny, Path]:
+    """A published store of pixels that hold one value, and what it was made from."""
+    tiny = tiny_archive(folder / f"of-{value}", flat(value))
+    out = folder / name
+    export_geoemb(tiny.store, out)
+    return tiny, out
+
+
+def shown(store: Store, tiny: Tiny, z: int) -> tuple[set[float], bool]:
+    """The values of the first dimension that a low tile shows, and whether they are stale."""
+    source = Source(store, YEAR, VectorView(DIMS), DIMS, picture=False)
+    tile = TMS.tile(*tiny.lonlat(150, 150), z)
+    image = TileReader(source).tile(tile.x, tile.y, tile.z)
+    return set(np.rint(image.array[0].compressed()).tolist()), "stale" in source.notes
+
+
+@pytest.fixture
+def joined(tmp_path: Path) -> tuple[Tiny, Path, SideStore]:
+    tiny, out = exported(tmp_path, 3)
+    base = open_store(out)
+    return tiny, out, SideStore(base, side_repository(str(tmp_path / "overviews" / "store.icechunk"), base))
+
+
+def test_overviews_beside_a_published_store(joined: tuple[Tiny, Path, SideStore]) -> None:
+    tiny, out, store = joined
+    assert store.levels() == (1,)
+    seen: list[tuple[int, int]] = []
+    written = store.write_overviews(YEAR, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (written, written)
+    assert store.write_overviews(YEAR) == 0
+    assert store.levels() == (1, *LEVELS)
+    assert not store.writable
+    assert [shown(store, tiny, z) for z in (0, 4, 9)] == 3 * [({3.0}, False)]
+    for level in (2, 64):
+        blocks = store.blocks(YEAR, level=level)
+        read = [store.read(Zone.parse(b.zone), YEAR, b.rows, b.cols, level=level, dims=DIMS) for b in blocks]
+        assert sum(int(found.valid.sum()) for found in read) >= (150 * 150 if level == 2 else 40)
+        assert not store.stale(YEAR, blocks)
+        assert all(store.versions(YEAR, blocks).values())
+    assert not out.with_name("store.icechunk").exists(), "nothing is written into the store itself"
+
+
+def test_a_store_that_moves_makes_its_overviews_stale(joined: tuple[Tiny, Path, SideStore], tmp_path: Path) -> None:
+    tiny, out, store = joined
+    store.write_overviews(YEAR)
+    before = store.revision()
+    _, other = exported(tmp_path, 7, "other")
+    out.rename(tmp_path / "gone")
+    other.rename(out)
+    store.base.recheck_after = 0.0  # type: ignore[attr-defined]
+    assert store.refresh()
+    assert store.revision() != before
+    tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
+    assert store.stale(YEAR, tops) == set(tops)
+    assert shown(store, tiny, 9) == ({7.0}, False), "seen from the store itself, as far as that may be read"
+    assert store.write_overviews(YEAR) > 0
+    assert shown(store, tiny, 0) == ({7.0}, False)
+
+
+def test_overviews_of_another_store_are_not_joined(joined: tuple[Tiny, Path, SideStore], tmp_path: Path) -> None:
+    _, _, store = joined
+    wide = tiny_archive(tmp_path / "wide", random_vectors((20, 20), 8))
+    with pytest.raises(Corrupt, match="Delete it"):
+        SideStore(wide.store, store.repository)
+
+
+def test_the_command_builds_them_and_the_catalogue_serves_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, _ = exported(tmp_path, 3)
+    (tmp_path / "smalti.toml").write_text('[[datasets]]\nid = "far"\nlocation = "store"\n')
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(home=tmp_path / "home", catalogue=tmp_path / "smalti.toml")
+    client = client_of(settings)
+    tile = TMS.tile(*tiny.lonlat(150, 150), 0)
+    address = f"/datasets/far/2024/tiles/WebMercatorQuad/{tile.z}/{tile.x}/{tile.y}.npy"
+    etag = client.get(address).headers["ETag"]
+    environment = {"SMALTI_HOME": str(settings.home), "SMALTI_CATALOGUE": str(settings.catalogue)}
+    ran = CliRunner().invoke(app, ["store", "overviews", "far", "--json"], env=environment)
+    assert ran.exit_code == 0, ran.output
+    (row,) = json.loads(ran.stdout)
+    assert (row["window"], row["levels"]) == ("2024", 16384)
+    assert row["written"] >= len(LEVELS)
+    assert (settings.home / "overviews" / "far.icechunk").is_dir()
+    answer = client.get(address)
+    assert answer.status_code == 200
+    assert answer.headers["ETag"] != etag
+    assert client.get("/datasets/far").json()["minzoom"] == 0
