@@ -6,6 +6,7 @@ import { set, state } from "./state.mjs";
 import { trouble } from "./status.mjs";
 
 const LOOK_AGAIN_MS = 5000;
+export const ID = /^[0-9a-f]{20}$/; // of a basis, which no name looks like
 let datasets = [];
 let turns = 0;
 let newest = 0; // whose answer is shown: on a slow server an older one may come later
@@ -66,12 +67,14 @@ function settle() {
     if (state.view === "change") changes.view = "pca";
   }
   if (state.bands.split(",").some((band) => band >= dataset.dims)) changes.bands = "0,1,2";
-  if (dataset.bases.length && !dataset.bases.includes(state.basis)) changes.basis = dataset.bases.includes("default") ? "default" : dataset.bases[0];
+  if (state.view === "observations" && !dataset.views.includes("observations")) changes.view = "pca";
+  // An id means the same for ever, listed or not.
+  if (dataset.bases.length && !dataset.bases.includes(state.basis) && !(ID.test(state.basis) && (!asked || asked === dataset.id))) changes.basis = dataset.bases.includes("default") ? "default" : dataset.bases[0];
   set(changes);
 }
 
 // Places and vectors of one dataset mean nothing in another.
-const fresh = () => ({ like: [], unlike: [], area: [], query: "", at: [], view: state.view === "similarity" ? "pca" : state.view });
+const fresh = () => ({ like: [], unlike: [], area: [], query: "", at: [], basis: ID.test(state.basis) ? "default" : state.basis, view: state.view === "similarity" ? "pca" : state.view });
 
 export function choose(dataset) {
   trouble("choice", null);

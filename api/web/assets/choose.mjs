@@ -1,12 +1,13 @@
 // The form: which dataset, window and view, and how opaque. Shows what is chosen, and changes it.
 
 import * as api from "./api.mjs";
-import { chooseWindow, choose as chooseDataset, all, current } from "./catalogue.mjs";
+import { chooseWindow, choose as chooseDataset, all, current, ID } from "./catalogue.mjs";
 import { $, debounce, options, percent, show } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
 
 const RAMP_WAIT_MS = 120; // while a slider moves
+const numbers = () => [...$("bands").querySelectorAll("input[type=number]")];
 const lowKey = () => (state.view === "change" ? "least" : "threshold");
 
 export function fill() {
@@ -21,6 +22,7 @@ export function fill() {
   for (const radio of views.querySelectorAll("input")) {
     radio.checked = radio.value === state.view;
     radio.disabled = radio.value === "change" && !others.length;
+    if (radio.value === "observations") show(radio.parentElement, dataset.views.includes("observations"));
   }
   for (const row of document.querySelectorAll("[data-view]")) show(row, row.dataset.view.split(" ").includes(state.view));
   if (!dataset.bases.length) show($("basis").closest(".field"), false);
@@ -32,9 +34,16 @@ export function fill() {
   $("threshold-value").textContent = low.toFixed(2);
   $("opacity").value = state.opacity;
   $("opacity-value").textContent = `${state.opacity} %`;
-  const inputs = [...$("bands").querySelectorAll("input")];
-  state.bands.split(",").forEach((band, i) => { if (document.activeElement !== inputs[i]) inputs[i].value = band; });
-  for (const input of inputs) input.max = dataset.dims - 1;
+  const inputs = numbers();
+  const bands = state.bands.split(",");
+  inputs.forEach((input, i) => {
+    show(input.parentElement, i < bands.length);
+    if (i < bands.length && document.activeElement !== input) input.value = bands[i];
+    input.max = dataset.dims - 1;
+  });
+  inputs[0].parentElement.className = bands.length > 1 ? "red" : "";
+  $("alone").checked = bands.length === 1;
+  $("sensor").value = state.sensor;
   $("provenance").textContent = `${dataset.model} · revision ${dataset.revision.slice(0, 8)} · ${dataset.licence}`;
 }
 
@@ -44,9 +53,13 @@ export async function fillBases() {
   if (!dataset?.bases.length) { options($("basis"), [["default", "none yet"]], "default"); return; }
   const { bases } = await api.bases(dataset.id).catch(() => ({ bases: dataset.bases.map((name) => ({ name })) }));
   if (current()?.id !== dataset.id) return;
-  const told = ({ name, explained }) =>
-    [name, explained ? `${name} (${percent(explained.reduce((a, b) => a + b))})` : name];
-  options($("basis"), bases.map(told), state.basis);
+  const share = ({ explained }) => (explained ? ` (${percent(explained.reduce((a, b) => a + b))})` : "");
+  const entries = bases.filter(({ dims }) => !dims || dims === dataset.dims).map((basis) => [basis.name, basis.name + share(basis)]);
+  if (ID.test(state.basis)) { // of a link, or just fitted: the name it has today may move, the id cannot
+    const named = bases.find(({ id }) => id === state.basis);
+    entries.push([state.basis, named ? `${named.name}, as it is now${share(named)}` : `of this link, ${state.basis.slice(0, 6)}`]);
+  }
+  options($("basis"), entries, state.basis);
 }
 
 function step(by) {
@@ -59,7 +72,8 @@ export const later = () => step(1);
 
 export function view(name) {
   if (name === "change" && !state.other) return;
-  set({ view: name });
+  if (name === "observations" && !current()?.views.includes(name)) return;
+  set({ view: name, colormap: name === state.view ? state.colormap : "" }); // each view has colours of its own
 }
 
 export const swipe = () => { if (state.other && state.view !== "change") set({ swipe: state.swipe ? 0 : 50 }); };
@@ -70,11 +84,14 @@ export function wire() {
   changed("window", chooseWindow);
   changed("basis", (basis) => set({ basis }));
   changed("other", (other) => set({ other }));
+  changed("sensor", (sensor) => set({ sensor, most: 0 }));
   $("views").addEventListener("change", (event) => view(event.target.value));
   $("bands").addEventListener("change", () => {
-    const inputs = [...$("bands").querySelectorAll("input")];
     const most = current().dims - 1;
-    set({ bands: inputs.map((input) => Math.min(most, Math.max(0, Math.round(Number(input.value) || 0)))).join(",") });
+    const shown = $("alone").checked ? numbers().slice(0, 1) : numbers();
+    const first = Number(shown[0].value) || 0;
+    const said = ({ value }, i) => (value === "" ? first + i : Math.round(Number(value) || 0)); // silent: the next one
+    set({ bands: shown.map((input, i) => Math.min(most, Math.max(0, said(input, i)))).join(",") });
     fill();
   });
   $("swipe").addEventListener("click", swipe);

@@ -6,7 +6,7 @@ import { cancel, close, corner, drawing, start, undoCorner } from "./draw.mjs";
 import { arm } from "./examples.mjs";
 import { map, middle } from "./map.mjs";
 
-const VIEWS = ["pca", "bands", "similarity", "change"];
+const VIEWS = ["pca", "bands", "similarity", "change", "observations"];
 const writes = (element) => element.matches("input:not([type=radio]):not([type=range]), select, textarea");
 
 export function wire(pick, whole) {

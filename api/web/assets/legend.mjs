@@ -39,29 +39,41 @@ function put(...parts) {
   $("legend").replaceChildren(...parts);
 }
 
-function channels({ view, explained, stretch, bands }) {
+function channels({ view, explained, stretch, bands, gamma }) {
   const rows = (explained ?? bands).map((value, i) => el("li", {},
     el("span", { class: `channel ${CHANNELS[i]}` }),
     el("span", { text: view === "pca" ? `${CHANNELS[i]}: ${percent(value)} of the variance` : `${CHANNELS[i]}: number ${value}` }),
     el("span", { class: "range", text: `${short(stretch[i][0])} to ${short(stretch[i][1])}` })));
   const words = view === "pca" ? "Pixels of one colour behaved alike all year." : `Single numbers of the ${current().dims}, as they are stored.`;
-  return [el("p", { text: words }), el("ul", { class: "channels" }, ...rows)];
+  const bent = gamma ? el("p", { text: `brightness × ${gamma.toFixed(1)}: colours are not even steps` }) : null;
+  return [el("p", { text: words }), el("ul", { class: "channels" }, ...rows), ...(bent ? [bent] : [])];
 }
 
 const WORDS = {
   similarity: ["less alike", "like your example"],
   change: ["unchanged", "quite another thing"],
+  observations: ["seldom seen", "often seen"],
 };
+const UNITS = {
+  similarity: () => "cosine with the examples",
+  change: () => `1 − cosine of ${state.other} and ${state.window}`,
+  observations: ({ text }) => text.split(".")[0],
+  bands: ({ bands }) => `number ${bands[0]} of the ${current().dims}, as stored`,
+};
+const digits = (low, high) => (high - low >= 20 ? 0 : high - low >= 5 ? 1 : 2);
 
-function ramp({ colours, range, view }) {
+function ramp(legend) {
+  const { colours, range, view } = legend;
   const [low, high] = range;
+  const said = (t) => (low + t * (high - low)).toFixed(digits(low, high));
+  const open = view === "observations" || (view !== "bands" && high < 1); // more than the last number looks like it
   const stops = Array.isArray(colours) ? colours.join(",") : String(colours);
-  const marks = [0, 0.25, 0.5, 0.75, 1].map((t) => el("span", { text: `${(low + t * (high - low)).toFixed(2)}${t === 1 && high < 1 ? " +" : ""}` }));
+  const marks = [0, 0.25, 0.5, 0.75, 1].map((t) => el("span", { text: `${said(t)}${t === 1 && open ? " +" : ""}` }));
   const [from, to] = WORDS[view] ?? WORDS[state.view] ?? ["low", "high"];
-  const unit = state.view === "change" ? `1 − cosine of ${state.other} and ${state.window}` : "cosine with the examples";
+  const unit = UNITS[view](legend);
   return [
     el("div", { class: "ends words" }, el("span", { text: from }), el("span", { text: to })),
-    el("div", { class: "ramp", style: `background:linear-gradient(to right,${stops})`, role: "img", "aria-label": `Colours from ${low.toFixed(2)} to ${high.toFixed(2)}, ${unit}` }),
+    el("div", { class: "ramp", style: `background:linear-gradient(to right,${stops})`, role: "img", "aria-label": `Colours from ${said(0)} to ${said(1)}, ${unit}` }),
     el("div", { class: "ends" }, ...marks),
     el("p", { text: unit }),
   ];

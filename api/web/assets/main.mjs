@@ -14,6 +14,7 @@ import * as inspector from "./inspect.mjs";
 import { paint, refresh } from "./layers.mjs";
 import { explain } from "./legend.mjs";
 import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
+import * as looks from "./looks.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
@@ -23,7 +24,7 @@ import * as sheet from "./sheet.mjs";
 import * as upload from "./upload.mjs";
 
 const LAND_WAIT_MS = 250;
-const SHOWS = ["dataset", "window", "view", "basis", "bands", "threshold", "least", "other", "like", "unlike", "query", "use"];
+const SHOWS = ["dataset", "window", "view", "basis", "bands", "sensor", "most", "contrast", "gamma", "colormap", "threshold", "least", "other", "like", "unlike", "query", "use"];
 
 function redraw() {
   paint(map, state.window);
@@ -48,8 +49,9 @@ async function pick(point, mode) {
 }
 
 function followChoices() {
-  on(Object.keys(state), choose.fill);
+  on(Object.keys(state), () => { choose.fill(); looks.fill(); });
   on(["dataset"], () => { choose.fillBases(); if (current()?.bounds) frame(current().bounds); });
+  on(["basis"], choose.fillBases);
   on(SHOWS, redraw);
   on(["swipe"], compare.render);
   on(["opacity"], () => { paint(map, state.window); compare.render(); });
@@ -69,6 +71,7 @@ async function begin() {
     if (state.at.length) inspector.again();
   };
   choose.fill();
+  looks.fill();
   if (current()) follow();
   redraw();
   choose.fillBases();
@@ -78,6 +81,7 @@ async function begin() {
   onCatalogue((dataset, changed) => {
     if (!begun) follow();
     choose.fill();
+    looks.fill();
     choose.fillBases();
     redraw();
     places.render();
@@ -97,7 +101,7 @@ api.settings().then(({ basemap, max_hits }) => {
   limits.hits = max_hits;
   if (basemap) ready.then(() => { addBasemap(map, basemap); compare.useBasemap(basemap); });
 }, () => {});
-for (const part of [choose, compare, draw, examples, hits, inspector, upload, sheet, places]) part.wire();
+for (const part of [choose, looks, compare, draw, examples, hits, inspector, upload, sheet, places]) part.wire();
 keys.wire(pick, whole);
 addControls(whole);
 watchLoading(map);

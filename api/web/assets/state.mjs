@@ -3,6 +3,8 @@
 export const HITS = [5, 10, 25, 50, 100];
 export const APART = [0, 50, 100, 250, 1000];
 
+export const COLORMAPS = ["fern", "ember", "ice", "tide", "cubehelix", "grey"];
+
 const point = (text) => text.split(",").map((part) => (part.trim() ? Number(part) : NaN));
 const isPlace = (value) => value.length === 2 && value.every(Number.isFinite) && Math.abs(value[0]) <= 180 && Math.abs(value[1]) <= 90;
 const points = {
@@ -21,9 +23,14 @@ const text = (allowed = /^.*$/) => ({ read: (said) => (allowed.test(said) ? said
 const KEYS = {
   dataset: [text(), ""],
   window: [text(), ""],
-  view: [among("pca", "bands", "similarity", "change"), "pca"],
+  view: [among("pca", "bands", "similarity", "change", "observations"), "pca"],
   basis: [text(), "default"],
-  bands: [text(/^\d{1,4},\d{1,4},\d{1,4}$/), "0,1,2"],
+  bands: [text(/^\d{1,4}(,\d{1,4},\d{1,4})?$/), "0,1,2"],
+  sensor: [among("s2", "s1_asc", "s1_desc"), "s2"], // whose observations are counted
+  most: [number(0, 200), 0], // observations shown brightest; 0: the server's own
+  contrast: [number(-2, 2), 0], // the stretch is 2 ^ contrast times as steep
+  gamma: [number(-2, 2), 0], // log2 of it
+  colormap: [among(...COLORMAPS), ""], // of one number; silent: the view's own
   opacity: [number(0, 100), 100],
   threshold: [number(0, 0.98), 0.6], // low end of likeness
   least: [number(0, 0.98), 0.05], // low end of change
