@@ -8,6 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from service.errors import LimitExceeded
+from service.footprint import footprint
 from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Window
@@ -75,7 +77,11 @@ def extent_of(stores: Iterable[Store]) -> Extent | None:
     Raises:
         Corrupt: A block cannot be read.
     """
-    held = _held(stores)
+    stores = tuple(stores)
+    try:
+        held = _held(stores)
+    except LimitExceeded:
+        return _everywhere(stores)
     exact = len(held) <= EXACT_BLOCKS
     boxes = [box for box in (item.box(exact=exact) for item in held) if box]
     if not boxes:
@@ -92,6 +98,15 @@ def extent_of(stores: Iterable[Store]) -> Extent | None:
     places = (item.valid_near(lon, lat) for item in sorted(held, key=distance))
     center = next((place for place in places if place), (lon, lat))
     return Extent((west, south, east, north), center)
+
+
+def _everywhere(stores: Iterable[Store]) -> Extent:
+    """Of stores that are too large to be known block by block: the box of their grids, and its middle."""
+    bounds = [footprint(store, window).bounds for store in stores for window in store.windows()]
+    west, south, east, north = (
+        pick(edge) for pick, edge in zip((min, min, max, max), zip(*bounds, strict=True), strict=True)
+    )
+    return Extent((west, south, east, north), ((west + east) / 2, (south + north) / 2))
 
 
 def _held(stores: Iterable[Store]) -> list[_Held]:

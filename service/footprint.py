@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from service.errors import NotFound
+from service.errors import LimitExceeded, NotFound
 from service.globe import FINEST, LAST, world_blocks
 from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
@@ -29,6 +29,11 @@ class Footprint:
     grids: tuple[ZoneGrid, ...]
     """Level-1 grids of the zones that hold data."""
 
+    @cached_property
+    def boxes(self) -> tuple[tuple[float, float, float, float], ...]:
+        """(west, south, east, north) degrees of the blocks of each zone that holds data."""
+        return tuple(self._zone_bounds(grid) for grid in self.grids)
+
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(west, south, east, north) degrees of the blocks, within each zone's nominal 6 degrees.
@@ -36,10 +41,9 @@ class Footprint:
         Raises:
             NotFound: There is no data.
         """
-        boxes = [self._zone_bounds(grid) for grid in self.grids]
-        if not boxes:
+        if not self.boxes:
             raise NotFound("this window holds no data yet.", field="window")
-        west, south, east, north = zip(*boxes, strict=True)
+        west, south, east, north = zip(*self.boxes, strict=True)
         return min(west), min(south), max(east), max(north)
 
     def _zone_bounds(self, grid: ZoneGrid) -> tuple[float, float, float, float]:
@@ -89,6 +93,37 @@ class Footprint:
         return held if held.any() else None
 
 
+@dataclass(frozen=True, eq=False)
+class Everywhere(Footprint):
+    """Of a store that is too large to be known block by block: data may be all over its grids.
+
+    `rows` and `cols` are those of the blocks at the grids' edges.
+    """
+
+    @classmethod
+    def of(cls, grids: tuple[ZoneGrid, ...]) -> Everywhere:
+        """All over some grids."""
+        rows, cols = {}, {}
+        for grid in grids:
+            each = np.arange(-(-grid.height // BLOCK))
+            rows[grid.zone.name] = np.tile(each, 2)
+            cols[grid.zone.name] = np.repeat([0, (grid.width - 1) // BLOCK], len(each))
+        return cls(rows, cols, grids)
+
+    def clip(self, zone: str, box: Box) -> Box | None:
+        """See `Footprint.clip`: the part on the grid."""
+        grid = next((grid for grid in self.grids if grid.zone.name == zone), None)
+        if grid is None:
+            return None
+        top, bottom, left, right = box
+        top, bottom, left, right = max(top, 0), min(bottom, grid.height - 1), max(left, 0), min(right, grid.width - 1)
+        return (top, bottom, left, right) if top <= bottom and left <= right else None
+
+    def parents(self, zone: str, box: Box, level: int) -> tuple[Block, ...]:  # noqa: ARG002 - as any footprint
+        """None: overviews are made of blocks that are known."""
+        return ()
+
+
 def _side(zone: str) -> int:
     """Side, in level-1 pixels, of the blocks that a footprint lists."""
     return BLOCK * (FINEST.level if zone == Zone.WORLD.name else 1)
@@ -131,7 +166,10 @@ class ByIdentity:
 
 @lru_cache(maxsize=64)
 def _footprint(held: ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
-    blocks = held.store.blocks(window)
+    try:
+        blocks = held.store.blocks(window)
+    except LimitExceeded:
+        return Everywhere.of(held.store.zones())
     names = sorted({block.zone for block in blocks})
     grids = tuple(grid for grid in held.store.zones() if grid.zone.name in names)
     listed = {name: [b for b in blocks if b.zone == name] for name in names}

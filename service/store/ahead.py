@@ -70,14 +70,19 @@ class Sharding:
         return tuple(s // c for s, c in zip(shard, self.codec.chunk_shape, strict=True))
 
     @property
+    def index_bytes(self) -> int:
+        """Of a shard's index: 16 a chunk, and a checksum."""
+        return 16 * int(np.prod(self.per_shard)) + 4
+
+    @property
     def index_span(self) -> ByteRequest:
-        """The part of a shard that is its index: 16 bytes a chunk and a checksum, as zarr asks for it."""
-        size = 16 * int(np.prod(self.per_shard)) + 4
+        """The part of a shard that is its index, as zarr asks for it."""
+        size = self.index_bytes
         return SuffixByteRequest(size) if self.codec.index_location.value == "end" else RangeByteRequest(0, size)
 
     def index(self, text: bytes) -> ShardIndex | None:
         """Read an index; None where it is none. zarr checks the checksum when it reads it again."""
-        if len(text) != 16 * int(np.prod(self.per_shard)) + 4:
+        if len(text) != self.index_bytes:
             return None
         table = np.frombuffer(text[:-4], "<u8").reshape(*self.per_shard, 2)
         stored = table[..., 0] != _EMPTY
@@ -197,3 +202,10 @@ async def _together(work: Iterable[Coroutine[Any, Any, Any] | Awaitable[Any]]) -
         if isinstance(one, BaseException):
             raise one
     return list(found)
+
+
+def fetch_all(array: Array, keys: Iterable[str]) -> None:
+    """Have whole objects of the store of an array near, fetched side by side. Raises as `warm` does."""
+    store = array.store
+    if isinstance(store, NearStore):
+        sync(_together([store.get(key, default_buffer_prototype()) for key in keys]))

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from service.errors import Corrupt, IdentityMismatch, InvalidInput
-from service.grid import Block, Zone, ZoneGrid, blocks_of
+from service.grid import Block, Zone, ZoneGrid
 from service.store.chunks import ChunkCache
-from service.store.faults import read_array
-from service.store.layer import Layer, read_counts, read_counts_window, read_points, read_window, status_of
+from service.store.held import Scales, held_blocks
+from service.store.layer import read_counts, read_counts_window, read_points, read_window
 from service.store.layout import MODEL
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
-from service.values import NOT_EMBEDDED, Counts, Int64Array, ModelIdentity, Vectors, Window
+from service.values import Counts, Int64Array, ModelIdentity, Vectors, Window
 
 
 class ArchiveStore:
@@ -113,14 +113,15 @@ class ArchiveStore:
             raise InvalidInput(f"this store holds {self.dims} dimensions, no prefix of {dims}.", field="dims")
 
     def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
-        """Every block in which any pixel is valid, water or rejected, in order of name."""
+        """Every block in which any pixel is valid, water or rejected, in order of name.
+
+        In repositories made by others: those that stored chunks touch; LimitExceeded where they are too many.
+        """
         now = self._now
         time = now.time(window)
         if now.has_block_versions:
-            found: Iterable[Block] = now.blocks(level).get(time, frozenset())
-        else:
-            found = (b for zone in now.zones for b in scanned_blocks(now.layer(zone, level), time, _written(now, zone)))
-        return tuple(sorted(found))
+            return tuple(sorted(now.blocks(level).get(time, frozenset())))
+        return held_blocks((Scales.of(now.layer(zone, level)), _written(now, zone, time)) for zone in now.zones)
 
     def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
         """Content hash of each block, "" where empty; the snapshot id in repositories made by others."""
@@ -182,31 +183,5 @@ def _complete_times(now: Snapshot) -> list[int]:
     return [time for time, year in enumerate(now.years) if year in years]
 
 
-def _written(now: Snapshot, zone: Zone) -> list[tuple[int, ...]]:
-    return now.chunks(now.layer(zone).scales.path)
-
-
-def scanned_blocks(layer: Layer, time: int, written: Iterable[tuple[int, ...]]) -> list[Block]:
-    """Blocks that hold any data, found by reading the scales of what was written.
-
-    Args:
-        layer: Of a layout without versions per block.
-        time: Position in time.
-        written: Coordinates of the stored objects of `scales`: shards, or chunks where there are none.
-    """
-    side_rows, side_cols = (layer.scales.shards or layer.scales.chunks)[1:]
-    grid, found = layer.grid, set()
-    for at, i, j in written:
-        if at != time:
-            continue
-        rows = slice(max(i * side_rows - layer.row0, 0), min((i + 1) * side_rows - layer.row0, grid.height))
-        cols = slice(j * side_cols, min((j + 1) * side_cols, grid.width))
-        if rows.stop <= rows.start:
-            continue
-        stored = slice(rows.start + layer.row0, rows.stop + layer.row0)
-        held = status_of(read_array(layer.location, layer.scales, time, stored, cols), layer.nan_status) != NOT_EMBEDDED
-        for block in blocks_of(grid.zone.name, rows, cols, grid.level):
-            top, left = max(block.rows.start - rows.start, 0), max(block.cols.start - cols.start, 0)
-            if held[top : block.rows.stop - rows.start, left : block.cols.stop - cols.start].any():
-                found.add(block)
-    return sorted(found)
+def _written(now: Snapshot, zone: Zone, time: int) -> list[tuple[int, ...]]:
+    return [at for at in now.chunks(now.layer(zone).scales.path) if at[0] == time]

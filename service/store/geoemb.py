@@ -126,8 +126,7 @@ class GeoembState:
         """See `State.blocks`."""
         if at not in self._blocks:
             parts = [Scales.of(self.layer(zone, self.depths[-1])) for zone in sorted(self.grids)]
-            found = [held_blocks(scales, self._objects(scales, at)) for scales in parts]
-            self._blocks[at] = tuple(sorted(block for some in found for block in some))
+            self._blocks[at] = held_blocks((scales, self._objects(scales, at)) for scales in parts)
         return self._blocks[at]
 
     def _objects(self, scales: Scales, at: int) -> Iterable[Coordinates]:

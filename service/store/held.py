@@ -27,6 +27,10 @@ Coordinates = tuple[int, ...]
 
 ASKED: Final = 1024
 """Objects of a zone that are asked for one by one where a location cannot be listed."""
+INDEX_BYTES: Final = 64_000_000
+"""Of shards' indexes that are read to know blocks exactly: 250 published shards. What else is stored counts whole."""
+MOST_BLOCKS: Final = 300_000
+"""Blocks of one window that are known one by one: two million square kilometres."""
 _AT_ONCE: Final = 64
 """Indexes in memory at once: a published one has 262 kB."""
 
@@ -58,23 +62,34 @@ class Scales:
         return rows, cols
 
 
-def held_blocks(scales: Scales, objects: Iterable[Coordinates]) -> list[Block]:
-    """Blocks that may hold data, in order of name.
+def held_blocks(parts: Iterable[tuple[Scales, Iterable[Coordinates]]]) -> tuple[Block, ...]:
+    """Blocks of several zones that may hold data, in order of name.
 
     Args:
-        scales: Of a layout without versions per block.
-        objects: Coordinates of the objects of one time that are there, or may be.
+        parts: Of each zone the scales, in a layout without versions per block, and the coordinates of the objects of
+            one time that are there, or may be.
 
     Raises:
+        LimitExceeded: The store is too large to be known block by block.
         Corrupt: An index cannot be read.
         Unavailable: The transport failed.
     """
-    sharding = Sharding.of(scales.array) if scales.array.shards else None
-    here, cells = list(objects), set[tuple[int, int]]()
-    for start in range(0, len(here), _AT_ONCE):
-        for top, left, held in _masks(scales, sharding, here[start : start + _AT_ONCE]):
-            cells |= _cells(scales, top, left, held)
-    return sorted(Block(scales.grid.zone.name, row, col, scales.grid.level) for row, col in cells)
+    found, read = set[Block](), 0
+    for scales, objects in parts:
+        sharding = Sharding.of(scales.array) if scales.array.shards else None
+        here, size = list(objects), sharding.index_bytes if sharding else 0
+        for start in range(0, len(here), _AT_ONCE):
+            some = here[start : start + _AT_ONCE]
+            read += size * len(some)
+            exact = sharding if read <= INDEX_BYTES else None
+            for top, left, held in _masks(scales, exact, some):
+                found |= _blocks(scales, top, left, held)
+            if len(found) > MOST_BLOCKS:
+                raise LimitExceeded(
+                    f"{scales.location} is too large to be gone through block by block.",
+                    remedy="Ask for a tile, a point or a small area.",
+                )
+    return tuple(sorted(found))
 
 
 def possible_objects(scales: Scales, *before: int) -> list[Coordinates]:
@@ -104,7 +119,7 @@ def possible_objects(scales: Scales, *before: int) -> list[Coordinates]:
 def _masks(
     scales: Scales, sharding: Sharding | None, at: Sequence[Coordinates]
 ) -> Iterator[tuple[int, int, BoolArray]]:
-    """(first row, first column, which chunks are stored) of each object that is there, on the array."""
+    """(first row, first column, which of its parts are stored) of each object that is there, on the array."""
     found = _indexes(scales, sharding, at) if sharding else [np.ones((1, 1), bool)] * len(at)
     height, width = scales.sides
     for (*_, i, j), mask in zip(at, found, strict=True):
@@ -134,17 +149,18 @@ def _stored(sharding: Sharding, text: bytes) -> BoolArray:
     return np.asarray((index.starts >= 0).reshape(-1, *sharding.per_shard[-2:]).any(axis=0))
 
 
-def _cells(scales: Scales, top: int, left: int, held: BoolArray) -> set[tuple[int, int]]:
-    """(row, column) of the blocks that the stored chunks of one object touch, within the grid."""
-    height, width = scales.array.chunks[-2:]
+def _blocks(scales: Scales, top: int, left: int, held: BoolArray) -> set[Block]:
+    """The blocks that the stored parts of one object touch, within the grid."""
+    height, width = (side // parts for side, parts in zip(scales.sides, held.shape, strict=True))
     rows, cols = np.nonzero(held)
     tops, lefts = top + rows * height - scales.row0, left + cols * width - scales.col0
     first, last = np.maximum(tops, 0), np.minimum(tops + height, scales.grid.height) - 1
     start, stop = np.maximum(lefts, 0), np.minimum(lefts + width, scales.grid.width) - 1
     inside = (last >= first) & (stop >= start)
     edges = np.unique(np.stack([first, last, start, stop], axis=1)[inside] // BLOCK, axis=0)
+    grid = scales.grid
     return {
-        (row, col)
+        Block(grid.zone.name, row, col, grid.level)
         for first, last, start, stop in edges.tolist()
         for row in range(first, last + 1)
         for col in range(start, stop + 1)

@@ -189,8 +189,7 @@ class YearsState:
         """See `State.blocks`."""
         if at not in self._blocks:
             parts = [self._scales(zone, at) for zone in sorted(self.grids)]
-            found = [held_blocks(scales, self._objects(scales, at)) for scales in parts if scales]
-            self._blocks[at] = tuple(sorted(block for some in found for block in some))
+            self._blocks[at] = held_blocks((scales, self._objects(scales, at)) for scales in parts if scales)
         return self._blocks[at]
 
     def _scales(self, zone: Zone, at: int) -> Scales | None:
