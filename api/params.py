@@ -24,8 +24,9 @@ from service.colour.stored import StoredView
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import parse_crs
-from service.plan import Resampling, Source
+from service.plan import MAX_VALUES, Resampling, Source
 from service.store.contract import Store
+from service.tiles import DEFAULT_SIDE
 from service.values import Window
 
 DatasetId = Annotated[str, Path(description="id of a dataset, as GET /datasets lists it")]
@@ -101,6 +102,7 @@ def layer(
         resampling=resampling,
         dataset=at.dataset.id,
         watch=state.watch,
+        most=MAX_COUNTED if request.url.path.endswith("/statistics") else MAX_VALUES,
         native=numbers and "format" in request.path_params,
         deadline=Deadline.after(state.settings.limits.seconds),
         tags=tags_of(at, shown.key, revision="z" not in request.path_params) if numbers else {},
@@ -166,6 +168,10 @@ REFUSED: Final = frozenset({
 _CRS_NAMES: Final = ("crs", "coord_crs", "dst_crs", "bbox-crs")
 MAX_ZOOM: Final = 24
 MAX_COVER_SCALE: Final = 10
+MAX_COVER_SIDE: Final = 10_240
+"""Steps along a side of the picture in which statistics find how much of each pixel a feature covers."""
+MAX_COUNTED: Final = 9_000_000
+"""Pixels times bands that statistics are made of: all are sorted, in some seconds."""
 
 
 def bounded(request: Request) -> None:
@@ -188,8 +194,23 @@ def bounded(request: Request) -> None:
         for text in asked.getlist(name):
             if not (text.isascii() and text.isdigit() and int(text[:9]) <= most):
                 raise LimitExceeded(f"{text[:20]!r} is not a whole number up to {most}.", field=name)
+    if request.method == "POST" and request.url.path.endswith("/statistics"):
+        _require_coarse(asked)
     if asked.get("f") == "html":
         raise InvalidInput("there are no HTML pages of these documents.", field="f", remedy="Ask for f=json.")
+
+
+def _require_coarse(asked: Mapping[str, str]) -> None:
+    """Of what a feature covers a picture is drawn that is `cover_scale` times as fine: at most 105 MB."""
+    sides = [int(text[:9]) for text in map(asked.get, ("max_size", "width", "height")) if text and text.isdecimal()]
+    scale = asked.get("cover_scale", "")
+    steps = max(sides, default=DEFAULT_SIDE) * (int(scale[:9]) if scale.isdecimal() else MAX_COVER_SCALE)
+    if steps > MAX_COVER_SIDE:
+        raise LimitExceeded(
+            f"{steps:,} steps along a side of the picture (its pixels times cover_scale): at most {MAX_COVER_SIDE:,}.",
+            field="cover_scale",
+            remedy="Ask for a smaller cover_scale, or a smaller picture.",
+        )
 
 
 @dataclass

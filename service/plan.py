@@ -53,6 +53,8 @@ class Source:
     """Which stored pixels a pixel of a picture shows: the one that holds its centre, or the mean of four around it."""
     native: bool = False
     """Whether a part is made of the stored pixels themselves where no size is asked for, not smaller until it fits."""
+    most: int = MAX_VALUES
+    """Pixels times bands that one picture may have."""
     deadline: Deadline | None = field(default=None, compare=False, repr=False)
     """When reading must end."""
 
@@ -202,10 +204,10 @@ def plan(source: Source, target: Target) -> tuple[Rectangle, ...]:
         NotFound: No such window.
     """
     size = target.width * target.height * source.bands
-    if size > MAX_VALUES:
+    if size > source.most:
         raise LimitExceeded(
             f"{target.width} x {target.height} pixels of {source.bands} bands are {size:,} numbers; one answer holds "
-            f"at most {MAX_VALUES:,}.",
+            f"at most {source.most:,}.",
             field="width",
             remedy="Ask for a smaller area, for fewer pixels (max_size) or for fewer bands (dims, view).",
         )

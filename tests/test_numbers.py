@@ -203,6 +203,9 @@ def test_statistics_leave_out_what_has_no_vector(made: tuple[TestClient, Tiny]) 
     assert found["mean"] == pytest.approx(np.nanmean(values), abs=0.05)
     assert found["std"] == pytest.approx(np.nanstd(values), rel=0.03)
     assert found["min"] >= np.nanmin(values)
+    for query, field in (("max_size=2048", "cover_scale"), ("max_size=2048&cover_scale=1", "width")):
+        refused = client.post(f"{AT}/statistics?{query}&width=2048", json=feature)
+        assert (refused.status_code, refused.json()["field"]) == (413, field), refused.text
     corners = [tiny.lonlat(*at) for at in ((72, 20), (72, 60), (77, 60), (77, 20))]
     feature["geometry"] = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
     nothing = client.post(f"{AT}/statistics", json=feature)
