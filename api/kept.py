@@ -87,9 +87,9 @@ class Kept:
         if not making.cancelled():
             making.exception()  # else asyncio complains where all who asked are gone
 
-    def pictures(self, *, far: bool = False) -> CapacityLimiterStatistics:
-        """How many pictures are being made, and how many wait for their turn."""
-        return (self._far if far else self._near).statistics()
+    def pictures(self) -> dict[str, CapacityLimiterStatistics]:
+        """How many pictures of stores that are near and far are being made, and how many wait for their turn."""
+        return {"near": self._near.statistics(), "far": self._far.statistics()}
 
     def use(self) -> CacheUse:
         """How it was used; those who waited for another's tile count as hits."""

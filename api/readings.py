@@ -25,6 +25,7 @@ def readings(state: State, pool: CapacityLimiterStatistics) -> Iterator[Reading]
         pool: The threads that answer requests.
     """
     yield from _threads(pool)
+    yield from _pictures(state)
     yield from _uploads(state)
     yield from _caches(state)
     yield from _jobs(state)
@@ -52,6 +53,17 @@ def _threads(pool: CapacityLimiterStatistics) -> Iterator[Reading]:
     yield Reading("smalti_http_threads", helped, pool.borrowed_tokens, {"state": "busy"})
     yield Reading("smalti_http_threads", helped, pool.tasks_waiting, {"state": "waiting"})
     yield Reading("smalti_http_threads_limit", "Threads there are to answer requests", pool.total_tokens)
+
+
+def _pictures(state: State) -> Iterator[Reading]:
+    for place, threads in state.tiles.pictures().items():
+        helped = (
+            "Threads that make tiles of stores on this machine (near) or elsewhere (far), and tiles that wait for one"
+        )
+        yield Reading("smalti_picture_threads", helped, threads.borrowed_tokens, {"stores": place, "state": "busy"})
+        yield Reading("smalti_picture_threads", helped, threads.tasks_waiting, {"stores": place, "state": "waiting"})
+        helped = "Threads there are to make tiles"
+        yield Reading("smalti_picture_threads_limit", helped, threads.total_tokens, {"stores": place})
 
 
 def _uploads(state: State) -> Iterator[Reading]:

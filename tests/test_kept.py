@@ -119,7 +119,7 @@ class TestKept:
             await asyncio.gather(*(kept.made(str(i), lambda i=i: make(i), far=False) for i in range(24)))  # type: ignore[misc]
 
         asyncio.run(ask())
-        assert 1 < most <= kept.pictures().total_tokens < 24
+        assert 1 < most <= kept.pictures()["near"].total_tokens < 24
         assert all(abs(place - number) <= most for place, number in enumerate(order))
 
 
