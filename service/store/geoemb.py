@@ -45,6 +45,7 @@ class GeoembState:
         self.depths = tuple(sorted(self._arrays))
         listed = self.opened.listed
         self._written = self.opened.objects(f"{name}/scales" for name in self._groups.values()) if listed else None
+        self.opened.listing.tell(self._written or {}, lambda at: (at[0], *at[-2:]))
         self.revision = self._weak_revision()
         self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
         self._layers: dict[tuple[Zone, int], Layer] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,41 @@ class Place:
             return _remote(self, changed or {}) if is_remote(self.location) else _local(self.location)
 
 
+class Listing:
+    """What a bucket says of the stored scales: what is near of a shard is good for as long as that stays the same.
+
+    The codes beside them are written together with them.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, Coordinates], str] = {}
+        self._spot: Callable[[Coordinates], Coordinates] = lambda at: at
+
+    def tell(self, found: Mapping[str, Mapping[Coordinates, str]], spot: Callable[[Coordinates], Coordinates]) -> None:
+        """Take note of what `Opened.objects` found.
+
+        Args:
+            found: Of the arrays `{group}/scales`.
+            spot: From the coordinates of an object of any array to what it has in common with those beside it.
+        """
+        self._spot = spot
+        self._told = {
+            (path.partition("/")[0], spot(at)): validator
+            for path, held in found.items()
+            for at, validator in held.items()
+        }
+
+    def of(self, key: str) -> str:
+        """What was said of the scales beside an object; "" where nothing was."""
+        path, _, at = key.partition("/c/")
+        if not self._told or not at:
+            return ""
+        parts = at.split("/")
+        if not all(part.isdigit() for part in parts):
+            return ""
+        return self._told.get((path.partition("/")[0], self._spot(tuple(map(int, parts)))), "")
+
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A store as it was when it was opened."""
@@ -76,6 +111,7 @@ class Opened:
     known: Root | None = None
     before: Mapping[str, str] = field(default_factory=dict)
     """What `open` was given."""
+    listing: Listing = field(default_factory=Listing)
 
     @property
     def changed(self) -> dict[str, str]:
@@ -155,7 +191,8 @@ def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
         raise Corrupt(f"{place.location}: the root metadata (zarr.json) cannot be read.")
     digest = hashlib.sha256("\n".join((known.generation, *(f"{k} {v}" for k, v in sorted(changed.items())))).encode())
     generation = digest.hexdigest()[:20]
-    near = NearStore(remote, place.records, place.location, lambda _: generation)
+    listing = Listing()
+    near = NearStore(remote, place.records, place.location, lambda key: f"{generation} {listing.of(key)}")
     remote.validators["zarr.json"] = known.validator
     near.keep("zarr.json", None, known.body)
     root = zarr.open_group(near, mode="r", zarr_format=3)
@@ -164,7 +201,8 @@ def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
             f"{place.location} has no consolidated metadata, and a web server cannot be asked what there is.",
             remedy="Consolidate it (zarr.consolidate_metadata), or serve it from a bucket.",
         )
-    return Opened(place.location, root, tuple(sorted(root.group_keys())), generation, remote, known, changed)
+    names = tuple(sorted(root.group_keys()))
+    return Opened(place.location, root, names, generation, remote, known, changed, listing)
 
 
 def _text(root: zarr.Group) -> bytes:

@@ -152,6 +152,8 @@ class YearsState:
             else None
             for at, opened in enumerate(self.opened)
         ]
+        for opened, written in zip(self.opened, self._written, strict=True):
+            opened.listing.tell(written or {}, lambda at: at[:2])
         told = "\n".join(f"{o.generation} {w}" for o, w in zip(self.opened, self._written, strict=True))
         self.revision = "w" + hashlib.sha256(told.encode()).hexdigest()[:20]
         self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
