@@ -24,6 +24,7 @@ from api.routes import (
     page,
     queries,
     search,
+    stac,
     tile,
     tiles,
     vectors,
@@ -39,6 +40,7 @@ from service import VERSION
 ROUTES: Final = (
     page,
     ogc,
+    stac,
     health,
     metrics,
     datasets,

@@ -26,7 +26,7 @@ def shown(tms: TileMatrixSet, bounds: Box) -> Box | None:
 
 
 def native_box(tms: TileMatrixSet, bounds: Box) -> Box | None:
-    """The (left, bottom, right, top), in the CRS of a matrix set, around what it covers of a box in degrees; or None."""
+    """(left, bottom, right, top) in a matrix set's CRS around what it covers of a box in degrees; None if nothing."""
     box = shown(tms, bounds)
     if box is None:
         return None

@@ -42,6 +42,7 @@ def landing(request: Request) -> Response:
         link(address(request, "/conformance"), "conformance", title="Requirements classes"),
         link(address(request, "/collections"), "data", title="Each window of each dataset"),
         link(address(request, "/collections"), f"{OGC_REL}data", title="Each window of each dataset"),
+        link(address(request, "/stac"), "child", title="STAC catalogue"),
         link(address(request, "/tileMatrixSets"), f"{OGC_REL}tiling-schemes", title="Tile matrix sets"),
     ]
     title, description = request.app.title, request.app.description
