@@ -158,7 +158,7 @@ class Polygon:
 
 
 def _area(ring: Float64Array) -> float:
-    """Square metres in a closed ring: the integral of sin(latitude) along its edges, on a sphere as large as the Earth."""
+    """Square metres in a closed ring: sin(latitude) integrated along its edges, on a sphere as large as Earth."""
     lon, lat = np.radians(ring).T
     step = np.diff(lat)
     flat = np.abs(step) < 1e-9
