@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,12 +55,14 @@ def test_it_reads_as_on_a_disk_in_few_round_trips_and_then_in_none(
     again = opened(web, tmp_path)  # another process, a day later
     assert again.blocks(Y24) == blocks
     np.testing.assert_array_equal(again.read(Zone(33), Y24, *WINDOW).codes, first.codes)
-    agrees(again, *made[1:], WATER)
     assert [one.path for one in web.asked] == ["/v2.zarr/zarr.json"]
 
 
-def test_a_store_that_changed_is_noticed_and_never_mixed(tmp_path: Path) -> None:
-    codes, scales = published(tmp_path / "v2.zarr")
+def test_a_store_that_changed_is_noticed_and_never_mixed(
+    made: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    shutil.copytree(made[0] / "v2.zarr", tmp_path / "v2.zarr")
+    codes = made[1].copy()
     with slow_web(tmp_path, latency=0.0) as web:
         store = opened(web, tmp_path / "near")
         store.recheck_after = 0.0  # type: ignore[attr-defined]
@@ -68,13 +71,14 @@ def test_a_store_that_changed_is_noticed_and_never_mixed(tmp_path: Path) -> None
         assert not store.refresh()
         # One year is written anew, and nothing else: the index that is near speaks of the shard as it was.
         root = zarr.open_group(tmp_path / "v2.zarr", mode="r+", use_consolidated=False)
-        root["utm33/embeddings"][1] = codes[1] // 2  # type: ignore[index]
+        codes[1, :, :64, :256] = codes[1, :, :64, :256] // 2
+        root["utm33/embeddings"][1, :, :64, :256] = codes[1, :, :64, :256]  # type: ignore[index]
         with pytest.raises(Unavailable, match="changed while"):
             store.read(Zone(33), Y24, slice(0, 40), slice(90, 140))
         assert store.refresh()
         assert store.revision()[0] != before
-        codes[1] = codes[1] // 2
-        agrees(store, codes, scales, WATER)
+        found = store.read(Zone(33), Y24, slice(0, 60), slice(90, 200))
+        np.testing.assert_array_equal(found.codes, np.moveaxis(codes[1], 0, -1)[:60, 90:200])
 
 
 @pytest.mark.parametrize("failing", ["error", "cut", "ignore-ranges", "dead"])
@@ -93,7 +97,9 @@ def test_a_server_that_fails_is_an_error_and_nothing_of_it_stays(
         web.failing = ""
         if failing == "dead":
             web.start()
-        agrees(store, *made[1:], WATER)
+        found = store.read(Zone(33), Y24, *WINDOW)
+        want = np.moveaxis(made[1][1], 0, -1)[WINDOW]
+        np.testing.assert_array_equal(found.codes, np.where(found.valid[..., None], want, 0))
 
 
 def test_what_cannot_be_opened_says_why(made: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> None:
