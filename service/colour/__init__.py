@@ -5,8 +5,9 @@ from service.colour.observations import ObservationsView
 from service.colour.project import project
 from service.colour.region import Region
 from service.colour.scored import ChangeView, Scale, SimilarityView, side_by_side
+from service.colour.spec import ViewSpec, parse_view
 from service.colour.tone import Tone
-from service.colour.views import BandsView, PcaView, VectorView, View, ViewSpec, parse_view
+from service.colour.views import BandsView, PcaView, VectorView, View
 
 __all__ = [
     "BandsView",

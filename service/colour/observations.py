@@ -10,7 +10,7 @@ import numpy as np
 
 from service.colour.ramp import OBSERVATIONS
 from service.colour.scored import Scale
-from service.colour.views import Sensor
+from service.colour.spec import Sensor
 from service.values import Counts, Float32Array, ModelIdentity, UInt8Array, Vectors
 
 MOST: Final = 1000.0
