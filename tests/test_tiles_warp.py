@@ -106,6 +106,12 @@ def test_the_box_of_a_tile_in_degrees_holds_all_of_it(data: st.DataObject) -> No
     assert (np.abs(lat[known] - (south + north) / 2) <= (north - south) / 2 + 1e-9).all()
 
 
+def test_a_box_around_the_pole_has_all_meridians() -> None:
+    west, south, east, north = lonlat_box(Target("EPSG:5041", (1.9e6, 1.8e6, 2.1e6, 2.1e6), 10, 10))
+    assert (west, east, north) == (-180, 180, 90)
+    assert 87 < south < 88
+
+
 def test_whether_a_tile_touches_a_dataset_at_the_antimeridian_and_the_pole() -> None:
     polar = SUPPORTED_TMS.get("UPSArcticWGS84Quad")
     zealand = SUPPORTED_TMS.get("NZTM2000Quad")
