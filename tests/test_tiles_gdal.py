@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import morecantile
 import numpy as np
@@ -88,6 +89,27 @@ def test_gdal_reads_the_xyz_tiles(server: str, own: np.ndarray, tmp_path: Path) 
 
 
 def test_gdal_reads_the_wmts_layer(server: str, own: np.ndarray) -> None:
-    layer = "aef_2024_WebMercatorQuad_default"
-    found = through(f"WMTS:{server}/WMTSCapabilities.xml,layer={layer},tilematrix={TILE.z}")
-    assert (found == own).all()
+    """The one layer, in a matrix set and a style that it names; the default style where none is named."""
+    source = f"WMTS:{server}/WMTSCapabilities.xml,layer=aef_2024,tilematrixset=WebMercatorQuad,tilematrix={TILE.z}"
+    assert (through(source) == own).all()
+    assert (through(f"{source},style=pca") == own).all()
+
+
+def test_gdal_reads_wmts_in_degrees(server: str) -> None:
+    source = f"WMTS:{server}/WMTSCapabilities.xml,layer=aef_2024,tilematrixset=WorldCRS84Quad"
+    with rasterio.open(source) as layer:
+        assert layer.crs.is_geographic
+        west, south, east, north = layer.bounds
+        assert west < -88.7688 < east
+        assert south < 44.2946 < north
+        window = from_bounds(-88.770, 44.293, -88.767, 44.296, layer.transform)
+        assert layer.read(window=window, out_shape=(4, 32, 32))[3].max() == 255
+
+
+def test_gdal_reads_our_exported_geotiff(server: str, tmp_path: Path) -> None:
+    """As a file: what is made for each request cannot be read in parts."""
+    with urlopen(f"{server}/bbox/-88.770,44.293,-88.767,44.296.tif") as answer:
+        (tmp_path / "crop.tif").write_bytes(answer.read())
+    with rasterio.open(tmp_path / "crop.tif") as file:
+        assert (file.count, file.dtypes[0], file.crs.to_epsg()) == (64, "float32", 32616)
+        assert np.isfinite(file.read(1)).any()
