@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
 import morecantile
 import numpy as np
 import pytest
 
-from service.grid import WORLD_GRID, WORLD_LEVELS, ZONE_LEVELS, Zone, archive_grid, zone_numbers
-from service.store import create_store
+from service.colour import VectorView
+from service.globe import LEVELS, ancestors, children, parents
+from service.grid import WORLD_GRID, WORLD_LEVELS, ZONE_LEVELS, Block, Zone, archive_grid, zone_numbers
+from service.paint import paint
+from service.plan import Source, plan, touched
+from service.store import create_store, open_store
 from service.store.contract import Store
 from service.store.writable import WritableArchive
-from service.values import REJECTED, VALID, WATER, Counts, Vectors
+from service.tiles import TileReader, tile_target
+from service.values import BLOCK, REJECTED, VALID, WATER, Counts, Vectors
+from service.warp import Target
+from tests.conftest import ROOT
 from tests.stores import TINY, YEAR, blocks_from, random_vectors
 
 DIMS, SIDE = 4, 320
@@ -112,3 +126,145 @@ def _step(store: Store, level: int) -> float:
     return max(
         float(store.read(Zone.parse(b.zone), YEAR, b.rows, b.cols, level=level).scales.max()) / 2 for b in blocks
     )
+
+
+def source_of(store: Store) -> Source:
+    return Source(store, YEAR, VectorView(DIMS), DIMS, picture=False)
+
+
+def versions(store: Store, lon: float, lat: float, z: int) -> dict[Block, str]:
+    """What a tile's ETag is made from."""
+    tile = TMS.tile(lon, lat, z)
+    found = touched(source_of(store), tile_target(TMS, tile.x, tile.y, z))
+    assert not found.stale
+    assert found.blocks is not None
+    return dict(store.versions(YEAR, found.blocks))
+
+
+def test_the_whole_world_is_one_block(made: WritableArchive) -> None:
+    (rectangle,) = plan(source_of(made), tile_target(TMS, 0, 0, 0))
+    assert (rectangle.shown.grid.zone, rectangle.level) == (Zone.WORLD, WORLD_LEVELS[-1])
+    assert rectangle.rows.stop <= 128
+    assert rectangle.cols.stop <= 256
+    assert set(versions(made, 0, 0, 0)) == {Block("world", 0, 0, WORLD_LEVELS[-1])}
+    assert TileReader(source_of(made)).minzoom == 0
+    assert TileReader(source_of(made)).tile(0, 0, 0).array.count() >= 3 * DIMS
+
+
+def test_pictures_over_the_antimeridian_read_both_ends_of_the_grid(made: WritableArchive) -> None:
+    target = Target("EPSG:4326", (178.9, -0.7, 181.1, 0.7), 300, 200)
+    source = source_of(made)
+    parts = plan(source, target)
+    assert [part.level for part in parts] == [64, 64]
+    assert sum(part.count for part in parts) < 200_000, "not all that lies between"
+    picture = paint(source, target)
+    fine = WORLD_GRID.at_level(64)
+    lon = (target.xs + 180) % 360 - 180
+    rows, cols = (np.floor(axis).astype(int) for axis in ((90 - target.ys) / fine.pixel, (lon + 180) / fine.pixel))
+    for half in (cols < 1000, cols > 1000):
+        down, across = slice(rows.min(), rows.max() + 1), slice(cols[half].min(), cols[half].max() + 1)
+        stored = made.read(Zone.WORLD, YEAR, down, across, level=64)
+        at = np.ix_(rows - down.start, cols[half] - across.start)
+        shown = picture[:, :, half]
+        np.testing.assert_array_equal(np.ma.getmaskarray(shown)[0], ~stored.valid[at])
+        assert stored.valid[at].sum() >= 5
+        wanted = np.moveaxis(stored.dequantised()[at], -1, 0)
+        np.testing.assert_array_equal(shown.compressed(), wanted[:, stored.valid[at]].ravel())
+
+
+def test_a_new_block_changes_only_the_tiles_that_show_it(made: WritableArchive) -> None:
+    far, near, zooms = (15.25, 77.99), (-179.995, 0.005), range(14)
+    before = {(place, z): versions(made, *place, z) for place in (far, near) for z in zooms}
+    block = next(b for b in made.blocks(YEAR) if b.zone == "33N")
+    old = made.read_block(block, YEAR)
+    made.write([replace(old, vectors=replace(old.vectors, scales=old.vectors.scales * np.float32(0.9)))], "new")
+    tile = TMS.tile(*far, 9)
+    assert touched(source_of(made), tile_target(TMS, tile.x, tile.y, 9)).blocks != tuple(before[far, 9])
+    made.write_overviews(YEAR, [block])
+    reader = open_store(made.location)
+    for store in (made, reader):
+        after = {key: versions(store, *key[0], key[1]) for key in before}
+        same = {z for z in zooms if after[near, z] == before[near, z]}
+        assert same == set(zooms) - {0}, "they share the tile of the world alone"
+        assert not any(after[far, z] == before[far, z] for z in range(10))
+
+
+def test_a_build_that_stops_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.store.overviews._BATCH", 4)
+    store = create_store(tmp_path / "w.icechunk", TINY, dims=DIMS)
+    store.write(blocks_from("31N", 900 * BLOCK, 100 * BLOCK, random_vectors((300, 300), DIMS), YEAR, none()), "x")
+
+    def stop(done: int, _: int) -> None:
+        if done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.write_overviews(YEAR, on_progress=stop)
+    store = open_store(store.location)  # type: ignore[assignment]
+    total = len(ancestors({Zone(31): archive_grid(Zone(31))}, store.blocks(YEAR)))
+    assert 0 < store.write_overviews(YEAR) <= total - 8
+    assert store.write_overviews(YEAR) == 0
+
+
+def none() -> Counts:
+    return Counts.zeros((300, 300))
+
+
+@pytest.mark.slow
+def test_a_killed_build_leaves_whole_blocks_and_goes_on(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "w.icechunk", TINY, dims=DIMS)
+    for row in range(0, 40, 4):
+        vectors = random_vectors((300, 300), DIMS, row)
+        store.write(blocks_from("31N", (900 + row) * BLOCK, 100 * BLOCK, vectors, YEAR, none()), "x")
+    build = (
+        "import sys; from service.store import open_store; from service.values import Window\n"
+        "open_store(sys.argv[1]).write_overviews(Window.year(2024), on_progress=lambda *at: print(*at, flush=True))"
+    )
+    command = [sys.executable, "-c", build, store.location]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout
+        done = int(process.stdout.readline().split()[0])
+        time.sleep(0.3)
+        process.kill()
+    store.refresh()
+    total = len(ancestors({Zone(31): archive_grid(Zone(31))}, store.blocks(YEAR)))
+    left = store.write_overviews(YEAR)
+    assert 0 < left <= total - done
+    whole = create_store(tmp_path / "again.icechunk", TINY, dims=DIMS)
+    whole.write([replace(store.read_block(block, YEAR), base=None) for block in store.blocks(YEAR)], "copy")
+    whole.write_overviews(YEAR)
+    for level in LEVELS:
+        blocks = whole.blocks(YEAR, level=level)
+        assert store.versions(YEAR, blocks) == whole.versions(YEAR, blocks)
+        assert not store.stale(YEAR, blocks)
+
+
+@pytest.mark.slow
+def test_a_build_takes_no_more_memory_for_more_blocks(tmp_path: Path) -> None:
+    def peak(name: str, side: int) -> int:
+        store = create_store(tmp_path / f"{name}.icechunk", TINY, dims=DIMS)
+        vectors, counts = random_vectors((side, side), DIMS), Counts.zeros((side, side))
+        store.write(blocks_from("31N", 900 * BLOCK, 100 * BLOCK, vectors, YEAR, counts), "x")
+        tracemalloc.start()
+        store.write_overviews(YEAR)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak("many", 6 * BLOCK) < 1.2 * peak("few", 2 * BLOCK)
+
+
+def test_blocks_of_zones_and_of_the_world_know_each_other() -> None:
+    grids = {zone: archive_grid(zone) for zone in map(Zone.parse, ("01N", "01S", "60N", "60S", "33N"))}
+    rng = np.random.default_rng(1)
+    for zone, grid in grids.items():
+        coarse = grid.at_level(32)
+        for row, col in zip(rng.integers(0, coarse.height // BLOCK, 12), rng.integers(0, 9, 12), strict=True):
+            block = Block(zone.name, int(row), int(col), 32)
+            over = parents(grids, [block])
+            assert all(block in children(grids, above) for above in over)
+            i, j = np.mgrid[0:BLOCK:5, 0:BLOCK:5] + 0.5
+            lon, lat = coarse.to_lonlat((i + block.rows.start).ravel(), (j + block.cols.start).ravel())
+            mine = (zone_numbers(lon) == zone.number) & ((lat < 0) == zone.south)
+            cells = zip((90 - lat[mine]) // (1.40625), (lon[mine] + 180) // 1.40625, strict=True)
+            assert {Block("world", int(r), int(c), 64) for r, c in cells} <= over
