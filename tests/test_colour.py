@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.schemas import Legend
@@ -383,6 +383,7 @@ def test_anything_else_is_refused_by_name(text: str) -> None:
     assert refused.value.field == "view"
 
 
+@settings(deadline=None)
 @given(st.integers(0, 700), st.integers(1, 40), st.integers(1, 300))
 def test_products_in_pieces_are_whole_products(n: int, d: int, m: int) -> None:
     rng = np.random.default_rng(n)

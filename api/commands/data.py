@@ -12,13 +12,14 @@ from api.catalogue import open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.state import State
 from api.terminal import bar, console
-from service.colour import fit_basis
+from api.views import prefix_name
+from service.colour import Region, fit_basis
 from service.embed import require_writable
-from service.errors import NotFound
+from service.errors import InvalidInput, NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
 from service.store.export import export_geoemb
-from service.values import ModelIdentity, Window, checked_id
+from service.values import Area, ModelIdentity, Window, checked_id
 
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
@@ -117,16 +118,28 @@ def pca_fit(
     name: Annotated[str, typer.Option(help="Name of the basis, for view=pca:NAME.")] = "default",
     seed: Annotated[int, typer.Option(help="Seed of the sample; the same seed gives the same colours.")] = 0,
     sample: Annotated[int, typer.Option(help="Pixels to fit on.", min=1000, max=200_000)] = 100_000,
+    bbox: Annotated[str | None, typer.Option(help="Fit to pixels in this box: west,south,east,north.")] = None,
+    dims: Annotated[int | None, typer.Option(help="Fit to a prefix of the vectors, kept as NAME~DIMS.", min=1)] = None,
 ) -> None:
-    """Fit the colours of a dataset, and keep them under a name."""
+    """Fit the colours of a dataset, everywhere or in a box, and keep them under a name."""
     state: State = ctx.obj
     held = state.datasets[dataset]
     windows = windows_of(held, window) if window else held.store.windows()
     if not windows:
         raise NotFound(f"dataset {dataset!r} is empty.", remedy="Ingest or embed something first.")
-    basis = fit_basis(held.at(windows[0]).store, windows, seed=seed, sample=sample)
+    store, region = held.at(windows[0]).store, Region.of_box(_box(bbox)) if bbox else None
+    basis = fit_basis(store, windows, seed=seed, sample=sample, dims=dims, region=region)
+    name = prefix_name(name, None if dims == store.dims else dims)
     key = state.bases(dataset).put(basis.to_document(), name)
     console.print(f"basis {key} is now {name!r} of {dataset!r}")
+
+
+def _box(text: str) -> Area:
+    try:
+        west, south, east, north = map(float, text.split(","))
+    except ValueError:
+        raise InvalidInput(f"{text!r} is not four numbers.", field="bbox") from None
+    return Area(west, south, east, north)
 
 
 @index_app.command("build")

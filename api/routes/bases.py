@@ -140,8 +140,8 @@ def fit(state: Annotated[State, Depends(get_state)], body: BasisBody) -> BasisIn
     if others:
         raise InvalidInput("years and other windows lie apart.", field="windows", remedy="Fit a basis for each.")
     fitted = fit_basis(store, windows, seed=body.seed, sample=body.sample, dims=body.dims, region=body.region())
-    if name is not None and body.dims not in (None, store.dims):
-        name = prefix_name(name, body.dims)
+    if name is not None:
+        name = prefix_name(name, None if body.dims == store.dims else body.dims)
     document = fitted.to_document()
     key = state.bases(held.id).put(document, name)
     return BasisInfo(**_told(name, held.id, (key, document)))
