@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,25 @@ SMALTI = str(Path(sys.executable).with_name("smalti"))
 
 
 def run(home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command as a process of its own: starting one takes seconds, `here` does the same in this one."""
     environment = {**os.environ, "SMALTI_HOME": str(home), **more}
     command = [SMALTI, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home, check=False, timeout=240)
+
+
+def here(home: Path, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command in this process: an error that is not told in one line comes out of it as an exception."""
+    command, code, out, complaint = ["smalti", *map(str, arguments)], 0, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(complaint):
+        for name, value in {"SMALTI_HOME": str(home), **more}.items():
+            patched.setenv(name, value)
+        patched.setattr("sys.argv", command)
+        patched.chdir(home)
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), complaint.getvalue())
 
 
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -61,7 +79,7 @@ def test_datasets_and_models_list_as_json(world: Settings) -> None:
     assert set(dataset) == {"id", "location", "model", "windows", "writable"}
     assert Path(dataset["location"]).is_absolute()
     assert dataset["windows"] == ["2023", "2024"]
-    (model,) = json.loads(run(world.home, "models", "list", "--json").stdout)
+    (model,) = json.loads(here(world.home, "models", "list", "--json").stdout)
     assert model["name"] == "smalti-mini"
 
 
@@ -69,7 +87,8 @@ def test_datasets_and_models_list_as_json(world: Settings) -> None:
 def test_embed_writes_codes_or_vectors(world: Settings, tmp_path: Path, float32: bool) -> None:
     source, out = world.home / "examples" / "quarter.npz", tmp_path / "out.npz"
     options = ["--float32"] if float32 else []
-    done = run(world.home, "embed", source, "--model", "smalti-mini", "--out", out, "--engine", "cpu", *options)
+    start = run if float32 else here
+    done = start(world.home, "embed", source, "--model", "smalti-mini", "--out", out, "--engine", "cpu", *options)
     assert done.returncode == 0, done.stderr
     arrays = np.load(out)
     height, width = np.load(source)["bands"].shape[1:3]
@@ -96,7 +115,7 @@ def test_embed_writes_codes_or_vectors(world: Settings, tmp_path: Path, float32:
 )
 def test_mistakes_are_one_line_and_an_exit_code(world: Settings, arguments: list[str], code: int, says: str) -> None:
     example = str(world.home / "examples" / "quarter.npz")
-    done = run(world.home, *(a.format(example=example) for a in arguments))
+    done = here(world.home, *(a.format(example=example) for a in arguments))
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -123,7 +142,7 @@ def test_wrong_settings_name_the_variable(
 
 
 def test_a_new_key_opens_what_its_line_says(tmp_path: Path) -> None:
-    key, line = run(tmp_path, "key", "--scope", "embed").stdout.splitlines()
+    key, line = here(tmp_path, "key", "--scope", "embed").stdout.splitlines()
     settings = Settings(api_keys=line.partition("=")[2])
     assert settings.api_keys[0].matches(key.split()[-1])
     assert settings.api_keys[0].scopes == {"embed"}
@@ -136,7 +155,7 @@ def test_openapi_does_not_depend_on_who_runs_it(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_told_in_words(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = run(tmp_path, "serve", "--port", taken.getsockname()[1])
+        said = here(tmp_path, "serve", "--port", taken.getsockname()[1])
     assert said.returncode == 1
     assert "is taken" in said.stderr
     assert "--port" in said.stderr
@@ -144,6 +163,6 @@ def test_a_taken_port_is_told_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_nothing_starts_without_the_precision_it_was_told_to_use(command: str, tmp_path: Path) -> None:
-    ended = run(tmp_path, command, SMALTI_DEVICE="cpu", SMALTI_PRECISION="fp16", SMALTI_PORT=str(free_port()))
+    ended = here(tmp_path, command, SMALTI_DEVICE="cpu", SMALTI_PRECISION="fp16", SMALTI_PORT=str(free_port()))
     assert ended.returncode == 1
     assert "the cpu engine has no fp16" in ended.stderr

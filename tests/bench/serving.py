@@ -47,7 +47,7 @@ class Client:
         """Ask, and read the whole answer; once more where the server has closed a connection that lay idle."""
         try:
             return self._get(path, headers)
-        except (http.client.RemoteDisconnected, BrokenPipeError):
+        except ConnectionError:
             self._connection.close()
             return self._get(path, headers)
 
