@@ -158,7 +158,7 @@ def archive(path: Path, patches: list[Patch]) -> Store:
 
 
 def years(path: Path, patches: list[Patch]) -> Store:
-    """The older layout: a store to a year, a group to a zone in either CRS, chunks of 4 pixels; here 32, which is sooner written."""
+    """The older layout: a store to a year, a group to a zone in either CRS; chunks of 32 pixels (4 take long)."""
     root = zarr.open_group(path / "years" / "2024.zarr", mode="w", zarr_format=3)
     root.attrs.update({"tessera:dataset_version": "v1", "tessera:year": 2024})
     for zone, left, top, codes, scales in _zones(patches, True):
