@@ -149,7 +149,7 @@ def test_a_new_key_opens_what_its_line_says(tmp_path: Path) -> None:
 
 
 def test_openapi_does_not_depend_on_who_runs_it(tmp_path: Path) -> None:
-    text = run(tmp_path, "openapi", SMALTI_LIMITS__HITS="3", SMALTI_PORT="9999").stdout
+    text = here(tmp_path, "openapi", SMALTI_LIMITS__HITS="3", SMALTI_PORT="9999").stdout
     assert yaml.safe_load(text) == yaml.safe_load((ROOT / "openapi.yaml").read_text())
 
 
