@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -204,8 +204,7 @@ async def _together(work: Iterable[Coroutine[Any, Any, Any] | Awaitable[Any]]) -
     return list(found)
 
 
-def fetch_all(array: Array, keys: Iterable[str]) -> None:
-    """Have whole objects of the store of an array near, fetched side by side. Raises as `warm` does."""
-    store = array.store
+def fetch_all(store: Store, keys: Iterable[str]) -> None:
+    """Have whole objects near, fetched side by side; nothing where the store is near itself. Raises as `warm` does."""
     if isinstance(store, NearStore):
         sync(_together([store.get(key, default_buffer_prototype()) for key in keys]))

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from service.errors import Corrupt, IdentityMismatch, InvalidInput
 from service.grid import Block, Zone, ZoneGrid
+from service.store.ahead import fetch_all
 from service.store.chunks import ChunkCache
+from service.store.faults import reading
 from service.store.held import Scales, held_blocks
 from service.store.layer import read_counts, read_counts_window, read_points, read_window
 from service.store.layout import MODEL
@@ -39,11 +41,16 @@ class ArchiveStore:
         self._chunks = chunks
         self.location = repository.location
         self._swap = threading.Lock()
-        tip = repository.tip()
-        self._now = Snapshot(self.location, repository.reader(tip), chunks, repository.near(tip))
+        self._now = self._at(repository.tip())
         self.identity = declared_identity(self.location, self._now.attributes.get(MODEL), identity)
         self.dims = self._declared_dims()
         self.depths: tuple[int, ...] = (self.dims,)
+
+    def _at(self, snapshot: str) -> Snapshot:
+        found = Snapshot(self.location, self.repository.reader(snapshot), self._chunks, self.repository.near(snapshot))
+        with reading(self.location, "the time axes"):  # of 120 groups: not one journey after the other
+            fetch_all(found.root.store, [f"{zone.name}/time/c/0" for zone in found.zones])
+        return found
 
     def _declared_dims(self) -> int:
         declared = self._now.attributes.get("geoemb:dimensions")
@@ -141,7 +148,7 @@ class ArchiveStore:
             tip = self.repository.tip()
             if tip == self._now.id:
                 return False
-            fresh = Snapshot(self.location, self.repository.reader(tip), self._chunks, self.repository.near(tip))
+            fresh = self._at(tip)
             changed = self.repository.changed_chunks(self._now.id, tip)
             if changed is not None:
                 fresh.succeed(self._now, changed)
