@@ -120,5 +120,8 @@ def _parts(request: Request, shown: Layer, target: Target | None) -> Iterator[st
         yield from (revision for revision, _ in revisions(shown))
     else:
         yield from (stands.blocks, STALE if stands.stale else "")
-    if target is None:  # documents hold whole addresses, and maps heed Accept
+    if target is None:  # documents hold whole addresses, titles and names of bases; maps heed Accept
         yield from (str(request.base_url), request.headers.get("accept", ""))
+        state = get_state(request)
+        dataset = state.datasets[shown.dataset]
+        yield from (dataset.title, dataset.licence, *sorted(state.bases(dataset.id).names()))

@@ -12,7 +12,9 @@ from fastapi.testclient import TestClient
 from jsonschema import Draft7Validator
 
 from api.params import SUPPORTED_TMS
+from api.settings import Settings
 from api.wmts import urn
+from tests.conftest import client_of
 
 BASE = "/datasets/demo/2024"
 NOWHERE = "NZTM2000Quad"
@@ -136,3 +138,12 @@ def test_what_a_matrix_set_cannot_show_is_not_offered_in_it(client: TestClient) 
 def test_tilejson_must_not_end_before_it_begins(client: TestClient) -> None:
     for query in ("minzoom=9&maxzoom=8", "tilesize=100"):
         assert client.get(f"{BASE}/WebMercatorQuad/tilejson.json?{query}").status_code == 422
+
+
+def test_a_new_basis_is_a_new_style_to_those_who_hold_the_document(own_world: Settings) -> None:
+    client = client_of(own_world)
+    tag = client.get(f"{BASE}/WMTSCapabilities.xml").headers["etag"]
+    assert client.get(f"{BASE}/WMTSCapabilities.xml", headers={"If-None-Match": tag}).status_code == 304
+    assert client.post("/bases", json={"dataset": "demo", "name": "autumn", "seed": 5}).status_code == 201
+    answer = client.get(f"{BASE}/WMTSCapabilities.xml", headers={"If-None-Match": tag})
+    assert (answer.status_code, "pca:autumn" in answer.text) == (200, True)

@@ -86,15 +86,15 @@ def test_nothing_that_a_client_names_is_opened(
         tries: list[tuple[str, dict[str, Any]]] = [
             (path.format_map({**dict.fromkeys(inside, "x"), **USUAL, name: quote(text, safe="")}), {})
             for name in inside
-            for text in texts
+            for text in texts[::2]
         ]
-        tries += [(usual, {name: text}) for name in queries for text in (texts[0], texts[1], texts[6], texts[7])]
+        tries += [(usual, {name: text}) for name in queries for text in (texts[0], texts[6])]
         for target, query in tries:
             answer = client.request(method, target, params=query, json={} if method == "post" else None)
             count += 1
             assert answer.status_code != 500, (method, target, query)
             assert SECRET not in answer.text
-    assert count > 2000
+    assert count > 1000
     assert callers == []
     assert opened == []
 
