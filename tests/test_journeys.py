@@ -23,14 +23,14 @@ from service.grid import archive_grid
 from service.ingest import ingest, plan_ingest
 from service.registry import MANIFEST, SHIPPED
 from service.store import create_store
-from service.tiles import tile_target
 from service.values import VALID, Counts, Vectors
 from tests.conftest import client_of
 from tests.fakes import alphaearth
+from tests.reference import colours, expected
 from tests.stores import TINY, Tiny, random_vectors, tiny_archive
 from tests.test_search_api import best, coordinates
 from tests.test_store_writes import chunk_files
-from tests.test_tiles import TMS, exact_cells, exact_colours, tiles_over
+from tests.test_tiles import TMS, patch_of, tiles_over
 from tests.test_tiles_http import pixels_of
 
 
@@ -79,18 +79,17 @@ def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.parametrize("z", [13, 14, 15, 16])
 def test_tiles_of_ingested_vectors_equal_the_exact_reference(world: World, z: int) -> None:
     tiny = world.tiny
-    height, width = tiny.vectors.status.shape
-    colour = exact_colours(tiny, Basis.from_document(world.state.bases("real").get("default")[1]))
+    basis = Basis.from_document(world.state.bases("real").get("default")[1])
     shown = same = 0
     for x, y, _ in tiles_over(tiny, z):
-        row, col = (np.floor(axis).astype(int) for axis in exact_cells(tiny, tile_target(TMS, x, y, z)))
-        held = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+        want = expected([patch_of(tiny)], "EPSG:3857", tuple(TMS.xy_bounds(x, y, z)), 256, 256)
+        colour = colours(want.vectors[want.valid], basis.mean, basis.components, basis.low, basis.high)
         answer = world.client.get(f"/datasets/real/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.png")
         assert answer.status_code == 200, answer.text
         picture = pixels_of(answer.content)
-        assert (picture[3] == np.where(held, 255, 0)).all()
-        shown += held.sum()
-        same += (colour[row[held], col[held]] == picture[:3, held].T).all(axis=1).sum()
+        assert (picture[3] == np.where(want.valid, 255, 0)).all()
+        shown += want.valid.sum()
+        same += (colour == picture[:3, want.valid].T).all(axis=1).sum()
     assert shown > 4_000
     assert same >= 0.999 * shown
 
