@@ -19,8 +19,7 @@ from api.provenance import tags_of
 from api.state import get_state
 from api.views import Style, ViewText, other_side, resolve_view, style
 from api.watch import Watch
-from service.colour import ObservationsView, PcaView, View, ViewSpec, parse_view
-from service.colour.stored import StoredView
+from service.colour import ObservationsView, PcaView, StoredView, View, ViewSpec, parse_view
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import parse_crs

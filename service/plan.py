@@ -9,8 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from service.choice import Choice, choices
-from service.colour import ChangeView, ObservationsView, View, side_by_side
-from service.colour.stored import StoredView
+from service.colour import ChangeView, ObservationsView, StoredView, View, side_by_side
 from service.deadline import Deadline
 from service.errors import Conflict, InvalidInput, LimitExceeded, OutsideBounds
 from service.footprint import Footprint, Side, footprint

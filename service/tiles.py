@@ -19,7 +19,7 @@ from rio_tiler.io import BaseReader
 from rio_tiler.models import BandStatistics, ImageData, Info, PointData
 from rio_tiler.utils import CRS_to_uri
 
-from service.colour.stored import StoredView
+from service.colour import StoredView
 from service.errors import InvalidInput, LimitExceeded
 from service.frame import crs_text, geometry_bounds, lonlat_box, native_pixel, part_target
 from service.grid import PIXEL, transformer

@@ -6,8 +6,9 @@ from service.colour.project import project
 from service.colour.region import Region
 from service.colour.scored import ChangeView, Scale, SimilarityView, side_by_side
 from service.colour.spec import ViewSpec, parse_view
+from service.colour.stored import StoredView, VectorView
 from service.colour.tone import Tone
-from service.colour.views import BandsView, PcaView, VectorView, View
+from service.colour.views import BandsView, PcaView, View
 
 __all__ = [
     "BandsView",
@@ -18,6 +19,7 @@ __all__ = [
     "Region",
     "Scale",
     "SimilarityView",
+    "StoredView",
     "Tone",
     "VectorView",
     "View",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from service.colour.ramp import OBSERVATIONS
-from service.colour.scored import Scale
+from service.colour.scored import Scale, Scored
 from service.colour.spec import Sensor
-from service.values import Counts, Float32Array, ModelIdentity, UInt8Array, Vectors
+from service.values import Counts, Float32Array, ModelIdentity, Vectors
 
 MOST: Final = 1000.0
 """Dates: more than a window of 366 days has with two satellites a day."""
@@ -25,12 +25,13 @@ NAMES: Final[Mapping[Sensor, str]] = {
 
 
 @dataclass(frozen=True)
-class ObservationsView:
+class ObservationsView(Scored):
     """The valid observations of one sensor behind each vector. It takes counts where other views take codes.
 
     A count is handed over as a vector of one dimension, `code * scale`; see `as_vectors`.
     """
 
+    own: ClassVar = OBSERVATIONS
     sensor: Sensor
     scale: Scale
 
@@ -57,7 +58,7 @@ class ObservationsView:
             "text": f"Valid {NAMES[self.sensor]} dates that each vector was made from. {self.scale.below}",
             "sensor": self.sensor,
             "unit": "valid dates",
-            **self.scale.legend(OBSERVATIONS, f"{self.scale.threshold:g}", top),
+            **self.scale.legend(self.own, f"{self.scale.threshold:g}", top),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -72,16 +73,3 @@ class ObservationsView:
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., 1) counts."""
         return vectors.dequantised()
-
-    @property
-    def palette(self) -> UInt8Array:
-        """The colours of counts."""
-        return self.scale.palette(OBSERVATIONS)
-
-    def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.colours(self.values(vectors))
-
-    def colours(self, values: Float32Array) -> UInt8Array:
-        """The same of numbers that are known already."""
-        return self.scale.picture(values)

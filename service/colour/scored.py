@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -85,10 +86,36 @@ class Scale:
         return f"Below {self.threshold:g} {'nothing is shown' if self.clip else 'all have the first colour'}."
 
 
+class Scored(ABC):
+    """What views of one number a pixel share: places in a palette, from the threshold to the top of their scale."""
+
+    scale: Scale
+    own: ClassVar[str]
+    """The colour map where none is asked for."""
+
+    @abstractmethod
+    def values(self, vectors: Vectors) -> Float32Array:
+        """(..., 1) numbers; NaN where there is none."""
+
+    @property
+    def palette(self) -> UInt8Array:
+        """(256, 4) colours; see `ramp.palette`."""
+        return self.scale.palette(self.own)
+
+    def picture(self, vectors: Vectors) -> UInt8Array:
+        """(..., 1): from the threshold to the top; see `Scale.picture`."""
+        return self.colours(self.values(vectors))
+
+    def colours(self, values: Float32Array) -> UInt8Array:
+        """The same of numbers that are known already."""
+        return self.scale.picture(values)
+
+
 @dataclass(frozen=True, eq=False)
-class SimilarityView:
+class SimilarityView(Scored):
     """The cosine of each pixel with a query: the score that the search ranks by."""
 
+    own: ClassVar = LIKENESS
     query: Query
     scale: Scale = Scale()
 
@@ -115,7 +142,7 @@ class SimilarityView:
             f"common with it. {self.scale.below}",
             "query": self.query.id,
             "unit": "cosine",
-            **self.scale.legend(LIKENESS, "less alike", "alike"),
+            **self.scale.legend(self.own, "less alike", "alike"),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -133,22 +160,9 @@ class SimilarityView:
         (rows,) = vectors
         return _cosine(rows, self.query.direction.astype(np.float32)[None])
 
-    @property
-    def palette(self) -> UInt8Array:
-        """The colours of likeness."""
-        return self.scale.palette(LIKENESS)
-
-    def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.colours(self.values(vectors))
-
-    def colours(self, values: Float32Array) -> UInt8Array:
-        """The same of numbers that are known already."""
-        return self.scale.picture(values)
-
 
 @dataclass(frozen=True, eq=False)
-class ChangeView:
+class ChangeView(Scored):
     """How far each pixel's vector turned between two windows: 1 - cos(a, b).
 
     That is the cosine distance: 0 where both point the same way, 1 where they are orthogonal, 2 at most; half the
@@ -156,6 +170,7 @@ class ChangeView:
     do not turn. It takes pixels of both windows side by side; see `side_by_side`.
     """
 
+    own: ClassVar = CHANGE
     window: Window
     """The window that is shown."""
     other: Window
@@ -186,7 +201,7 @@ class ChangeView:
             f"common with it. {self.scale.below} Transparent where either window holds no vector.",
             "windows": [str(first), str(second)],
             "unit": "1 - cosine",
-            **self.scale.legend(CHANGE, "as before", "all different"),
+            **self.scale.legend(self.own, "as before", "all different"),
         }
 
     def check(self, identity: ModelIdentity, dims: int) -> None:
@@ -201,19 +216,6 @@ class ChangeView:
     def of(self, *vectors: Float32Array) -> Float32Array:
         """(n, 1) changes of (n, d) dequantised vectors of the window shown, and of the other."""
         return np.clip(1 - _cosine(*vectors), 0, 2)
-
-    @property
-    def palette(self) -> UInt8Array:
-        """The colours of change."""
-        return self.scale.palette(CHANGE)
-
-    def picture(self, vectors: Vectors) -> UInt8Array:
-        """(..., 1): from the threshold to the top; see `Scale.picture`."""
-        return self.colours(self.values(vectors))
-
-    def colours(self, values: Float32Array) -> UInt8Array:
-        """The same of numbers that are known already."""
-        return self.scale.picture(values)
 
 
 def side_by_side(shown: Vectors, other: Vectors) -> Vectors:
