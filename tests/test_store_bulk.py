@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from service.store.bulk import read_small
+from service.store.bulk import read_chunks, read_small
 
 SIDE = 48
 
@@ -96,3 +96,30 @@ def test_a_shard_cut_short_is_never_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "a" / "c" / "0" / "0" / "0"
     path.write_bytes(path.read_bytes()[:50])
     assert read_small(array, slice(0, 16), slice(0, 16)) is None
+
+
+@pytest.mark.parametrize("cname", ["zstd", "lz4"])
+def test_chunks_of_planes_are_what_zarr_reads_at_the_edge_too(tmp_path: Path, cname: Any) -> None:
+    """(time, d, row, col) of 40 x 44 pixels in shards of 24: the last ones reach beyond, and one was never written."""
+    array = zarr.create_array(
+        tmp_path / "a", shape=(2, 16, 40, 44), dtype="int8", chunks=(1, 16, 8, 8), shards=(1, 16, 24, 24),
+        compressors=BloscCodec(cname=cname, clevel=3), filters=None, fill_value=7,
+    )  # fmt: skip
+    array[1, :, :24] = np.random.default_rng(0).integers(-9, 9, (16, 24, 44)).astype("int8")
+    cells = [(row, col) for row in range(5) for col in range(6)]
+    found = read_chunks(array, 1, cells, lambda chunk: chunk[0])
+    assert found is not None
+    for (row, col), chunk in zip(cells, found, strict=True):
+        expected = array[1, :, 8 * row : 8 * row + 8, 8 * col : 8 * col + 8]
+        np.testing.assert_array_equal(chunk[:, :, : expected.shape[2]], expected)
+
+
+def test_a_damaged_chunk_of_planes_is_left_to_zarr(tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path / "a", shape=(1, 16, 16, 16), dtype="int8", chunks=(1, 16, 8, 8), shards=(1, 16, 16, 16),
+        compressors=BloscCodec(cname="zstd"), filters=None, fill_value=0,
+    )  # fmt: skip
+    array[:] = (np.indices(array.shape).sum(axis=0) % 50).astype("int8")
+    path = tmp_path / "a" / "c" / "0" / "0" / "0" / "0"
+    path.write_bytes(bytes(100) + path.read_bytes()[100:])
+    assert read_chunks(array, 0, [(0, 0), (0, 1), (1, 0), (1, 1)], lambda chunk: chunk) is None

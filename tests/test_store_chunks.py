@@ -120,7 +120,7 @@ def test_a_damaged_chunk_is_an_error_each_time_and_is_not_kept(tmp_path: Path) -
             path.write_bytes(b"\1" + path.read_bytes()[1:])
     store = open_store(tiny.store.location, chunks=chunk_cache(LIMIT))
     for _ in range(2):
-        with pytest.raises(Corrupt, match=r"31N/embeddings, chunk 7/28\d\d/260/0 cannot be read: its checksum"):
+        with pytest.raises(Corrupt, match=r"31N/embeddings, chunk 7/2[78]\d\d/26\d/0 cannot be read: its checksum"):
             store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)
 
 

@@ -23,6 +23,7 @@ from service.bucket import is_remote
 from service.cache import ByteCache
 from service.errors import Corrupt
 from service.grid import Block, ZoneGrid
+from service.store.bulk import read_chunks
 from service.store.faults import Array, fault, read_array
 from service.values import BLOCK
 
@@ -94,6 +95,10 @@ class Plane:
         planes = read_array(self.location, self.array, time, slice(0, self.array.shape[1]), rows, cols)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
+    def square(self, chunk: Square) -> Square:
+        """(rows, cols[, d]) of a stored chunk (1, rows, cols) or (1, d, rows, cols)."""
+        return np.ascontiguousarray(np.moveaxis(chunk[0], 0, -1)) if self.band_first else chunk[0]
+
     def block(self, row: int, col: int) -> Block:
         """The block that a square begins in."""
         height, width = self.side
@@ -149,7 +154,10 @@ def _filled(plane: Plane) -> Callable[[tuple[int, ...], Any], Square]:
 
 def _squares(plane: Plane, time: int, missing: Sequence[Key]) -> list[Square]:
     cells = [(key[3], key[4]) for key in missing]
-    found = _fetched(plane, time, cells) if _is_plain(plane) else _decoded(plane, time, cells)
+    if _is_plain(plane):
+        found = _fetched(plane, time, cells)
+    else:
+        found = _packed(plane, time, cells) or _decoded(plane, time, cells)
     for square in found:
         square.setflags(write=False)  # many read it
     return found
@@ -211,7 +219,15 @@ def _damaged(plane: Plane, key: str, reason: str) -> Corrupt:
     )
 
 
-# Chunks that are packed: zarr unpacks them, as few rectangles as hold all that is missing.
+# Chunks that are packed: one by one from shards on this machine, else by zarr in as few rectangles as hold them all.
+
+
+def _packed(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[Square] | None:
+    """Squares that are chunks of shards in a folder; None where they are anything else."""
+    array = plane.array
+    if array.shards is None or plane.side != tuple(array.chunks[-2:]) or (plane.dims and not plane.band_first):
+        return None
+    return read_chunks(array, time, cells, plane.square)
 
 
 def _decoded(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[Square]:
