@@ -313,6 +313,7 @@ def nano(tmp_path: Path) -> bytes:
 PATH = "geotessera/TESSERA-V-2.0-2B-N/resolve/{revision}/ckpt/student_nano.pt"
 
 
+@pytest.mark.slow
 def test_a_pull_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     with serving(Hub(PATH, nano(tmp_path), cut=15_000_000)) as hub:
         line = ("models", "pull", "tessera-v2-nano", "--revision", "v9", *QUICK)
@@ -345,6 +346,7 @@ def test_a_pull_that_is_not_what_the_hub_vouches_for_is_deleted(tmp_path: Path) 
     assert not [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:{port}"}])
 def test_without_a_network_it_says_what_to_do(how: dict[str, str], tmp_path: Path) -> None:
     done = run(

@@ -99,6 +99,7 @@ def test_golden_forward(case):
     check_golden(case, case.network())
 
 
+@pytest.mark.slow
 def test_golden_forward_of_v11(v11):
     """Both sources are one network; stored vectors are the first 128 of 192 numbers."""
     for name in ("tessera-v1.1-mpc", "tessera-v1.1-aws"):
@@ -112,6 +113,7 @@ def test_golden_forward_of_v11(v11):
     assert scales[0] == pytest.approx(0.036252, abs=5e-7)
 
 
+@pytest.mark.slow
 def test_golden_forward_of_v10_qat():
     many, one = golden("tessera-v1.0-qat")
     network = many.network()
@@ -119,6 +121,7 @@ def test_golden_forward_of_v10_qat():
     check_golden(one, network)
 
 
+@pytest.mark.slow
 def test_golden_forward_of_v10_early():
     (case,) = golden("tessera-v1.0-early")
     check_golden(case, case.network())
@@ -307,6 +310,7 @@ def test_golden_pixels_of_v2(small):
     assert scales[0] == pytest.approx(0.01141075, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_v11_short_form_is_the_published_procedure(v11):
     """The published network: both orbits, each sensor alone, few, many, more than 256, and none of either."""
     n2, na, nd = ([31, 12, 0, 5, 1, 0, 290], [20, 0, 9, 0, 3, 0, 17], [13, 0, 0, 0, 1, 0, 3])
