@@ -64,21 +64,35 @@ def test_a_store_that_changed_is_noticed_and_never_mixed(
     shutil.copytree(made[0] / "v2.zarr", tmp_path / "v2.zarr")
     codes = made[1].copy()
     with slow_web(tmp_path, latency=0.0) as web:
-        store = opened(web, tmp_path / "near")
+        near = Records(tmp_path / "near", 10**9)
+        store = open_store(f"{web.url}/v2.zarr", identity=MODEL, records=near)
         store.recheck_after = 0.0  # type: ignore[attr-defined]
-        store.read(Zone(33), Y24, slice(0, 40), slice(0, 40))
-        before = store.revision()[0]
-        assert not store.refresh()
-        # One year is written anew, and nothing else: the index that is near speaks of the shard as it was.
         root = zarr.open_group(tmp_path / "v2.zarr", mode="r+", use_consolidated=False)
-        codes[1, :, :64, :256] = codes[1, :, :64, :256] // 2
-        root["utm33/embeddings"][1, :, :64, :256] = codes[1, :, :64, :256]  # type: ignore[index]
-        with pytest.raises(Unavailable, match="changed while"):
-            store.read(Zone(33), Y24, slice(0, 40), slice(90, 140))
-        assert store.refresh()
-        assert store.revision()[0] != before
-        found = store.read(Zone(33), Y24, slice(0, 60), slice(90, 200))
-        np.testing.assert_array_equal(found.codes, np.moveaxis(codes[1], 0, -1)[:60, 90:200])
+        first = slice(0, 30)
+        for again in (2, 3):
+            store.read(Zone(33), Y24, first, first)
+            before = store.revision()[0]
+            assert not store.refresh()
+            # One year is written anew, and nothing else: the index that is near speaks of the shard as it was.
+            codes[1, :, :64, :256] = made[1][1, :, :64, :256] // again
+            root["utm33/embeddings"][1, :, :64, :256] = codes[1, :, :64, :256]  # type: ignore[index]
+            beside = slice(64 * again, 64 * again + 30)
+            with pytest.raises(Unavailable, match="changed while"):
+                store.read(Zone(33), Y24, first, beside)
+            assert store.refresh()
+            assert store.revision()[0] != before
+            found = store.read(Zone(33), Y24, first, beside)
+            np.testing.assert_array_equal(found.codes, _expected(codes, first, beside))
+        store.read(Zone(33), Y24, first, slice(224, 256))
+        near.settle()
+        later = opened(web, tmp_path / "near")  # what lies there of the store before it changed is not taken for near
+        assert later.revision() == store.revision()
+        found = later.read(Zone(33), Y24, first, first)
+        np.testing.assert_array_equal(found.codes, np.where(found.valid[..., None], _expected(codes, first, first), 0))
+
+
+def _expected(codes: np.ndarray, rows: slice, cols: slice) -> np.ndarray:
+    return np.moveaxis(codes[1], 0, -1)[rows, cols]
 
 
 @pytest.mark.parametrize("failing", ["error", "cut", "ignore-ranges", "dead"])

@@ -177,9 +177,8 @@ async def _piece(store: NearStore, key: str, run: list[tuple[int, int]]) -> None
     if len(run) == 1:
         await store.fetched(key, RangeByteRequest(start, stop))
         return
-    buffer = await store._store.get(key, default_buffer_prototype(), RangeByteRequest(start, stop))
-    body = b"" if buffer is None else buffer.to_bytes()
-    if len(body) == stop - start:
+    body = await store.far(key, RangeByteRequest(start, stop))
+    if body is not None and len(body) == stop - start:
         for one, end in run:
             store.keep(key, RangeByteRequest(one, end), body[one - start : end - start])
 

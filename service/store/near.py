@@ -92,16 +92,21 @@ class NearStore(WrapperStore[Store]):
         return await asyncio.shield(task)
 
     async def _fetch(self, key: str, span: ByteRequest | None) -> Record | None:
+        body = await self.far(key, span)
+        if body is None:
+            self._absent[key] = asyncio.get_running_loop().time() + _ABSENT
+            return None
+        return self.keep(key, span, body)
+
+    async def far(self, key: str, span: ByteRequest | None) -> bytes | None:
+        """An object or a part as it is beyond the network; what was kept of one that is another now is dropped."""
         try:
             buffer = await self._store.get(key, default_buffer_prototype(), span)
         except Exception:
             if self._remote is not None and key in self._remote.changed:
                 self._records.forget(self._name(key))
             raise
-        if buffer is None:
-            self._absent[key] = asyncio.get_running_loop().time() + _ABSENT
-            return None
-        return self.keep(key, span, buffer.to_bytes())
+        return None if buffer is None else buffer.to_bytes()
 
     def keep(self, key: str, span: ByteRequest | None, body: bytes) -> Record:
         """Keep what was fetched."""

@@ -18,7 +18,7 @@ from service.errors import Corrupt
 from service.store.codecs import rust_codecs
 from service.store.faults import Array, reading
 from service.store.near import NearStore
-from service.store.records import Records
+from service.store.records import Record, Records, object_name
 from service.store.transport import RemoteStore, Root
 
 Coordinates = tuple[int, ...]
@@ -189,6 +189,7 @@ def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
     known = remote.root()
     if known is None:  # only a conditional question is answered so
         raise Corrupt(f"{place.location}: the root metadata (zarr.json) cannot be read.")
+    changed = _changed(place, known, changed)
     digest = hashlib.sha256("\n".join((known.generation, *(f"{k} {v}" for k, v in sorted(changed.items())))).encode())
     generation = digest.hexdigest()[:20]
     listing = Listing()
@@ -203,6 +204,19 @@ def _remote(place: Place, changed: Mapping[str, str]) -> Opened:
         )
     names = tuple(sorted(root.group_keys()))
     return Opened(place.location, root, names, generation, remote, known, changed, listing)
+
+
+def _changed(place: Place, known: Root, found: Mapping[str, str]) -> dict[str, str]:
+    """Objects that changed while the root metadata did not: found now, or before by whoever shares the records.
+
+    A later process must not take for near what was kept beside them before they changed.
+    """
+    name = object_name(place.location, known.generation, "changed")
+    held = place.records.get(name, "all")
+    changed = {**(json.loads(held.body) if held else {}), **found}
+    if changed:
+        place.records.put(name, "all", Record(json.dumps(changed).encode()))
+    return changed
 
 
 def _text(root: zarr.Group) -> bytes:

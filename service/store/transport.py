@@ -76,7 +76,7 @@ class RemoteStore(ObjectStore[Any]):
         self.sizes: dict[str, int] = {}
         """Bytes of each object that was read from."""
         self.changed: dict[str, str] = {}
-        """Objects found to be others than they were, with what they are now if that is known."""
+        """Objects found to be others than they were, with what they were: it tells each change from the next."""
         self._turn = _Turns(AT_ONCE)
 
     @property
@@ -115,7 +115,7 @@ class RemoteStore(ObjectStore[Any]):
                 answer = await obstore.get_async(self.store, key, options=options)
                 body = bytes(await answer.bytes_async())
         except PreconditionError:
-            raise self._other(key, "") from None
+            raise self._other(key) from None
         except Exception as error:
             self._require_absent(key, error)
             return None
@@ -125,13 +125,13 @@ class RemoteStore(ObjectStore[Any]):
     def _note(self, key: str, meta: ObjectMeta, span: ByteRequest | None, length: int) -> None:
         validator = validator_of(meta)
         if self.validators.setdefault(key, validator) != validator:
-            raise self._other(key, validator)
+            raise self._other(key)
         self.sizes[key] = meta["size"]
         if length != _length(span, meta["size"]):
             raise Unavailable(f"{self.location}: {key} came back cut short.", remedy="Repeat.")
 
-    def _other(self, key: str, validator: str) -> Unavailable:
-        self.changed[key] = validator
+    def _other(self, key: str) -> Unavailable:
+        self.changed[key] = self.validators[key]
         return Unavailable(f"{self.location}: {key} changed while it was being read.", remedy="Repeat in a minute.")
 
     def _require_absent(self, key: str, error: Exception) -> None:
