@@ -34,22 +34,22 @@ class Zone:
     """All zones together, in degrees: where overviews of 64 times and more lie."""
 
     number: int
-    """1 to 60; 0 is the world."""
+    """1 to 60; 0 of the world alone, which no number from outside makes: take `WORLD`."""
     south: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.number <= 60 or (self.number == 0 and self.south):
+        if not 1 <= self.number <= 60:
             raise InvalidInput(f"there is no UTM zone {self.number}.", field="zone")
 
     @classmethod
-    def parse(cls, name: str) -> Self:
+    def parse(cls, name: str) -> Zone:
         """Read `30N`, or `world`.
 
         Raises:
             InvalidInput: If `name` has another form.
         """
         if name == "world":
-            return cls(0)
+            return cls.WORLD
         match = re.fullmatch(r"(\d{1,2})([NS])", name)
         if not match or not int(match[1]):
             raise InvalidInput(f"{name[:20]!r} is not a UTM zone.", field="zone", remedy="Write 30N or 56S.")
@@ -79,7 +79,15 @@ class Zone:
         return (west, -80.0, west + 6, 0.0) if self.south else (west, 0.0, west + 6, 84.0)
 
 
-Zone.WORLD = Zone(0)
+def _world() -> Zone:
+    """Past the check: a number from outside must not become the whole world."""
+    zone = object.__new__(Zone)
+    object.__setattr__(zone, "number", 0)
+    object.__setattr__(zone, "south", False)
+    return zone
+
+
+Zone.WORLD = _world()
 
 
 def zone_numbers(lon: Float64Array) -> Int64Array:
@@ -236,7 +244,12 @@ def archive_grid(zone: Zone) -> ZoneGrid:
     North: origin E 163840, N 9338880, the origin of the published archive's northern zones, down to one block
     beyond the equator, so that the line itself has a pixel. South: the same columns, N 10001920 down to 1111040.
     Both are whole blocks of 2560 m.
+
+    Raises:
+        InvalidInput: Of the world, which holds overviews alone.
     """
+    if zone == Zone.WORLD:
+        raise InvalidInput("the world is no UTM zone: no pixels are written there.", field="zone")
     if zone.south:
         return ZoneGrid(zone, 163_840.0, 10_001_920.0, 264 * BLOCK, 3473 * BLOCK)
     return ZoneGrid(zone, 163_840.0, 9_338_880.0, 264 * BLOCK, 3649 * BLOCK)

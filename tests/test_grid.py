@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from service.errors import InvalidInput, OutsideBounds
+from indexing.ids import zones_of
+from service.errors import Corrupt, InvalidInput, OutsideBounds
 from service.grid import Block, Zone, archive_grid, blocks_of, zone_numbers
-from service.values import BLOCK
+from service.sources import SIMULATED, Placement, source_of
+from service.store import create_store
+from service.values import BLOCK, Counts, Window
+from tests.stores import TINY, YEAR, blocks_from, random_vectors
 
+PLACE = {"row": 0, "col": 0, "height": 256, "width": 256}
 lons, lats = st.floats(-180, 179.999), st.floats(-79.9, 83.9)
 
 
@@ -78,3 +88,30 @@ def test_places_beyond_the_grid_are_refused() -> None:
     for bad in ("0N", "61N", "31", "31X", "N31"):
         with pytest.raises(InvalidInput):
             Zone.parse(bad)
+
+
+def test_nothing_from_outside_becomes_the_grid_of_the_world() -> None:
+    for make in (
+        lambda: Zone(0),
+        lambda: Zone.parse("00N"),
+        lambda: Block.parse("world/0/0"),
+        lambda: Block.parse("00N/0/0"),
+        lambda: zones_of(np.array([5], np.int64)),
+        lambda: archive_grid(Zone.parse("world")),
+        lambda: Placement(Zone.WORLD, 0, 0, 256, 256),
+        lambda: source_of({"type": SIMULATED, "seed": 0, "zone": "world", **PLACE}, Window.year(2024)),
+    ):
+        with pytest.raises((InvalidInput, Corrupt)):
+            make()
+    for same in (deepcopy(Zone.WORLD), pickle.loads(pickle.dumps(Zone.WORLD)), Zone.parse(Zone.WORLD.name)):
+        assert same == Zone.WORLD
+        assert hash(same) == hash(Zone.WORLD)
+    assert Zone(1) > Zone.WORLD
+
+
+def test_no_block_of_the_world_is_written(tmp_path: Path) -> None:
+    store = create_store(tmp_path / "w.icechunk", TINY, dims=4)
+    (data, *_) = blocks_from("31N", 0, 0, random_vectors((2, 2), 4), YEAR, Counts.zeros((2, 2)))
+    with pytest.raises(InvalidInput, match="world"):
+        store.write([replace(data, block=Block("world", 0, 0))], "x")
+    assert store.blocks(YEAR) == ()
