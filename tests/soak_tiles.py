@@ -2,7 +2,7 @@
 
     python -m tests.soak_tiles [TILES]      12000 where absent; writes .bench/soak-tiles.json; fails where it grew
 
-A small world in a server process of its own, asked by a few clients at once for what a map asks for and what it should
+A small world in a `smalti serve` of its own, asked by a few clients at once for what a map asks for and what it should
 not: every view, zooms 0 to 18, sizes and formats, places without data, tiles that have not changed (304), and mistakes.
 Each answer's status is checked. Caches as shipped, but small enough to be full long before the first look at memory.
 """
@@ -30,9 +30,9 @@ from service.colour import fit_basis
 from service.grid import Zone, archive_grid, blocks_of
 from service.store import BlockData, create_store
 from service.values import BLOCK, NOT_EMBEDDED, WATER, Counts, ModelIdentity, Window
-from tests.bench.clients import resident
+from tests.bench.clients import resident, server
 from tests.bench.landscape import Landscape
-from tests.bench.serving import Client, end_cleanly, server
+from tests.bench.serving import Client, end_cleanly
 
 OUT: Final = Path(__file__).resolve().parents[1] / ".bench" / "soak-tiles.json"
 MODEL: Final = ModelIdentity("bench", "1")
@@ -119,9 +119,9 @@ def make(home: Path) -> tuple[float, float, float, float]:
 def run(home: Path, tiles: int) -> tuple[list[tuple[int, float]], Counter[int]]:
     """((tiles so far, MB resident) as it goes, answers by status)."""
     box, step = make(home), tiles // LOOKS
-    environment = {"SMALTI_HOME": str(home), "SMALTI_CATALOGUE": str(home / "none.toml"), **CACHES}
+    environment = {"SMALTI_CATALOGUE": str(home / "none.toml"), **CACHES}
     met, memory = Counter[int](), []
-    with server(("--factory", "api.app:create_app"), environment) as (port, pid), ThreadPoolExecutor(CLIENTS) as pool:
+    with server(home, environment) as (port, pid), ThreadPoolExecutor(CLIENTS) as pool:
         crowd = [(Client(port), requests(box, seed)) for seed in range(CLIENTS)]
         for look in range(1, LOOKS + 1):
             for counted in pool.map(lambda c: ask(*c, step // CLIENTS), crowd):

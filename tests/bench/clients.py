@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,10 +52,11 @@ def body_of(pixels: int) -> bytes:
 
 
 @contextmanager
-def server(home: Path) -> Iterator[tuple[int, int]]:
-    """(port, process id) of a server whose state lies in `home`."""
+def server(home: Path, environment: Mapping[str, str] | None = None) -> Iterator[tuple[int, int]]:
+    """(port, process id) of `smalti serve`, whose state lies in `home`."""
     port = free_port()
     env = {**os.environ, "SMALTI_HOME": str(home), "SMALTI_PORT": str(port), "SMALTI_LOG_LEVEL": "error"}
+    env |= environment or {}
     command = [str(Path(sys.executable).parent / "smalti"), "serve"]
     process = subprocess.Popen(command, env=env, cwd=home, stderr=subprocess.DEVNULL)  # each 503 is a line
     try:
