@@ -10,8 +10,9 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
+from service.store.ahead import Sharding
 from service.store.bulk import read_chunks, read_small
 
 SIDE = 48
@@ -71,6 +72,49 @@ def test_any_window_is_what_zarr_reads(arrays: dict[str, zarr.Array[Any]], data:
 )
 def test_what_is_packed_otherwise_is_left_to_zarr(tmp_path: Path, codec: Any, chunk: int) -> None:
     assert read_small(made(tmp_path / "a", "int8", codec, chunk), slice(0, 9), slice(0, 9)) is None
+
+
+BIG, LITTLE = BytesCodec(endian="big"), BytesCodec(endian="little")
+
+
+def sharded(folder: Path, shape: tuple[int, ...], shard: tuple[int, ...], codec: ShardingCodec) -> zarr.Array[Any]:
+    array = zarr.create_array(
+        folder, shape=shape, dtype="float32", chunks=shard, serializer=codec, compressors=None, filters=None
+    )
+    array[:] = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return array
+
+
+@pytest.mark.parametrize(
+    ("numbers", "index", "location", "known"),
+    [
+        (LITTLE, LITTLE, "end", True),
+        (BIG, LITTLE, "end", False),
+        (LITTLE, BIG, "end", False),
+        (LITTLE, LITTLE, "start", False),
+    ],
+)
+def test_what_lies_otherwise_is_left_to_zarr(
+    tmp_path: Path, numbers: BytesCodec, index: BytesCodec, location: Any, known: bool
+) -> None:
+    inner, index_codecs = [numbers, BloscCodec(cname="zstd", typesize=4)], [index, Crc32cCodec()]
+    codec = ShardingCodec(chunk_shape=(4, 4), codecs=inner, index_codecs=index_codecs, index_location=location)
+    array = sharded(tmp_path / "a", (21, 23), (16, 16), codec)
+    found = read_small(array, slice(3, 21), slice(5, 23))
+    assert (found is not None) == known
+    if found is not None:
+        np.testing.assert_array_equal(found, array[3:21, 5:23])
+    assert (Sharding.of(array) is None) == (index is BIG)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_shards_of_several_times_are_left_to_zarr(tmp_path: Path, times: int) -> None:
+    codec = ShardingCodec(chunk_shape=(1, 8, 8), codecs=[LITTLE, BloscCodec(cname="zstd", typesize=4)])
+    array = sharded(tmp_path / "a", (2, 16, 16), (times, 16, 16), codec)
+    found = read_chunks(array, 1, [(1, 0)], lambda chunk: chunk[0])
+    assert (found is None) == (times > 1)
+    if found is not None:
+        np.testing.assert_array_equal(found[0], array[1, 8:, :8])
 
 
 def test_bits_of_wider_numbers_are_left_to_zarr(tmp_path: Path) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BytesCodec
 
 from service.errors import Corrupt
+from service.grid import Zone, ZoneGrid
 from service.store import BlockData, open_store
 from service.store.archive import ArchiveStore
-from service.store.chunks import chunk_cache, rectangles
+from service.store.chunks import Kept, Plane, chunk_cache, read_plane, rectangles
 from service.store.export import export_geoemb
 from service.store.geoemb import GeoembStore
 from service.values import Counts, Vectors
@@ -122,6 +126,21 @@ def test_a_damaged_chunk_is_an_error_each_time_and_is_not_kept(tmp_path: Path) -
     for _ in range(2):
         with pytest.raises(Corrupt, match=r"31N/embeddings, chunk 7/2[78]\d\d/26\d/0 cannot be read: its checksum"):
             store.read(tiny.grid.zone, YEAR, tiny.rows, tiny.cols)
+
+
+@pytest.mark.parametrize("endian", ["little", "big"])
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_chunks_that_are_not_packed_are_what_zarr_reads(tmp_path: Path, endian: Any, separator: Any) -> None:
+    group = zarr.create_group(tmp_path)
+    array = group.create_array(
+        "scales", shape=(2, 70, 40), dtype="float32", chunks=(1, 32, 32), compressors=None, filters=None,
+        serializer=BytesCodec(endian=endian), chunk_key_encoding={"name": "default", "separator": separator},
+    )  # fmt: skip
+    array[:] = np.random.default_rng(0).random((2, 70, 40), np.float32)
+    grid = ZoneGrid(Zone(31), 500_000.0, 6_000_000.0, 40, 70)
+    kept = Kept(chunk_cache(LIMIT), lambda _, blocks: dict.fromkeys(blocks, "a"))
+    found = read_plane(Plane(str(tmp_path), array, grid, 0), kept, 1, slice(10, 70), slice(20, 40))
+    np.testing.assert_array_equal(found, array[1, 10:70, 20:40])
 
 
 @given(st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=30))

@@ -14,10 +14,11 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
+from service.store.codecs import has_usual_index
 from service.store.near import NearStore
 from service.values import Int64Array
 
@@ -60,8 +61,7 @@ class Sharding:
         codecs = array.metadata.codecs if array.metadata.zarr_format == 3 else ()
         if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec):
             return None
-        kinds = tuple(type(codec) for codec in codecs[0].index_codecs)
-        return cls(array, codecs[0]) if kinds == (BytesCodec, Crc32cCodec) else None
+        return cls(array, codecs[0]) if has_usual_index(codecs[0]) else None
 
     @property
     def per_shard(self) -> tuple[int, ...]:

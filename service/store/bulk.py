@@ -23,11 +23,12 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
-from zarr.codecs import BloscCname, BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, ShardingCodecIndexLocation
+from zarr.codecs import BloscCname, BloscCodec, ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import LocalStore
 from zstandard import BufferWithSegments, ZstdDecompressor
 
+from service.store.codecs import has_usual_index, is_native
 from service.store.faults import Array
 from service.values import Int64Array, UInt8Array
 
@@ -138,7 +139,8 @@ def _packed(shards: _Shards, time: int, cells: Sequence[tuple[int, int]]) -> lis
 def _whole(shards: _Shards, frame: memoryview | None) -> Chunk:
     if frame is None:
         return np.full(shards.chunk, shards.array.fill_value, shards.array.dtype)
-    if int.from_bytes(frame[4:8], "little") != shards.size:
+    told = int.from_bytes(frame[4:8], "little"), int.from_bytes(frame[12:16], "little")
+    if told != (shards.size, len(frame)):  # Blosc trusts what it is told
         raise _UnknownFrameError
     out = np.empty(shards.chunk, shards.array.dtype)
     blosc.decompress(frame, out)
@@ -179,7 +181,7 @@ def read_small(array: Array, rows: slice, cols: slice) -> npt.NDArray[Any] | Non
                 unpacked = _unpacked(shards, (i, j), mine)
                 if unpacked is not None:
                     found[here] = unpacked
-    except (_UnknownFrameError, OSError, ValueError):
+    except (_UnknownFrameError, OSError, ValueError, IndexError):
         return None
     joined = np.moveaxis(found, 2, 1).reshape(len(tall) * height, len(wide) * width, *shards.chunk[2:])
     top, left = rows.start - tall.start * height, cols.start - wide.start * width
@@ -195,21 +197,26 @@ def _within(chunks: range, first: int, count: int) -> range:
 
 
 def _shards(array: Array, rows: int) -> _Shards | None:
-    """How an array is sharded, if it is one of a folder whose shards hold chunks packed by Blosc, the index last."""
+    """How an array is sharded, if it is one of a folder whose shards hold chunks packed by Blosc, the index last.
+
+    Of axes besides rows and columns a shard has what a chunk has: one time, all dimensions.
+    """
     metadata, store = array.metadata, getattr(array, "store", None)
     if not (isinstance(metadata, ArrayV3Metadata) and isinstance(store, LocalStore) and len(metadata.codecs) == 1):
         return None
     (sharding,) = metadata.codecs
-    if not isinstance(sharding, ShardingCodec) or array.dtype.str[0] == ">":
+    if not isinstance(sharding, ShardingCodec):
         return None
+    inner = sharding.codecs
     known = (
-        [type(codec) for codec in sharding.codecs] == [BytesCodec, BloscCodec]
-        and [type(codec) for codec in sharding.index_codecs] == [BytesCodec, Crc32cCodec]
+        len(inner) == 2
+        and is_native(inner[0])
+        and isinstance(inner[1], BloscCodec)
+        and has_usual_index(sharding)
         and sharding.index_location is ShardingCodecIndexLocation.end
     )
-    others = [axis for axis in range(array.ndim) if axis not in (rows, rows + 1)]
-    whole = all(array.chunks[axis] == (1 if axis == 0 else array.shape[axis]) for axis in others if axis < rows)
-    whole &= all(array.chunks[axis] == array.shape[axis] for axis in others if axis > rows)
+    others = [(axis, 1 if axis == 0 else array.shape[axis]) for axis in range(array.ndim) if axis - rows not in (0, 1)]
+    whole = all(side[axis] == size for side in (array.chunks, array.shards or array.chunks) for axis, size in others)
     return _Shards(array, rows) if known and whole else None
 
 
@@ -273,7 +280,8 @@ def _read(file: BinaryIO, wanted: Int64Array) -> tuple[Int64Array, bytearray]:
 def _frames(buffer: bytearray, places: Int64Array, size: int, item: int) -> UInt8Array:
     """(n, size) uint8 what was packed in n frames."""
     stored = np.frombuffer(buffer, np.uint8)
-    head = stored[places[:, :1] + np.arange(_HEADER)] if len(stored) else np.zeros((len(places), _HEADER), np.uint8)
+    _require(places[:, 1] >= _HEADER)
+    head = _at(stored, places[:, 0], _HEADER)
     sizes = np.ascontiguousarray(head[:, 4:]).view("<u4")
     flags = head[:, 2]
     plain = (flags & _PLAIN) > 0
@@ -282,11 +290,16 @@ def _frames(buffer: bytearray, places: Int64Array, size: int, item: int) -> UInt
     out = np.empty((len(places), size), np.uint8)
     if plain.any():
         _require(places[plain, 1] == _HEADER + size)
-        out[plain] = stored[places[plain, :1] + np.arange(_HEADER, _HEADER + size)]
+        out[plain] = _at(stored, places[plain, 0] + _HEADER, size)
     for flag in np.unique(flags[~plain]).tolist():
         chosen = flags == flag
         out[chosen] = _ordered(_unzipped(buffer, stored, places[chosen], size), flag, item)
     return out
+
+
+def _at(stored: UInt8Array, starts: Int64Array, size: int) -> UInt8Array:
+    """(n, size) uint8 so many bytes from each start on."""
+    return np.lib.stride_tricks.sliding_window_view(stored, size)[starts]
 
 
 def _require(good: npt.NDArray[np.bool_]) -> None:
@@ -297,14 +310,12 @@ def _require(good: npt.NDArray[np.bool_]) -> None:
 def _unzipped(buffer: bytearray, stored: UInt8Array, places: Int64Array, size: int) -> UInt8Array:
     """(n, size) uint8 the only block of each frame, its bits or bytes still in the order in which they were packed."""
     starts = places[:, 0]
-    at, packed = (
-        np.ascontiguousarray(stored[starts[:, None] + np.arange(first, first + 4)]).view("<i4")[:, 0].astype(np.int64)
-        for first in (_HEADER, _HEADER + 4)
-    )
+    at, packed = (_at(stored, starts + first, 4).view("<i4")[:, 0].astype(np.int64) for first in (_HEADER, _HEADER + 4))
     _require((at == _HEADER + 4) & (packed > 0) & (_FRAME + packed <= places[:, 1]))
     out = np.empty((len(places), size), np.uint8)
     whole = packed == size  # zstd made it no smaller
-    out[whole] = stored[starts[whole, None] + np.arange(_FRAME, _FRAME + size)]
+    if whole.any():
+        out[whole] = _at(stored, starts[whole] + _FRAME, size)
     if not whole.all():
         segments = np.stack([starts[~whole] + _FRAME, packed[~whole]], axis=1).astype("<u8")
         frames = BufferWithSegments(buffer, segments.tobytes())

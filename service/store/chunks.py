@@ -14,7 +14,7 @@ from typing import Any, Final
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.core.sync import sync
@@ -24,6 +24,7 @@ from service.cache import ByteCache
 from service.errors import Corrupt
 from service.grid import Block, ZoneGrid
 from service.store.bulk import read_chunks
+from service.store.codecs import is_native
 from service.store.faults import Array, fault, read_array
 from service.values import BLOCK
 
@@ -38,7 +39,6 @@ LARGE: Final = 4
 """A window that is larger than a fourth of the cache is read past it: it would drive everything else out."""
 AT_ONCE: Final = {False: 3, True: 16}
 """Chunks fetched at once, from here and over a network. From a disk more only get in each other's way (measured)."""
-_PLAIN: Final = (BytesCodec, Crc32cCodec)
 _CHECKSUM_BYTES: Final = 4
 
 
@@ -171,14 +171,15 @@ def _is_plain(plane: Plane) -> bool:
     metadata = plane.array.metadata
     if not isinstance(metadata, ArrayV3Metadata) or plane.array.shards or plane.band_first:
         return False
-    codecs = tuple(type(codec) for codec in metadata.codecs)
-    return codecs in (_PLAIN[:1], _PLAIN) and plane.side == plane.array.chunks[1:3]
+    codecs = metadata.codecs
+    plain = is_native(codecs[0]) and [type(codec) for codec in codecs[1:]] in ([], [Crc32cCodec])
+    return plain and plane.side == plane.array.chunks[1:3]
 
 
 def _fetched(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[Square]:
     """Squares from the bytes of their chunks: half the time of zarr's way, which copies each of them twice more."""
     array, tail = plane.array, [0] * len(plane.dims)
-    keys = ["/".join(map(str, (array.path, "c", time, *cell, *tail))) for cell in cells]
+    keys = [f"{array.path}/{array.metadata.encode_chunk_key((time, *cell, *tail))}" for cell in cells]
     try:
         found = sync(_fetch(array, keys, AT_ONCE[is_remote(plane.location)]))
     except Exception as error:

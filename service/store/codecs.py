@@ -1,13 +1,18 @@
-"""Who unpacks the chunks of published stores: zarrs, in Rust and on all cores, where it can read them."""
+"""Who unpacks the chunks of published stores: zarrs, in Rust and on all cores, where it can read them.
+
+And what the shortcuts past it rely on: how numbers lie in a chunk, and in the index of a shard.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import zarr
+from zarr.codecs import BytesCodec, Crc32cCodec, Endian, ShardingCodec
 
 _RUST: Final = "zarrs.ZarrsCodecPipeline"
 _lock: Final = threading.Lock()
@@ -22,3 +27,16 @@ def rust_codecs() -> Iterator[None]:
     """
     with _lock, zarr.config.set({"codec_pipeline.path": _RUST, "codec_pipeline.strict": False}):
         yield
+
+
+def is_native(codec: Any) -> bool:
+    """Whether a codec leaves numbers as they lie in this machine's memory."""
+    return isinstance(codec, BytesCodec) and (codec.endian is None or codec.endian.value == sys.byteorder)
+
+
+def has_usual_index(codec: ShardingCodec) -> bool:
+    """Whether the index of a shard is little-endian numbers and a checksum, not packed: as everybody writes it."""
+    match codec.index_codecs:
+        case (BytesCodec(endian=Endian.little), Crc32cCodec()):
+            return True
+    return False
