@@ -82,3 +82,17 @@ def paired_products(first: Int8Array, second: Int8Array) -> Float32Array:
 def code_norms(codes: Int8Array) -> Float32Array:
     """(n,) float32 Euclidean norm of each row of (n, d) codes."""
     return np.asarray(np.sqrt(paired_products(codes, codes)), np.float32)
+
+
+def paired_angles(first: Int8Array, second: Int8Array) -> Float32Array:
+    """(n,) float32 1 - cosine of each row of (n, d) codes with the same row of others; NaN where one is all zeros.
+
+    In one pass over both; within 3e-7 of the float64 result.
+    """
+    if not len(first):
+        return np.empty(0, np.float32)
+    out = np.asarray(numkong.angular(first, second)).astype(np.float32)
+    doubtful = np.flatnonzero((out == 0) | (out == 1))  # what zeros give, and few others
+    for codes in (first, second):
+        out[doubtful[~codes[doubtful].any(axis=1)]] = np.nan
+    return out

@@ -14,7 +14,7 @@ from service import bilinear
 from service.deadline import Deadline
 from service.interpolation import Int32Array
 from service.plan import Rectangle, Source, plan
-from service.values import BoolArray, Int64Array, Vectors
+from service.values import BoolArray, Int64Array
 from service.warp import Target
 
 LARGE_BYTES: Final = 32_000_000
@@ -81,7 +81,7 @@ def _painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int3
         values = view.values(vectors).reshape(rectangle.count, -1).take(cells, axis=0)
         valid = vectors.valid.ravel().take(cells)
     else:
-        vectors = _gathered(vectors, cells)
+        vectors = vectors.taken(cells)
         values, valid = view.values(vectors), vectors.valid
     return pixels, *_seen(view.colours(values) if source.picture else values, valid, source)
 
@@ -105,11 +105,3 @@ def _inside(rectangle: Rectangle) -> tuple[Int32Array, Int64Array]:
         return shown.pixels, cells
     held = (rows >= 0) & (rows < rectangle.rows.stop - rectangle.rows.start) & (cols >= 0) & (cols < width)
     return shown.pixels[held], cells[held]
-
-
-def _gathered(vectors: Vectors, cells: Int64Array) -> Vectors:
-    return Vectors(
-        vectors.codes.reshape(-1, vectors.dims).take(cells, axis=0),
-        vectors.scales.ravel().take(cells),
-        vectors.status.ravel().take(cells),
-    )

@@ -224,6 +224,14 @@ class Vectors:
         """(...) bool: which pixels hold a vector."""
         return np.asarray(self.status == VALID)
 
+    def taken(self, cells: Int64Array) -> Self:
+        """(n,) pixels, from their flat indices."""
+        return type(self)(
+            self.codes.reshape(-1, self.dims).take(cells, axis=0),
+            self.scales.ravel().take(cells),
+            self.status.ravel().take(cells),
+        )
+
     def dequantised(self) -> Float32Array:
         """(..., d) float32 vectors, NaN where status is not VALID."""
         out = self.codes.astype(np.float32) * self.scales[..., None]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.linear import code_norms, code_products, paired_products
+from service.linear import code_norms, code_products, paired_angles, paired_products
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,3 +37,18 @@ def test_rows_are_paired_also_where_they_lie_strided() -> None:
     np.testing.assert_array_equal(paired_products(first, second), (wide[:, :128] * wide[:, 128:]).sum(axis=1))
     np.testing.assert_allclose(code_norms(second), np.linalg.norm(wide[:, 128:], axis=1), rtol=1e-7)
     assert paired_products(first[:0], second[:0]).shape == (0,)
+
+
+def test_angles_are_those_of_float64_and_zeros_have_none() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.integers(-127, 128, (3000, 128)).astype(np.int8)
+    second = np.clip(first + rng.integers(-3, 4, first.shape), -127, 127).astype(np.int8)
+    second[0], first[1], second[2], first[3] = first[0], 0, 0, -second[3]
+    first[4], second[4] = 0, 0
+    wide, other = first.astype(np.float64), second.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        truth = 1 - (wide * other).sum(axis=1) / np.linalg.norm(wide, axis=1) / np.linalg.norm(other, axis=1)
+    found = paired_angles(first, second)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [1, 2, 4]
+    np.testing.assert_allclose(found, truth, atol=5e-7)
+    assert paired_angles(first[:0], second[:0]).shape == (0,)

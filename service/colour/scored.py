@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 
 from service.colour.ramp import CHANGE, GREY, LIKENESS, hex_colours, palette
 from service.colour.tone import indexed
 from service.errors import InvalidInput
-from service.linear import code_norms, paired_products
+from service.linear import paired_angles
 from service.queries import Query
-from service.values import Float32Array, ModelIdentity, UInt8Array, Vectors, Window
+from service.values import Float32Array, Int8Array, Int64Array, ModelIdentity, UInt8Array, Vectors, Window
 
 FARTHEST: Final = (-1.0, 2.0)
 """No cosine is smaller, and no change larger."""
@@ -167,7 +167,7 @@ class ChangeView(Scored):
 
     That is the cosine distance: 0 where both point the same way, 1 where they are orthogonal, 2 at most; half the
     squared Euclidean distance of the two unit vectors. Like every cosine here it is taken on the codes, which scales
-    do not turn. It takes pixels of both windows side by side; see `side_by_side`.
+    do not turn. It takes a `Pair` of pixels.
     """
 
     own: ClassVar = CHANGE
@@ -208,33 +208,40 @@ class ChangeView(Scored):
         """Any model's vectors: whoever reads both windows sees to it that one model made both."""
 
     def values(self, vectors: Vectors) -> Float32Array:
-        """(..., 1) changes, 0 to 2, of pixels with the codes of both windows side by side."""
-        change = np.clip(1 - _cosines(vectors), 0, 2)
+        """(..., 1) changes, 0 to 2, of a `Pair` of pixels.
+
+        Raises:
+            TypeError: It is none.
+        """
+        if not isinstance(vectors, Pair):
+            raise TypeError("change is seen between two windows")
+        flat = (codes.reshape(-1, vectors.dims) for codes in (vectors.codes, vectors.others))
+        change = np.clip(paired_angles(*flat), 0, 2).reshape(vectors.status.shape)
         change[~vectors.valid] = np.nan
-        return np.asarray(change[..., None], np.float32)
+        return change[..., None]
 
     def of(self, *vectors: Float32Array) -> Float32Array:
         """(n, 1) changes of (n, d) dequantised vectors of the window shown, and of the other."""
         return np.clip(1 - _cosine(*vectors), 0, 2)
 
 
-def side_by_side(shown: Vectors, other: Vectors) -> Vectors:
-    """The same (...,) pixels of two windows as one value of 2d codes, valid where both are.
+@dataclass(frozen=True)
+class Pair(Vectors):
+    """The same (...,) pixels of two windows, valid where both are; scales are those of the window shown."""
 
-    Where one is not valid its status is kept, that of the window shown first. Scales are those of the window shown.
-    """
+    others: Int8Array
+    """(..., d) int8 codes of the window that is compared with."""
+
+    def taken(self, cells: Int64Array) -> Self:
+        """(n,) pixels, from their flat indices."""
+        one = Vectors(self.codes, self.scales, self.status).taken(cells)
+        return type(self)(one.codes, one.scales, one.status, self.others.reshape(-1, self.dims).take(cells, axis=0))
+
+
+def side_by_side(shown: Vectors, other: Vectors) -> Pair:
+    """The same (...,) pixels of two windows. Where one is not valid its status is kept, that of the one shown first."""
     status = np.where(shown.valid, other.status, shown.status)
-    return Vectors(np.concatenate([shown.codes, other.codes], axis=-1), shown.scales, status)
-
-
-def _cosines(pair: Vectors) -> Float32Array:
-    """(...,) float32 cosine of the first half of each pixel's codes with the second; NaN where one is all zeros."""
-    half = pair.dims // 2
-    codes = pair.codes.reshape(-1, 2 * half)
-    first, second = codes[:, :half], codes[:, half:]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out = paired_products(first, second) / (code_norms(first) * code_norms(second))
-    return np.asarray(out.reshape(pair.status.shape), np.float32)
+    return Pair(shown.codes, shown.scales, status, other.codes)
 
 
 def _cosine(first: Float32Array, second: Float32Array) -> Float32Array:
