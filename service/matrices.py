@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from morecantile import TileMatrixSet
 from rasterio.warp import transform_bounds
 
+from service.cache import ByteCache
 from service.frame import WGS84
 
 Box = tuple[float, float, float, float]
+
+_boxes: Final[ByteCache[Box | None]] = ByteCache(200_000, lambda _: 200)
+"""By matrix set and box: every tile asks for that of its dataset."""
 
 
 def shown(tms: TileMatrixSet, bounds: Box) -> Box | None:
@@ -27,6 +31,10 @@ def shown(tms: TileMatrixSet, bounds: Box) -> Box | None:
 
 def native_box(tms: TileMatrixSet, bounds: Box) -> Box | None:
     """(left, bottom, right, top) in a matrix set's CRS around what it covers of a box in degrees; None if nothing."""
+    return _boxes.made((tms.id, bounds), lambda: _native_box(tms, bounds))
+
+
+def _native_box(tms: TileMatrixSet, bounds: Box) -> Box | None:
     box = shown(tms, bounds)
     if box is None:
         return None
