@@ -123,10 +123,16 @@ def test_what_cannot_be_opened_says_why(made: tuple[Path, np.ndarray, np.ndarray
         assert "secret" not in str(refused.value)
     with pytest.raises(Unavailable, match="could not be reached"):
         open_store("https://127.0.0.1:9/v2.zarr", identity=MODEL)
+    with pytest.raises(Unavailable, match="no server has that name"):
+        open_store("https://nowhere.invalid/v2.zarr", identity=MODEL)
+    with pytest.raises(InvalidInput, match="read from a local path or s3://"):
+        open_store("https://127.0.0.1/x.icechunk")
     zarr.open_group(tmp_path / "loose.zarr", mode="w", zarr_format=3).create_group("utm33")
     with slow_web(tmp_path, latency=0.0) as web:
         with pytest.raises(NotFound, match=r"zarr\.json is not there|zarr\.json\) is not there"):
             open_store(f"{web.url}/none.zarr", identity=MODEL)
         with pytest.raises(Corrupt, match="no consolidated metadata"):
             open_store(f"{web.url}/loose.zarr", identity=MODEL)
+        with pytest.raises(Unavailable, match="no certificate that is trusted"):
+            open_store(f"{web.url.replace('http:', 'https:')}/loose.zarr", identity=MODEL)
     assert Y23 in open_store(made[0] / "v2.zarr", identity=MODEL).windows()

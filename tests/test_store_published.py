@@ -224,6 +224,14 @@ def test_a_published_store_cut_short_names_what_is_wrong(tmp_path: Path, damage:
         open_store(path, identity=MODEL)
 
 
+@pytest.mark.parametrize("attributes", [{"geoemb:dimensions": "many"}, {"tessera:year": "last"}])
+def test_metadata_that_makes_no_sense_is_an_error_of_ours(tmp_path: Path, attributes: dict[str, str]) -> None:
+    """Any other would take the whole catalogue down."""
+    zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3, attributes=attributes)
+    with pytest.raises(Corrupt, match="a.zarr"):
+        open_store(tmp_path / "a.zarr", identity=MODEL)
+
+
 def foreign_archive(path: Path, *, shards: bool, encoding: str) -> tuple[np.ndarray, np.ndarray]:
     """A repository as the global archive's makers write it: no status or versions, their own chunks and origin."""
     rng = np.random.default_rng(6)

@@ -84,11 +84,11 @@ class GeoembState:
     def _declared_depths(self) -> dict[int, str]:
         """Array name by number of dimensions, from the root attributes."""
         declared = self._attributes.get("geoemb:depths") or []
-        full = int(self._attributes.get("geoemb:dimensions", 128))
         try:
+            full = int(self._attributes.get("geoemb:dimensions", 128))
             return {int(d["dimensions"]): str(d["array"]) for d in declared} | {full: "embeddings"}
         except (KeyError, TypeError, ValueError):
-            raise Corrupt(f"{self.location}: geoemb:depths is malformed.") from None
+            raise Corrupt(f"{self.location}: geoemb:dimensions or geoemb:depths is malformed.") from None
 
     def layer(self, zone: Zone, dims: int) -> Layer:
         """See `State.layer`."""

@@ -10,6 +10,7 @@ from service.errors import InvalidInput, NotFound
 from service.store.archive import ArchiveStore
 from service.store.chunks import ChunkCache
 from service.store.contract import Store
+from service.store.faults import reading
 from service.store.geoemb import GeoembStore
 from service.store.place import Opened, Place
 from service.store.records import Records
@@ -45,13 +46,14 @@ def open_store(
     """
     text = str(location)
     where = text.rstrip("/") if is_remote(text) else str(Path(text.removeprefix("file://")).absolute())
-    if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
-        store = ArchiveStore(Repository.open(where, anonymous=anonymous, records=records), identity, chunks)
-        writable = store.is_ours and (not anonymous if is_remote(where) else os.access(where, os.W_OK))
-        return WritableArchive(store.repository, identity, chunks) if writable else store
-    if not is_remote(where) and not Path(where).exists():
-        raise NotFound(f"there is no store at {where}.", field="location")
-    return _published(Place(where, anonymous, records or Records()), identity, chunks)
+    with reading(where, "its metadata"):
+        if where.endswith(".icechunk") or (not is_remote(where) and is_repository(Path(where))):
+            store = ArchiveStore(Repository.open(where, anonymous=anonymous, records=records), identity, chunks)
+            writable = store.is_ours and (not anonymous if is_remote(where) else os.access(where, os.W_OK))
+            return WritableArchive(store.repository, identity, chunks) if writable else store
+        if not is_remote(where) and not Path(where).exists():
+            raise NotFound(f"there is no store at {where}.", field="location")
+        return _published(Place(where, anonymous, records or Records()), identity, chunks)
 
 
 def _published(place: Place, identity: ModelIdentity | None, chunks: ChunkCache | None) -> Store:

@@ -144,7 +144,9 @@ class Opened:
         """
         path = f"{group}/{name}"
         with reading(self.location, f"array {path}"), rust_codecs():
-            found = self.root[path]
+            found = self.root.get(path)
+        if found is None:
+            raise Corrupt(f"{self.location}: array {path} is missing.")
         if not isinstance(found, zarr.Array):
             raise Corrupt(f"{self.location}: {path} is no array.")
         return found

@@ -13,6 +13,7 @@ import numpy as np
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block, Zone, ZoneGrid
 from service.store.archive import declared_identity
+from service.store.faults import reading
 from service.store.layer import Layer, read_points, read_window
 from service.values import Counts, Int64Array, ModelIdentity, Vectors, Window
 
@@ -161,7 +162,8 @@ class PublishedStore:
             if moment - self._looked_whole < self.look_whole_after and self._now.unchanged():
                 return False
             self._looked_whole = moment
-            fresh = self._look(self._now)
+            with reading(self.location, "its metadata"):
+                fresh = self._look(self._now)
             if fresh.revision == self._now.revision:
                 return False
             self._now = fresh

@@ -78,16 +78,17 @@ class Repository:
 
         Raises:
             NotFound: Nothing is there.
+            InvalidInput: It is neither a local path nor in a bucket.
             Corrupt: It is no repository, or a damaged one.
             Unavailable: The transport failed.
         """
+        storage = _storage(location, anonymous)
         if is_remote(location):
             there = bool(open_bucket(location, anonymous=anonymous).folders())  # knows sooner what is amiss
         else:
             there = Path(location).is_dir()
         if not there:
             raise NotFound(f"there is no repository at {location}.", field="location")
-        storage = _storage(location, anonymous)
         with reading(location, "the repository"):
             if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
                 raise Corrupt(f"{location} has no branch `main`: it was cut short, or is no Icechunk repository.")
@@ -270,9 +271,10 @@ def _create_local(cls: type[Repository], location: str, fill: Callable[[Reposito
 
 
 def _create_remote(cls: type[Repository], location: str, fill: Callable[[Repository], None]) -> None:
+    storage = _storage(location)
     open_bucket(location).folders()  # knows sooner what is amiss
     with writing(location):
-        fill(cls(location, _begun(_storage(location), _config())))
+        fill(cls(location, _begun(storage, _config())))
 
 
 def _begun(storage: icechunk.Storage, config: icechunk.RepositoryConfig) -> icechunk.Repository:
