@@ -28,7 +28,7 @@ def parents(grids: Grids, blocks: Iterable[Block]) -> set[Block]:
     found: set[Block] = set()
     for block in blocks:
         if block.level == LAST:
-            found.update(_over(grids[Zone.parse(block.zone)], block))
+            found.update(_over(grids[_zone(block.zone)], block))
         elif block.level < WORLD_LEVELS[-1]:
             found.add(block.parent())
     return found
@@ -38,8 +38,8 @@ def children(grids: Grids, block: Block) -> tuple[Block, ...]:
     """The blocks of the level before that a block summarises, of those that lie on a grid."""
     if block.level == FINEST.level:
         return tuple(below for grid in grids.values() for below in _under(grid, block))
-    grid = (WORLD_GRID if block.zone == Zone.WORLD.name else grids[Zone.parse(block.zone)]).at_level(block.level // 2)
-    return tuple(b for b in block.children() if b.rows.start < grid.height and b.cols.start < grid.width)
+    height, width = _size(WORLD_GRID if block.zone == Zone.WORLD.name else grids[_zone(block.zone)], block.level // 2)
+    return tuple(b for b in block.children() if b.row * BLOCK < height and b.col * BLOCK < width)
 
 
 def ancestors(grids: Grids, blocks: Iterable[Block]) -> set[Block]:
@@ -89,6 +89,16 @@ def _spans(cells: Float64Array, size: int) -> list[tuple[int, int]]:
     """(first, last) block that each row of fractional cells reaches, a pixel added at both ends."""
     first, last = np.maximum(cells.min(axis=1) - 1, 0), np.minimum(cells.max(axis=1) + 1, size - 1)
     return [(int(a) // BLOCK, int(b) // BLOCK) for a, b in zip(first, last, strict=True)]
+
+
+_zone = lru_cache(maxsize=256)(Zone.parse)  # of a hundred thousand blocks in a row
+
+
+@lru_cache(maxsize=1024)
+def _size(grid: ZoneGrid, level: int) -> tuple[int, int]:
+    """Rows and columns of a level-1 grid at a level."""
+    coarse = grid.at_level(level)
+    return coarse.height, coarse.width
 
 
 @lru_cache(maxsize=65_536)

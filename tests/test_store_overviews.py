@@ -11,6 +11,7 @@ import pytest
 from service.globe import LEVELS, ancestors
 from service.grid import ZONE_LEVELS, Block, Zone, archive_grid
 from service.store import open_store
+from service.store.blockwise import MANY
 from service.store.layout import COUNT_NAMES
 from service.store.mean import Summary, halved
 from service.store.overviews import build_overviews
@@ -214,7 +215,7 @@ def test_what_is_known_to_be_stale_is_not_looked_up_again(tmp_path: Path, monkey
     top = set(tiny.store.blocks(YEAR, level=32))
     assert tiny.store.stale(YEAR, top) == frozenset()
     tiny.store.write([replace(tiny.store.read_block(far, YEAR), vectors=gappy((BLOCK, BLOCK)))], "elsewhere")
-    monkeypatch.setattr(Snapshot, "_block_values", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("service.store.snapshot.block_values", lambda *_: pytest.fail("read again"))
     assert tiny.store.stale(YEAR, top) == frozenset()
 
 
@@ -225,7 +226,7 @@ def test_the_last_rows_of_a_southern_zone(tmp_path_factory: pytest.TempPathFacto
     made = tiny_archive(
         tmp_path_factory.mktemp("last"), random_vectors((BLOCK, BLOCK), DIMS), zone="31S", at=_corner(last)
     )
-    assert made.store.write_overviews(YEAR) == len(ZONE_LEVELS[1:]), "it lies in the next zone: the world has none of it"
+    assert made.store.write_overviews(YEAR) == len(ZONE_LEVELS[1:]), "in the next zone the world has none of it"
     assert made.store.write_overviews(YEAR) == 0
     rows, cols = (slice(s.start // 32, s.stop // 32) for s in (last.rows, last.cols))
     assert made.store.read(Zone(31, south=True), YEAR, rows, cols, level=32).valid.all()
@@ -237,3 +238,25 @@ def _corner(block: Block) -> tuple[int, int]:
 
 def _none() -> Counts:
     return Counts.zeros((BLOCK, BLOCK))
+
+
+def test_many_blocks_asked_for_together_are_as_one_by_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large dataset the first look at a low zoom asks for every block that there is."""
+    blocks = tiny.store.blocks(YEAR)
+    around = [replace(b, row=b.row + i, col=b.col + j) for b in blocks[:1] for i in range(-3, 9) for j in range(-3, 40)]
+    tops = [block for level in LEVELS for block in tiny.store.blocks(YEAR, level=level)]
+    repository = tiny.store.repository
+
+    def seen() -> tuple[dict[Block, str], dict[Block, tuple[int, ...]], frozenset[Block]]:
+        now = Snapshot(repository.location, repository.reader(repository.tip()))
+        time, halves = now.time(YEAR), [block.parent() for block in around]
+        below = now.block_values("block_children", time, halves)
+        recorded = {block: tuple(value.tolist()) for block, value in below.items()}
+        return now.versions(time, around), recorded, now.lineage.stale(time, tops)
+
+    assert len(around) > MANY
+    many = seen()
+    assert {block for block, version in many[0].items() if version} == set(blocks)
+    assert any(any(value) for value in many[1].values())
+    monkeypatch.setattr("service.store.blockwise.MANY", 10_000)
+    assert seen() == many

@@ -56,7 +56,7 @@ class Lineage:
         asked = self.above(time).intersection(blocks)
         unknown = self._unknown(time, [block for block in asked if (time, block) not in self._stale])
         for level in LEVELS if unknown else ():
-            dirty = set(self.dirty(time, sorted(unknown[level])))
+            dirty = set(self.dirty(time, unknown[level]))
             for block in unknown[level]:
                 below = children(self._now.grids, block)
                 self._stale[time, block] = block in dirty or any(self._stale.get((time, c), False) for c in below)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import icechunk
 import zarr
 from zarr.core.sync import sync
 
-from service.errors import Corrupt, InvalidInput, NotFound
+from service.errors import Corrupt, NotFound
 from service.globe import LEVELS, Grids
 from service.grid import WORLD_GRID, WORLD_LEVELS, Block, Zone, ZoneGrid
 from service.store.axes import decoded_years, grid_of
+from service.store.blockwise import block_values
 from service.store.chunks import ChunkCache, Kept
-from service.store.faults import Array, read_array, reading
+from service.store.faults import Array, reading
 from service.store.layer import Layer, read_counts_window, read_window
 from service.store.layout import COUNT_NAMES, LAYOUT, WINDOW, overview_group, years_of
 from service.store.lineage import Lineage
@@ -62,6 +63,7 @@ class Snapshot:
         self._blocks: dict[int, dict[int, frozenset[Block]]] = {}
         self._versions: dict[tuple[int, Block], str] = {}
         self._years: tuple[int, ...] | None = None
+        self._same_years: set[Zone] = set()
         self.lineage = Lineage(self)
 
     @cached_property
@@ -255,8 +257,11 @@ class Snapshot:
         Raises:
             Corrupt: The zone has another time axis.
         """
+        if zone in self._same_years:
+            return
         if zone != self.zones[0] and decoded_years(self.location, self.array(zone.name, "time")) != self.years:
             raise Corrupt(f"{self.location}: zones {self.zones[0].name} and {zone.name} have different time axes.")
+        self._same_years.add(zone)
 
     @staticmethod
     def path(zone: Zone, level: int) -> str:
@@ -333,16 +338,7 @@ class Snapshot:
         for (name_of_zone, level), members in groups.items():
             zone = Zone.parse(name_of_zone)
             if self.holds(zone, level):
-                out |= self._block_values(self.path(zone, level), name, time, members)
+                path = f"{self.path(zone, level)}/{name}"
+                array = self.array(self.path(zone, level), name)
+                out |= block_values(self.location, array, time, members, partial(self.chunks, path))
         return out
-
-    def _block_values(self, path: str, name: str, time: int, blocks: list[Block]) -> dict[Block, Any]:
-        array = self.array(path, name)
-        rows, cols = [b.row for b in blocks], [b.col for b in blocks]
-        top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
-        if top < 0 or left < 0 or bottom > array.shape[1] or right > array.shape[2]:
-            raise InvalidInput(f"a block lies beyond the grid of {path}.", field="block")
-        if (bottom - top) * (right - left) <= 4 * len(blocks):
-            box = read_array(self.location, array, time, slice(top, bottom), slice(left, right))
-            return {b: box[b.row - top, b.col - left] for b in blocks}
-        return {b: read_array(self.location, array, time, b.row, b.col)[()] for b in blocks}
