@@ -62,6 +62,7 @@ def test_a_second_run_does_nothing(source: Simulated, encoder: Encoder, store: W
     assert again.revision == first.revision
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_overviews_makes_them_when_it_is_repeated(
     source: Simulated, encoder: Encoder, store: WritableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

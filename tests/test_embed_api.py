@@ -203,6 +203,7 @@ def test_a_window_that_is_no_year_is_stored_in_a_repository_of_its_own(own_world
     assert client.get(f"/datasets/demo/{summer}/coverage").json()["features"]
 
 
+@pytest.mark.slow
 def test_two_first_uploads_into_a_new_window_share_one_repository(own_world: Settings) -> None:
     client = client_of(own_world)
     body, place = patch(own_world)
@@ -212,6 +213,7 @@ def test_two_first_uploads_into_a_new_window_share_one_repository(own_world: Set
     assert [a.status_code for a in answers] == [200] * 4, [a.text[:200] for a in answers]
 
 
+@pytest.mark.slow
 def test_after_an_upload_into_another_window_the_demo_and_its_colours_still_start(own_world: Settings) -> None:
     client = client_of(own_world)
     body, place = patch(own_world)

@@ -82,10 +82,10 @@ def test_there_is_an_end_to_pixels_and_to_what_one_says() -> None:
     with pytest.raises(LimitExceeded, match="over 1 pixels"):
         parsed(json.dumps(GOOD).encode(), 1)
     for endless in (b"[" * (LONGEST + 9), b'"' * 2 * LONGEST, b'"' + b"x" * LONGEST + b'"', b'{"x":' * LONGEST):
-        started = time.perf_counter()
+        started = time.thread_time()
         with pytest.raises(InvalidInput):
             parsed(b'{"window":"2024","pixels":[' + endless + b"]}", 10)
-        assert time.perf_counter() - started < 3, "no more than a look at each character"
+        assert time.thread_time() - started < 3, "no more than a look at each character"
 
 
 def test_others_go_on_meanwhile() -> None:

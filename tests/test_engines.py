@@ -22,6 +22,7 @@ from tests.pixels import golden_pixels, random_dpixels  # noqa: E402
 ENGINES = ("cpu", "openvino")
 TINY = {"repr_dim": 24, "latent_dim": 4, "num_layers": 2, "nhead": 4, "dim_feedforward": 48}
 LARGE = ("tessera-v1.0-early", "tessera-v1.0-qat", "tessera-v1.1-mpc", "tessera-v1.1-aws")
+QUICKLY = ("tessera-v1.1-aws", "tessera-v2")
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -75,7 +76,14 @@ def test_golden_numbers(cases: list[Golden], engine, tmp_path):
             assert case.error(np.asarray(vectors)) <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "tessera-v1.1-mpc"])  # as aws
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICKLY else pytest.mark.slow)
+        for name in FAMILIES
+        if name != "tessera-v1.1-mpc"  # as aws
+    ],
+)
 def test_from_pixels_to_codes(name, engine, tmp_path):
     """Both orbits, one of them, one sensor, neither; few, many and too many observations."""
     torch.manual_seed(3)

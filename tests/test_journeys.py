@@ -76,7 +76,7 @@ def world(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(client, Tiny(store, grid, window, row, col, vectors, Counts.zeros(scales.shape)))
 
 
-@pytest.mark.parametrize("z", [13, 14, 15, 16])
+@pytest.mark.parametrize("z", [13, 14, *(pytest.param(z, marks=pytest.mark.slow) for z in (15, 16))])
 def test_tiles_of_ingested_vectors_equal_the_exact_reference(world: World, z: int) -> None:
     tiny = world.tiny
     basis = Basis.from_document(world.state.bases("real").get("default")[1])
