@@ -29,6 +29,7 @@ from api.state import State
 from api.terminal import console
 from service import VERSION
 from service.errors import InvalidInput, SmaltiError, Unavailable
+from service.gdal import closed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,6 +118,7 @@ def _require_free(host: str, port: int) -> None:
 def _serve(settings: Settings, host: str | None = None, port: int | None = None) -> None:
     _require_free(host or settings.host, port or settings.port)
     logs.setup(settings)
+    closed()
     heap.steady(os.environ)
     # One process: its caches, its queue of uploads and its numbers are its own. More of them are replicas.
     # Forwarded addresses are not believed: they decide what "this machine" means.
