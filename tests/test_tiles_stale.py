@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import morecantile
 import numpy as np
@@ -17,6 +20,8 @@ from service.errors import LimitExceeded
 from service.grid import Zone, archive_grid
 from service.paint import paint
 from service.plan import Source, plan, touched
+from service.store import open_store
+from service.store.writable import WritableArchive
 from service.tiles import TileReader, tile_target
 from service.values import VALID, Counts, Vectors, Window
 from tests.conftest import client_of
@@ -39,12 +44,21 @@ def write(tiny: Tiny, vectors: Vectors, window: Window = YEAR, zone: str = "31N"
     tiny.store.write(blocks_from(zone, row, col, vectors, window, counts), "again")
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Tiny:
-    """Pixels that hold 1, with overviews."""
-    made = tiny_archive(tmp_path / "datasets", flat(1))
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Pixels that hold 1, with overviews. Not to be written to."""
+    made = tiny_archive(tmp_path_factory.mktemp("made") / "datasets", flat(1))
     made.store.write_overviews(YEAR)
     return made
+
+
+@pytest.fixture
+def tiny(made: Tiny, tmp_path: Path) -> Tiny:
+    """A copy of them that a test may write to."""
+    folder = Path(made.store.location).parent
+    shutil.copytree(folder, tmp_path / "datasets")
+    store = open_store(str(tmp_path / "datasets" / Path(made.store.location).name))
+    return replace(made, store=cast(WritableArchive, store))
 
 
 def source_of(tiny: Tiny, window: Window = YEAR) -> Source:
