@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.store.generations import Followed, Generations
+from service.store.place import Listing
 from service.store.records import Record, Records, object_name
 
 KEY = object_name("s3://bucket/a", "one", "31N/scales/c/0/0/0")
@@ -124,9 +125,25 @@ def test_history_is_followed_over_commits_and_restarts(tmp_path: Path) -> None:
     assert at("d").base == "d"
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_is_near_is_good_while_the_listing_says_so(beside: bool) -> None:
+    def names(validator: str, key: str) -> str:
+        listing = Listing()
+        told = {"utm31/scales": {(0, 0, 0): validator, (0, 0, 1): "b"}}
+        listing.tell(told, lambda at: (at[0], *at[-2:]), beside)
+        return listing.of(key)
+
+    here, there, nowhere = (f"utm31/embeddings/c/0/0/0/{col}" for col in (0, 1, 2))
+    assert names("a", here) == names("a", here) != names("c", here)
+    assert (names("a", there) == names("c", there)) == beside, "else each object may hold any pixel"
+    assert names("a", nowhere) != names("c", nowhere), "it has no scales beside it"
+    assert names("a", "utm31/zarr.json") == names("c", "utm31/zarr.json") == ""
+
+
 WRITER = """
 import sys
 from pathlib import Path
+from service.store.place import Listing
 from service.store.records import Record, Records, object_name
 records = Records(Path(sys.argv[1]), 300_000)
 for i in range(150):

@@ -16,7 +16,7 @@ from service.errors import Corrupt, NotFound
 from service.grid import Block, Zone, ZoneGrid
 from service.store.axes import decoded_years, grid_of
 from service.store.chunks import ChunkCache, Kept
-from service.store.faults import reading
+from service.store.faults import Array, reading
 from service.store.held import Scales, held_blocks, possible_objects
 from service.store.layer import Layer
 from service.store.layout import MODEL
@@ -45,15 +45,15 @@ class GeoembState:
         self.depths = tuple(sorted(self._arrays))
         listed = self.opened.listed
         self._written = self.opened.objects(f"{name}/scales" for name in self._groups.values()) if listed else None
-        self.opened.listing.tell(self._written or {}, lambda at: (at[0], *at[-2:]))
         self.revision = self._weak_revision()
         self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
         self._layers: dict[tuple[Zone, int], Layer] = {}
         self._blocks: dict[int, tuple[Block, ...]] = {}
         self._same_years: set[str] = set()
         self.years = self._first_years()
-        for zone in self.grids:
-            self._layer(zone, self.depths[-1])
+        layers = [self._layer(zone, self.depths[-1]) for zone in self.grids]
+        beside = all(_sides(layer.codes) == _sides(layer.scales) for layer in layers)
+        self.opened.listing.tell(self._written or {}, lambda at: (at[0], *at[-2:]), beside)
 
     def _weak_revision(self) -> str:
         digest = hashlib.sha256(self.opened.generation.encode())
@@ -138,6 +138,11 @@ class GeoembState:
     def unchanged(self) -> bool:
         """See `State.unchanged`."""
         return self.opened.unchanged()
+
+
+def _sides(array: Array) -> tuple[int, ...]:
+    """(rows, columns) of a stored object."""
+    return (array.shards or array.chunks)[-2:]
 
 
 def hemispheres(whole: ZoneGrid) -> Iterator[ZoneGrid]:

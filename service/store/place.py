@@ -65,20 +65,31 @@ class Place:
 class Listing:
     """What a bucket says of the stored scales: what is near of a shard is good for as long as that stays the same.
 
-    The codes beside them are written together with them.
+    The codes beside them are written together with them. What has no scales beside it is good for as long as nothing
+    changes at all.
     """
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, Coordinates], str] = {}
+        self._whole = ""
         self._spot: Callable[[Coordinates], Coordinates] = lambda at: at
 
-    def tell(self, found: Mapping[str, Mapping[Coordinates, str]], spot: Callable[[Coordinates], Coordinates]) -> None:
+    def tell(
+        self,
+        found: Mapping[str, Mapping[Coordinates, str]],
+        spot: Callable[[Coordinates], Coordinates],
+        beside: bool,
+    ) -> None:
         """Take note of what `Opened.objects` found.
 
         Args:
             found: Of the arrays `{group}/scales`.
             spot: From the coordinates of an object of any array to what it has in common with those beside it.
+            beside: Whether the objects of codes and scales hold the same pixels, so that one lies beside the other.
         """
+        self._whole = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:20] if found else ""
+        if not beside:
+            return
         self._spot = spot
         self._told = {
             (path.partition("/")[0], spot(at)): validator
@@ -87,14 +98,12 @@ class Listing:
         }
 
     def of(self, key: str) -> str:
-        """What was said of the scales beside an object; "" where nothing was."""
+        """What was said of the scales beside an object, or of all; "" where nothing was."""
         path, _, at = key.partition("/c/")
-        if not self._told or not at:
-            return ""
         parts = at.split("/")
         if not all(part.isdigit() for part in parts):
             return ""
-        return self._told.get((path.partition("/")[0], self._spot(tuple(map(int, parts)))), "")
+        return self._told.get((path.partition("/")[0], self._spot(tuple(map(int, parts)))), self._whole)
 
 
 @dataclass(frozen=True, eq=False)

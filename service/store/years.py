@@ -152,8 +152,9 @@ class YearsState:
             else None
             for at, opened in enumerate(self.opened)
         ]
-        for opened, written in zip(self.opened, self._written, strict=True):
-            opened.listing.tell(written or {}, lambda at: at[:2])
+        for opened, written, held in zip(self.opened, self._written, parts, strict=True):
+            beside = all(_sides(part.codes)[:2] == _sides(part.scales) for part in held.values())
+            opened.listing.tell(written or {}, lambda at: at[:2], beside)
         told = "\n".join(f"{o.generation} {w}" for o, w in zip(self.opened, self._written, strict=True))
         self.revision = "w" + hashlib.sha256(told.encode()).hexdigest()[:20]
         self._kept = Kept(chunks, lambda _, blocks: dict.fromkeys(blocks, self.revision)) if chunks else None
@@ -208,6 +209,11 @@ class YearsState:
     def unchanged(self) -> bool:
         """See `State.unchanged`."""
         return all(opened.unchanged() for opened in self.opened)
+
+
+def _sides(array: Array) -> tuple[int, ...]:
+    """Of a stored object."""
+    return array.shards or array.chunks
 
 
 def _parts(opened: Opened, year: int) -> dict[int, Part]:
