@@ -8,7 +8,8 @@ from typing import Final
 from rasterio.env import set_gdal_config
 
 REACHING_OUT: Final = (
-    "DERIVED", "EEDA", "EEDAI", "GTI", "HTTP", "MRF", "OGCAPI", "PLMOSAIC", "STACIT", "STACTA", "VRT", "WCS", "WMS", "WMTS",
+    "DERIVED", "EEDA", "EEDAI", "GTI", "HTTP", "MRF", "OGCAPI", "PLMOSAIC", "STACIT", "STACTA", "VRT", "WCS", "WMS",
+    "WMTS",
 )  # fmt: skip
 """Formats whose files name other files and addresses to be read. None of them is made or read here."""
 OPTIONS: Final[Mapping[str, str]] = {

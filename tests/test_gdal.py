@@ -1,4 +1,4 @@
-"""GDAL in a server opens nothing but the file it is handed; tried in a process of its own, for that cannot be undone."""
+"""GDAL in a server opens nothing but the file it is handed; tried in a process of its own: that cannot be undone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,13 @@ def test_no_name_and_no_content_leads_anywhere(
     told = {"AWS_S3_ENDPOINT": address, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_NO_SIGN_REQUEST": "YES"}
     command = [sys.executable, "-c", ATTEMPT, state, json.dumps([str(plain), *reaching])]
     done = subprocess.run(
-        command, cwd=ROOT, env={"PATH": "", **told}, capture_output=True, text=True, check=True, timeout=60
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), **told},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     opened, made = json.loads(done.stdout.splitlines()[-1])
     assert all(made)
@@ -80,7 +86,7 @@ def test_no_name_and_no_content_leads_anywhere(
 def test_the_server_closes_it_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(cli, "closed", lambda: order.append("closed"))
-    monkeypatch.setattr(cli.logs, "setup", lambda settings: None)
-    monkeypatch.setattr(cli.uvicorn, "run", lambda app, **_: order.append("served"))
+    monkeypatch.setattr("api.logs.setup", lambda settings: None)
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: order.append("served"))
     cli._serve(Settings(home=tmp_path, catalogue=Path("none.toml")), port=free_port())
     assert order == ["closed", "served"]
