@@ -317,6 +317,7 @@ def middle_of(settings: Settings, block: str) -> tuple[float, float]:
     return float(lon[0]), float(lat[0])
 
 
+@pytest.mark.slow
 def test_a_job_in_a_window_of_its_own_makes_its_repository(working: Settings) -> None:
     client = client_of(working)
     body = body_of(client, window="2024-05-01..2024-09-30")
@@ -371,6 +372,7 @@ def test_a_running_job_is_cancelled_after_the_block_in_hand(one: tuple[Settings,
     assert client.get(f"/jobs/{job}").json()["state"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_job_cancelled_in_its_first_block_shows_that_block_at_every_zoom(one: tuple[Settings, Worker]) -> None:
     settings, running = one
     client, window = client_of(settings), Window.year(2027)
@@ -402,6 +404,7 @@ def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
         assert third == first, "free again when its process is gone"
 
 
+@pytest.mark.slow
 def test_a_worker_keeps_the_index_near_what_is_stored(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from api import worker as working_
 
