@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.browser import EMPTY, Page, somewhere
+from tests.browser import EMPTY, Page, eventually, somewhere
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +81,31 @@ def test_contrast_and_brightness_are_in_the_picture_the_legend_and_the_link(page
     assert "brightness" in page.inner_text("#legend")
 
 
+def test_a_link_to_a_basis_that_is_gone_says_so_and_shows_what_there_is(page: Page) -> None:
+    page.expected += ["status of 404"]
+    page.open(f"/?dataset=demo&basis={'0' * 20}")
+    eventually(lambda: "There is no basis 0000" in page.inner_text("#trouble"), "nobody says that the colours are gone")
+    page.settle()
+    assert page.input_value("#basis") == "default"
+    assert "% of the variance" in page.inner_text("#legend")
+
+
+def test_land_lies_on_one_world_and_seas_in_it_are_holes() -> None:
+    land = json.loads((ROOT / "api" / "web" / "vendor" / "land.geojson").read_text())
+    ends = [
+        (np.min(ring, axis=0), np.max(ring, axis=0)) for outer, *holes in polygons(land) for ring in (outer, *holes)
+    ]
+    assert all(abs(low[0] + high[0]) <= 360 for low, high in ends)
+    for outer, *holes in polygons(land):
+        for hole in holes:
+            assert (np.min(hole, axis=0) >= np.min(outer, axis=0)).all()
+            assert (np.max(hole, axis=0) <= np.max(outer, axis=0)).all()
+
+
+def polygons(land: dict[str, Any]) -> list[list[list[list[float]]]]:
+    return [polygon for feature in land["features"] for polygon in feature["geometry"]["coordinates"]]
+
+
 def test_colours_fitted_to_what_is_in_view_stay_with_the_link(page: Page) -> None:
     page.open("/#map=15.5/{1}/{0}".format(*FOREST))
     before = page.colour(FOREST)
@@ -89,7 +117,7 @@ def test_colours_fitted_to_what_is_in_view_stay_with_the_link(page: Page) -> Non
     found = re.search(r"basis=([0-9a-f]{20})", page.url)
     assert found
     assert page.input_value("#basis") == found[1]
-    assert page.locator("#basis option:checked").inner_text().startswith("in-view, as it is now")
+    assert page.locator("#basis option:checked").inner_text().startswith("in-view, fixed")
     after = page.colour(FOREST)
     assert np.abs(after - before).max() > 5
     page.reload()

@@ -9,7 +9,8 @@ const modules = new URL("node_modules/", here);
 const MAPLIBRE = ["maplibre-gl.mjs", "maplibre-gl-worker.mjs", "maplibre-gl.css"];
 
 // The atlas is made for globes: its rings jump at the antimeridian. On a flat map they go on past it, and Antarctica,
-// whose ring goes once around, is closed along the pole.
+// whose ring goes once around, is closed along the pole. All have their middle on the one world from -180 to 180, so
+// that the Caspian Sea stays a hole in its continent.
 function unwrapped(ring) {
   const out = [];
   let shift = 0;
@@ -19,7 +20,9 @@ function unwrapped(ring) {
     out.push([lon + shift, lat]);
   });
   if (Math.abs(out[0][0] - out.at(-1)[0]) > 180) out.push([out.at(-1)[0], -90], [out[0][0], -90], out[0]);
-  return out;
+  const longitudes = out.map(([lon]) => lon);
+  const worlds = Math.round((Math.min(...longitudes) + Math.max(...longitudes)) / 720);
+  return out.map(([lon, lat]) => [lon - 360 * worlds, lat]);
 }
 
 mkdirSync(vendor, { recursive: true });

@@ -44,6 +44,7 @@ export const datasets = () => (asked ? ask("/datasets", { quiet: true }) : ((ask
 // The map waits a moment for the datasets: then its first frame asks for tiles already, a software-drawn frame earlier.
 export const soon = Promise.race([first.catch(() => null), new Promise((resolve) => setTimeout(resolve, 800))]);
 export const bases = (dataset) => ask(`/bases?dataset=${encodeURIComponent(dataset)}`, { quiet: true });
+export const basis = (dataset, id) => ask(`/bases/${id}?dataset=${encodeURIComponent(dataset)}`, { quiet: true });
 export const fitBasis = (dataset, more = {}) => post("/bases", { dataset, ...more });
 export const legend = (dataset, window, view) => ask(`${at(dataset, window)}/legend?${view}`, { quiet: true });
 export const vectors = (dataset, window, points) => post(`${at(dataset, window)}/vectors`, { points });

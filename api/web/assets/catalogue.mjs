@@ -6,6 +6,7 @@ import { set, state } from "./state.mjs";
 import { trouble } from "./status.mjs";
 
 const LOOK_AGAIN_MS = 5000;
+export const usualBasis = ({ bases }) => (bases.includes("default") ? "default" : bases[0]);
 export const ID = /^[0-9a-f]{20}$/; // of a basis, which no name looks like
 let datasets = [];
 let turns = 0;
@@ -69,7 +70,7 @@ function settle() {
   if (state.bands.split(",").some((band) => band >= dataset.dims)) changes.bands = "0,1,2";
   if (state.view === "observations" && !dataset.views.includes("observations")) changes.view = "pca";
   // An id means the same for ever, listed or not.
-  if (dataset.bases.length && !dataset.bases.includes(state.basis) && !(ID.test(state.basis) && (!asked || asked === dataset.id))) changes.basis = dataset.bases.includes("default") ? "default" : dataset.bases[0];
+  if (dataset.bases.length && !dataset.bases.includes(state.basis) && !(ID.test(state.basis) && (!asked || asked === dataset.id))) changes.basis = usualBasis(dataset);
   set(changes);
 }
 

@@ -1,10 +1,11 @@
 // The form: which dataset, window and view, and how opaque. Shows what is chosen, and changes it.
 
 import * as api from "./api.mjs";
-import { chooseWindow, choose as chooseDataset, all, current, ID } from "./catalogue.mjs";
+import { chooseWindow, choose as chooseDataset, all, current, ID, usualBasis } from "./catalogue.mjs";
 import { $, debounce, options, percent, show } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
+import { trouble } from "./status.mjs";
 
 const RAMP_WAIT_MS = 120; // while a slider moves
 const numbers = () => [...$("bands").querySelectorAll("input[type=number]")];
@@ -56,8 +57,16 @@ export async function fillBases() {
   const share = ({ explained }) => (explained ? ` (${percent(explained.reduce((a, b) => a + b))})` : "");
   const entries = bases.filter(({ dims }) => !dims || dims === dataset.dims).map((basis) => [basis.name, basis.name + share(basis)]);
   if (ID.test(state.basis)) { // of a link, or just fitted: the name it has today may move, the id cannot
-    const named = bases.find(({ id }) => id === state.basis);
-    entries.push([state.basis, named ? `${named.name}, as it is now${share(named)}` : `of this link, ${state.basis.slice(0, 6)}`]);
+    const { basis } = state;
+    const named = bases.find(({ id }) => id === basis);
+    const gone = named ? null : await api.basis(dataset.id, basis).then(() => null, (error) => error);
+    if (current()?.id !== dataset.id || state.basis !== basis) return;
+    if (gone?.status === 404) {
+      trouble("choice", { message: `There is no basis ${basis} here; this is ${usualBasis(dataset)}.` });
+      set({ basis: usualBasis(dataset) });
+      return;
+    }
+    entries.push([basis, named ? `${named.name}, fixed${share(named)}` : `of this link, ${basis.slice(0, 6)}`]);
   }
   options($("basis"), entries, state.basis);
 }

@@ -80,9 +80,10 @@ function ramp(legend) {
 }
 
 function emptiness() {
-  const text = state.view === "similarity" || (state.view === "change" && state.least > 0)
-    ? "grey: hidden below · blank: nothing embedded" : "blank: water, or not embedded";
-  return el("p", { class: "key" }, el("span", { class: "channel none" }), el("span", { text }));
+  const key = (kind, text) => [el("span", { class: `channel ${kind}` }), el("span", { text })];
+  const hides = state.view === "similarity" || (state.view === "change" && state.least > 0);
+  const keys = hides ? [...key("hidden", "hidden below"), ...key("none", "blank: nothing embedded")] : key("none", "blank: water, or not embedded");
+  return el("p", { class: "key" }, ...keys);
 }
 
 function withoutBasis(dataset) {
