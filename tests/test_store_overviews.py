@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.errors import InvalidInput
 from service.globe import LEVELS, ancestors
 from service.grid import ZONE_LEVELS, Block, Zone, archive_grid
 from service.store import open_store
-from service.store.blockwise import MANY
 from service.store.layout import COUNT_NAMES
 from service.store.mean import Summary, halved
 from service.store.overviews import build_overviews
@@ -240,23 +240,20 @@ def _none() -> Counts:
     return Counts.zeros((BLOCK, BLOCK))
 
 
-def test_many_blocks_asked_for_together_are_as_one_by_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a large dataset the first look at a low zoom asks for every block that there is."""
-    blocks = tiny.store.blocks(YEAR)
-    around = [replace(b, row=b.row + i, col=b.col + j) for b in blocks[:1] for i in range(-3, 9) for j in range(-3, 40)]
-    tops = [block for level in LEVELS for block in tiny.store.blocks(YEAR, level=level)]
+def test_what_is_known_of_blocks_is_what_zarr_reads(tiny: Tiny) -> None:
+    """Many together, written and not, at the edges of the grid too; beyond it there is nothing to ask for."""
     repository = tiny.store.repository
-
-    def seen() -> tuple[dict[Block, str], dict[Block, tuple[int, ...]], frozenset[Block]]:
-        now = Snapshot(repository.location, repository.reader(repository.tip()))
-        time, halves = now.time(YEAR), [block.parent() for block in around]
-        below = now.block_values("block_children", time, halves)
-        recorded = {block: tuple(value.tolist()) for block, value in below.items()}
-        return now.versions(time, around), recorded, now.lineage.stale(time, tops)
-
-    assert len(around) > MANY
-    many = seen()
-    assert {block for block, version in many[0].items() if version} == set(blocks)
-    assert any(any(value) for value in many[1].values())
-    monkeypatch.setattr("service.store.blockwise.MANY", 10_000)
-    assert seen() == many
+    now = Snapshot(repository.location, repository.reader(repository.tip()))
+    time, (first, *_) = now.time(YEAR), tiny.store.blocks(YEAR)
+    for name, level in (("block_version", 1), ("block_fingerprint", 1), ("block_version", 2), ("block_children", 2)):
+        array = now.array(now.path(ZONE, level), name)
+        top, left = first.row // level - 2, first.col // level - 2
+        around = [Block("31N", top + i, left + j, level) for i in range(7) for j in range(7)]
+        ends = [Block("31N", i, j, level) for i in (0, array.shape[1] - 1) for j in (0, array.shape[2] - 1)]
+        found = now.block_values(name, time, [*around, *ends])
+        assert list(found) == [*around, *ends]
+        for block, value in found.items():
+            np.testing.assert_array_equal(value, array[time, block.row, block.col])
+        assert any(np.any(value) for value in found.values())
+        with pytest.raises(InvalidInput, match="beyond the grid"):
+            now.block_values(name, time, [Block("31N", array.shape[1], 0, level)])

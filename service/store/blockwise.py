@@ -1,16 +1,16 @@
 """What arrays hold of each block. Every block has a chunk of its own, so many blocks are asked for together.
 
-zarr asks for chunks one by one, at a tenth of a millisecond each: whether the overviews of a hundred thousand blocks
-are up to date would take half a minute to find out.
+zarr asks for chunks one by one, at a tenth of a millisecond each: a tile at a low zoom would take longer to learn
+whether its overviews are up to date than to be drawn, and the first one of a hundred thousand blocks half a minute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 import numpy as np
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 
 from service.errors import Corrupt, InvalidInput
@@ -18,21 +18,11 @@ from service.grid import Block
 from service.store.codecs import is_native
 from service.store.faults import Array, read_array, reading
 
-MANY: Final = 256
-"""Blocks from which it is worth to find out first which chunks there are."""
-_AT_ONCE: Final = 4096
-"""Chunks to a request: each must end in time."""
-_DENSE: Final = 4
-"""Up to so many cells to a block a rectangle is read that holds all of them."""
+_AT_ONCE: Final = 2048
+"""Chunks to a request: over a network each must end in time."""
 
 
-def block_values(
-    location: str,
-    array: Array,
-    time: int,
-    blocks: Sequence[Block],
-    written: Callable[[], Collection[tuple[int, ...]]],
-) -> dict[Block, Any]:
+def block_values(location: str, array: Array, time: int, blocks: Sequence[Block]) -> dict[Block, Any]:
     """What an array (time, block row, block column[, k]) holds for each block: a number, or (k,) numbers.
 
     Args:
@@ -40,23 +30,31 @@ def block_values(
         array: One chunk to a block.
         time: Position in time.
         blocks: Of one grid.
-        written: Lists the coordinates of the array's chunks that were ever written.
 
     Raises:
         InvalidInput: A block lies beyond the grid.
         Corrupt: Stored bytes cannot be read.
         Unavailable: The transport failed.
     """
-    rows, cols = [b.row for b in blocks], [b.col for b in blocks]
-    top, bottom, left, right = min(rows), max(rows) + 1, min(cols), max(cols) + 1
-    if top < 0 or left < 0 or bottom > array.shape[1] or right > array.shape[2]:
+    _, height, width, *tail = array.shape
+    if not all(0 <= b.row < height and 0 <= b.col < width for b in blocks):
         raise InvalidInput(f"a block lies beyond the grid of {array.path.rpartition('/')[0]}.", field="block")
-    if len(blocks) >= MANY and _is_bare(array):
-        return _together(location, array, time, blocks, written())
-    if (bottom - top) * (right - left) <= _DENSE * len(blocks):
-        box = read_array(location, array, time, slice(top, bottom), slice(left, right))
-        return {b: box[b.row - top, b.col - left] for b in blocks}
-    return {b: read_array(location, array, time, b.row, b.col)[()] for b in blocks}
+    if not _is_bare(array):
+        return {b: read_array(location, array, time, b.row, b.col)[()] for b in blocks}
+    zeros = (0,) * len(tail)
+    keys = [_key(array, (time, block.row, block.col, *zeros)) for block in blocks]
+    with reading(location, f"array {array.path}"):
+        chunks = [
+            chunk
+            for start in range(0, len(keys), _AT_ONCE)
+            for chunk in sync(_fetched(array, keys[start : start + _AT_ONCE]))
+        ]
+    unwritten = np.full(tail, array.fill_value, array.dtype).tobytes()
+    for key, chunk in zip(keys, chunks, strict=True):
+        if chunk is not None and len(chunk) != len(unwritten):
+            raise Corrupt(f"{location}: chunk {key} has {len(chunk)} bytes, not {len(unwritten)}.")
+    stored = b"".join(unwritten if chunk is None else chunk for chunk in chunks)
+    return dict(zip(blocks, np.frombuffer(stored, array.dtype).reshape(-1, *tail), strict=True))
 
 
 def _is_bare(array: Array) -> bool:
@@ -65,29 +63,21 @@ def _is_bare(array: Array) -> bool:
     return len(codecs) == 1 and is_native(codecs[0]) and array.chunks == (1, 1, 1, *array.shape[3:])
 
 
-def _together(
-    location: str, array: Array, time: int, blocks: Sequence[Block], written: Collection[tuple[int, ...]]
-) -> dict[Block, Any]:
-    there, tail = {at[1:3] for at in written if at[0] == time}, array.shape[3:]
-    held = [i for i, block in enumerate(blocks) if (block.row, block.col) in there]
-    found = np.full((len(blocks), *tail), array.fill_value, array.dtype)
-    zeros = [0] * len(tail)
-    keys = [_key(array, (time, blocks[i].row, blocks[i].col, *zeros)) for i in held]
-    size = array.dtype.itemsize * int(np.prod(tail))
-    with reading(location, f"array {array.path}"):
-        for start in range(0, len(keys), _AT_ONCE):
-            buffers = sync(_fetch(array, keys[start : start + _AT_ONCE]))
-            chunks = [b"" if buffer is None else buffer.to_bytes() for buffer in buffers]
-            if any(len(chunk) != size for chunk in chunks):
-                raise Corrupt(f"{location}: array {array.path} holds a chunk that is not of {size} bytes.")
-            numbers = np.frombuffer(b"".join(chunks), array.dtype).reshape(-1, *tail)
-            found[held[start : start + _AT_ONCE]] = numbers
-    return dict(zip(blocks, found, strict=True))
-
-
 def _key(array: Array, chunk: tuple[int, ...]) -> str:
     return f"{array.path}/{array.metadata.encode_chunk_key(chunk)}"
 
 
-async def _fetch(array: Array, keys: Sequence[str]) -> list[Any]:
-    return await array.store.get_partial_values(default_buffer_prototype(), [(key, None) for key in keys])
+class _AsItIs:
+    """Takes the place of zarr's buffers: icechunk hands them None for a chunk that was never written."""
+
+    @staticmethod
+    def from_bytes(chunk: bytes | None) -> bytes | None:
+        return chunk
+
+
+_PROTOTYPE: Final = BufferPrototype(cast(Any, _AsItIs), default_buffer_prototype().nd_buffer)
+
+
+async def _fetched(array: Array, keys: Sequence[str]) -> list[bytes | None]:
+    found = await array.store.get_partial_values(_PROTOTYPE, [(key, None) for key in keys])
+    return cast("list[bytes | None]", found)

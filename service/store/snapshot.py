@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import icechunk
@@ -338,7 +338,6 @@ class Snapshot:
         for (name_of_zone, level), members in groups.items():
             zone = Zone.parse(name_of_zone)
             if self.holds(zone, level):
-                path = f"{self.path(zone, level)}/{name}"
                 array = self.array(self.path(zone, level), name)
-                out |= block_values(self.location, array, time, members, partial(self.chunks, path))
+                out |= block_values(self.location, array, time, members)
         return out
