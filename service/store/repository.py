@@ -38,7 +38,7 @@ SPLIT_BLOCKS: Final = 64
 COMMIT_WAIT: Final = 300.0
 """Seconds to wait for another committer."""
 CHUNK_CACHE: Final = 128_000_000
-"""Bytes of chunks kept of a repository that lies beyond a network: some 60 whole ones."""
+"""Bytes of chunks that icechunk keeps of a repository beyond a network, some 60 whole ones, where no records are."""
 DIFF_PATIENCE: Final = 10.0
 """Seconds to find out what changed between two snapshots; where that takes longer, all counts as changed."""
 _UNSEEN: Final = dt.timedelta(minutes=10)
@@ -92,7 +92,7 @@ class Repository:
         with reading(location, "the repository"):
             if not within(PATIENCE, icechunk.Repository.exists_async(storage)):
                 raise Corrupt(f"{location} has no branch `main`: it was cut short, or is no Icechunk repository.")
-            repo = within(PATIENCE, icechunk.Repository.open_async(storage, _reading_config(location)))
+            repo = within(PATIENCE, icechunk.Repository.open_async(storage, _reading_config(location, records)))
             return cls(location, repo, records)
 
     @classmethod
@@ -317,14 +317,14 @@ def _storage(location: str, anonymous: bool = False) -> icechunk.Storage:
     )
 
 
-def _reading_config(location: str) -> icechunk.RepositoryConfig | None:
-    """Over a network: few tries, since requests wait for the outcome, and chunks that were fetched are kept."""
+def _reading_config(location: str, records: Records | None) -> icechunk.RepositoryConfig | None:
+    """Over a network: few tries, since requests wait for the outcome, and chunks that were fetched are kept once."""
     if not is_remote(location):
         return None
     config = icechunk.RepositoryConfig()
     retries = icechunk.StorageRetriesSettings(max_tries=_TRIES, initial_backoff_ms=100, max_backoff_ms=1000)
     config.storage = icechunk.StorageSettings(retries=retries)
-    config.caching = icechunk.CachingConfig(num_bytes_chunks=CHUNK_CACHE)
+    config.caching = icechunk.CachingConfig(num_bytes_chunks=0 if records else CHUNK_CACHE)
     return config
 
 
