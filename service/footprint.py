@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 
+from service.cache import ByteCache
 from service.errors import LimitExceeded, NotFound
 from service.globe import FINEST, LAST, world_blocks
 from service.grid import Block, Zone, ZoneGrid
@@ -143,12 +145,13 @@ class Side:
 
 
 def footprint(store: Store, window: Window) -> Footprint:
-    """Where `window` holds data; kept until the store's revision changes.
+    """Where `window` holds data; kept until the store's revision changes, and found once for all who ask meanwhile.
 
     Raises:
         NotFound: No such window.
     """
-    return _footprint(ByIdentity(store), store.location, store.revision()[0], window)
+    key = ByIdentity(store), store.revision()[0], window
+    return _footprints.made(key, lambda: _footprint(store, window))
 
 
 @dataclass(frozen=True)
@@ -164,14 +167,17 @@ class ByIdentity:
         return isinstance(other, ByIdentity) and other.store is self.store
 
 
-@lru_cache(maxsize=64)
-def _footprint(held: ByIdentity, location: str, revision: str, window: Window) -> Footprint:  # noqa: ARG001
+_footprints: Final = ByteCache[Footprint](64, lambda _: 1)
+"""The 64 used last: a published store takes a second of work to find one, and whoever opens a map asks 30 times."""
+
+
+def _footprint(store: Store, window: Window) -> Footprint:
     try:
-        blocks = held.store.blocks(window)
+        blocks = store.blocks(window)
     except LimitExceeded:
-        return Everywhere.of(held.store.zones())
+        return Everywhere.of(store.zones())
     names = sorted({block.zone for block in blocks})
-    grids = tuple(grid for grid in held.store.zones() if grid.zone.name in names)
+    grids = tuple(grid for grid in store.zones() if grid.zone.name in names)
     listed = {name: [b for b in blocks if b.zone == name] for name in names}
     listed[Zone.WORLD.name] = sorted(_of_world(grids, listed))
     rows = {name: np.array([b.row for b in some], np.int64) for name, some in listed.items()}
