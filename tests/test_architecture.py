@@ -19,7 +19,7 @@ DOORS = {
     "zarr": ("service/store/",),
     "icechunk": ("service/store/",),
     "zarrs": ("service/store/",),
-    "zstandard": ("service/store/bulk.py",),
+    "zstandard": ("service/store/frames.py",),
     "numkong": ("service/linear.py",),
     "isal": ("service/png.py",),
     "obstore": ("service/bucket/objects.py", "service/store/transport.py"),

@@ -6,13 +6,12 @@ zstd frames unpacked by one call, and their bits put in order by a few passes ov
 one by one in Rust. Of the newer layout a tile has a hundred chunks of 131 kB, plane by plane. Each is handed out as it
 is: to lay them into one rectangle first, 32 bytes at a time, would take longer than to unpack them.
 
-Sources: the sharding codec of Zarr v3; the frame of Blosc 1 (github.com/Blosc/c-blosc, README_CHUNK_FORMAT);
-bitshuffle (github.com/kiyo-masui/bitshuffle): of n numbers first the lowest bits of all, then the next ones.
+Source: the sharding codec of Zarr v3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,11 +25,11 @@ from numcodecs import blosc
 from zarr.codecs import BloscCname, BloscCodec, ShardingCodec, ShardingCodecIndexLocation
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import LocalStore
-from zstandard import BufferWithSegments, ZstdDecompressor
 
 from service.store.codecs import has_usual_index, is_native
 from service.store.faults import Array
-from service.values import Int64Array, UInt8Array
+from service.store.frames import THREADS, UnknownFrameError, unpack_frames
+from service.values import Int64Array
 
 Chunk = npt.NDArray[Any]
 
@@ -40,19 +39,6 @@ _GAP: Final = 32_768
 """Bytes between two chunks that are rather read than skipped."""
 _MISSING: Final = 2**64 - 1
 _CHECKSUM: Final = 4
-_HEADER: Final = 16
-"""Bytes: version, version of the codec, flags, item size; then size, block size and packed size as uint32."""
-_FRAME: Final = 24
-"""Where the first frame begins: after the header, the place of the only block, and the frame's size."""
-_SHUFFLED, _PLAIN, _BITS = 1, 2, 4
-_ZSTD: Final = 4
-_AT_ONCE: Final = 64
-"""Chunks whose bits are put in order at once: they stay in a core's cache."""
-_THREADS: Final = 2
-
-
-class _UnknownFrameError(Exception):
-    """Not what this reads; zarr may know more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +96,7 @@ def read_chunks(
     try:
         frames = _packed(shards, time, cells)
         return list(_threads().map(lambda frame: arranged(_whole(shards, frame)), frames))
-    except (_UnknownFrameError, OSError, ValueError, RuntimeError):
+    except (UnknownFrameError, OSError, ValueError, RuntimeError):
         return None
 
 
@@ -141,7 +127,7 @@ def _whole(shards: _Shards, frame: memoryview | None) -> Chunk:
         return np.full(shards.chunk, shards.array.fill_value, shards.array.dtype)
     told = int.from_bytes(frame[4:8], "little"), int.from_bytes(frame[12:16], "little")
     if told != (shards.size, len(frame)):  # Blosc trusts what it is told
-        raise _UnknownFrameError
+        raise UnknownFrameError
     out = np.empty(shards.chunk, shards.array.dtype)
     blosc.decompress(frame, out)
     return out
@@ -149,7 +135,7 @@ def _whole(shards: _Shards, frame: memoryview | None) -> Chunk:
 
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, "unpack")
+    return ThreadPoolExecutor(THREADS, "unpack")
 
 
 def read_small(array: Array, rows: slice, cols: slice) -> npt.NDArray[Any] | None:
@@ -181,7 +167,7 @@ def read_small(array: Array, rows: slice, cols: slice) -> npt.NDArray[Any] | Non
                 unpacked = _unpacked(shards, (i, j), mine)
                 if unpacked is not None:
                     found[here] = unpacked
-    except (_UnknownFrameError, OSError, ValueError, IndexError):
+    except (UnknownFrameError, OSError, ValueError, IndexError):
         return None
     joined = np.moveaxis(found, 2, 1).reshape(len(tall) * height, len(wide) * width, *shards.chunk[2:])
     top, left = rows.start - tall.start * height, cols.start - wide.start * width
@@ -242,7 +228,7 @@ def _unpacked(shards: _Shards, shard: tuple[int, int], mine: tuple[range, range]
             return None
         places, buffer = _read(file, wanted[there].astype(np.int64))
     out = np.full((len(there), *shards.chunk), array.fill_value, array.dtype)
-    found = _frames(buffer, places, shards.size, array.dtype.itemsize)
+    found = unpack_frames(buffer, places, shards.size, array.dtype.itemsize)
     out[there] = found.view(array.dtype).reshape(-1, *shards.chunk)
     return out.reshape(len(mine[0]), len(mine[1]), *shards.chunk)
 
@@ -253,7 +239,7 @@ def _index(file: BinaryIO, count: int) -> npt.NDArray[np.uint64]:
     file.seek(-size - _CHECKSUM, 2)
     stored, told = file.read(size), file.read(_CHECKSUM)
     if google_crc32c.value(stored) != int.from_bytes(told, "little"):
-        raise _UnknownFrameError
+        raise UnknownFrameError
     return np.frombuffer(stored, "<u8").reshape(count, 2)
 
 
@@ -269,91 +255,6 @@ def _read(file: BinaryIO, wanted: Int64Array) -> tuple[Int64Array, bytearray]:
     for low, begin, end in zip(lows.tolist(), begins[:-1].tolist(), begins[1:].tolist(), strict=True):
         file.seek(low)
         if file.readinto(view[begin:end]) != end - begin:  # type: ignore[attr-defined]
-            raise _UnknownFrameError
+            raise UnknownFrameError
     run = np.searchsorted(lows, wanted[:, 0], side="right") - 1
     return np.stack([wanted[:, 0] - lows[run] + begins[run], wanted[:, 1]], axis=1), buffer
-
-
-# Frames of Blosc
-
-
-def _frames(buffer: bytearray, places: Int64Array, size: int, item: int) -> UInt8Array:
-    """(n, size) uint8 what was packed in n frames."""
-    stored = np.frombuffer(buffer, np.uint8)
-    _require(places[:, 1] >= _HEADER)
-    head = _at(stored, places[:, 0], _HEADER)
-    sizes = np.ascontiguousarray(head[:, 4:]).view("<u4")
-    flags = head[:, 2]
-    plain = (flags & _PLAIN) > 0
-    _require((head[:, 0] == 2) & (head[:, 3] == item) & (sizes[:, 0] == size) & (sizes[:, 2] == places[:, 1]))
-    _require(plain | ((flags >> 5 == _ZSTD) & (sizes[:, 1] == size)))
-    out = np.empty((len(places), size), np.uint8)
-    if plain.any():
-        _require(places[plain, 1] == _HEADER + size)
-        out[plain] = _at(stored, places[plain, 0] + _HEADER, size)
-    for flag in np.unique(flags[~plain]).tolist():
-        chosen = flags == flag
-        out[chosen] = _ordered(_unzipped(buffer, stored, places[chosen], size), flag, item)
-    return out
-
-
-def _at(stored: UInt8Array, starts: Int64Array, size: int) -> UInt8Array:
-    """(n, size) uint8 so many bytes from each start on."""
-    return np.lib.stride_tricks.sliding_window_view(stored, size)[starts]
-
-
-def _require(good: npt.NDArray[np.bool_]) -> None:
-    if not good.all():
-        raise _UnknownFrameError
-
-
-def _unzipped(buffer: bytearray, stored: UInt8Array, places: Int64Array, size: int) -> UInt8Array:
-    """(n, size) uint8 the only block of each frame, its bits or bytes still in the order in which they were packed."""
-    starts = places[:, 0]
-    at, packed = (_at(stored, starts + first, 4).view("<i4")[:, 0].astype(np.int64) for first in (_HEADER, _HEADER + 4))
-    _require((at == _HEADER + 4) & (packed > 0) & (_FRAME + packed <= places[:, 1]))
-    out = np.empty((len(places), size), np.uint8)
-    whole = packed == size  # zstd made it no smaller
-    if whole.any():
-        out[whole] = _at(stored, starts[whole] + _FRAME, size)
-    if not whole.all():
-        segments = np.stack([starts[~whole] + _FRAME, packed[~whole]], axis=1).astype("<u8")
-        frames = BufferWithSegments(buffer, segments.tobytes())
-        sizes = np.full(len(segments), size, "<u8").tobytes()
-        try:
-            done = ZstdDecompressor().multi_decompress_to_buffer(frames, decompressed_sizes=sizes, threads=_THREADS)
-        except Exception as error:  # its class is not public
-            raise _UnknownFrameError from error
-        blocks = cast(Iterable[bytes], done)  # as good as: they are buffers
-        out[~whole] = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, size)
-    return out
-
-
-def _ordered(blocks: UInt8Array, flag: int, item: int) -> UInt8Array:
-    """(n, size) uint8 numbers of `item` bytes, from blocks whose bits or bytes were put together by their place."""
-    if flag & _BITS:
-        if item != 1:
-            raise _UnknownFrameError
-        return np.concatenate([
-            _unshuffled(blocks[start : start + _AT_ONCE]) for start in range(0, len(blocks), _AT_ONCE)
-        ])  # fmt: skip
-    if flag & _SHUFFLED and item > 1:
-        return np.ascontiguousarray(blocks.reshape(len(blocks), item, -1).transpose(0, 2, 1)).reshape(blocks.shape)
-    return blocks
-
-
-_SPREAD: Final = np.array(
-    [[sum((value >> i & 1) << (8 * i + bit) for i in range(8)) for value in range(256)] for bit in range(8)], "<u8"
-)
-"""(8, 256) for bit b and a byte: its eight bits, each as bit b of a byte of its own."""
-
-
-def _unshuffled(blocks: UInt8Array) -> UInt8Array:
-    """(n, size) bytes from their bit planes: plane b holds bit b of all bytes, eight to a byte."""
-    planes = blocks.reshape(len(blocks), 8, -1)
-    out = np.zeros((len(blocks), planes.shape[2]), "<u8")
-    part = np.empty_like(out)
-    for bit in range(8):
-        np.take(_SPREAD[bit], planes[:, bit], out=part, mode="clip")
-        out |= part
-    return out.view(np.uint8).reshape(blocks.shape)

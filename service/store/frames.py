@@ -1,0 +1,126 @@
+"""Many small frames of Blosc, each of one block of zstd, unpacked at once.
+
+Sources: the frame of Blosc 1 (github.com/Blosc/c-blosc, README_CHUNK_FORMAT); bitshuffle
+(github.com/kiyo-masui/bitshuffle): of n numbers first the lowest bits of all, then the next ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+from zstandard import BufferWithSegments, ZstdDecompressor
+
+from service.values import Int64Array, UInt8Array
+
+_HEADER: Final = 16
+"""Bytes: version, version of the codec, flags, item size; then size, block size and packed size as uint32."""
+_FRAME: Final = 24
+"""Where the first frame begins: after the header, the place of the only block, and the frame's size."""
+_SHUFFLED, _PLAIN, _BITS = 1, 2, 4
+_ZSTD: Final = 4
+_AT_ONCE: Final = 64
+"""Chunks whose bits are put in order at once: they stay in a core's cache."""
+THREADS: Final = 2
+"""Chunks unpacked side by side."""
+
+
+class UnknownFrameError(Exception):
+    """Not what this reads; zarr may know more."""
+
+
+def unpack_frames(buffer: bytearray, places: Int64Array, size: int, item: int) -> UInt8Array:
+    """What was packed in n frames, unpacked by one call.
+
+    Args:
+        buffer: Holds them.
+        places: (n, 2) first byte and bytes of each.
+        size: Bytes of each, unpacked.
+        item: Bytes of a number.
+
+    Returns:
+        (n, size) uint8.
+
+    Raises:
+        UnknownFrameError: One is damaged, or packed in another way.
+    """
+    stored = np.frombuffer(buffer, np.uint8)
+    _require(places[:, 1] >= _HEADER)
+    head = _at(stored, places[:, 0], _HEADER)
+    sizes = np.ascontiguousarray(head[:, 4:]).view("<u4")
+    flags = head[:, 2]
+    plain = (flags & _PLAIN) > 0
+    _require((head[:, 0] == 2) & (head[:, 3] == item) & (sizes[:, 0] == size) & (sizes[:, 2] == places[:, 1]))
+    _require(plain | ((flags >> 5 == _ZSTD) & (sizes[:, 1] == size)))
+    out = np.empty((len(places), size), np.uint8)
+    if plain.any():
+        _require(places[plain, 1] == _HEADER + size)
+        out[plain] = _at(stored, places[plain, 0] + _HEADER, size)
+    for flag in np.unique(flags[~plain]).tolist():
+        chosen = flags == flag
+        out[chosen] = _ordered(_unzipped(buffer, stored, places[chosen], size), flag, item)
+    return out
+
+
+def _at(stored: UInt8Array, starts: Int64Array, size: int) -> UInt8Array:
+    """(n, size) uint8 so many bytes from each start on."""
+    return np.lib.stride_tricks.sliding_window_view(stored, size)[starts]
+
+
+def _require(good: npt.NDArray[np.bool_]) -> None:
+    if not good.all():
+        raise UnknownFrameError
+
+
+def _unzipped(buffer: bytearray, stored: UInt8Array, places: Int64Array, size: int) -> UInt8Array:
+    """(n, size) uint8 the only block of each frame, its bits or bytes still in the order in which they were packed."""
+    starts = places[:, 0]
+    at, packed = (_at(stored, starts + first, 4).view("<i4")[:, 0].astype(np.int64) for first in (_HEADER, _HEADER + 4))
+    _require((at == _HEADER + 4) & (packed > 0) & (_FRAME + packed <= places[:, 1]))
+    out = np.empty((len(places), size), np.uint8)
+    whole = packed == size  # zstd made it no smaller
+    if whole.any():
+        out[whole] = _at(stored, starts[whole] + _FRAME, size)
+    if not whole.all():
+        segments = np.stack([starts[~whole] + _FRAME, packed[~whole]], axis=1).astype("<u8")
+        frames = BufferWithSegments(buffer, segments.tobytes())
+        sizes = np.full(len(segments), size, "<u8").tobytes()
+        try:
+            done = ZstdDecompressor().multi_decompress_to_buffer(frames, decompressed_sizes=sizes, threads=THREADS)
+        except Exception as error:  # its class is not public
+            raise UnknownFrameError from error
+        blocks = cast(Iterable[bytes], done)  # as good as: they are buffers
+        out[~whole] = np.frombuffer(b"".join(blocks), np.uint8).reshape(-1, size)
+    return out
+
+
+def _ordered(blocks: UInt8Array, flag: int, item: int) -> UInt8Array:
+    """(n, size) uint8 numbers of `item` bytes, from blocks whose bits or bytes were put together by their place."""
+    if flag & _BITS:
+        if item != 1:
+            raise UnknownFrameError
+        return np.concatenate([
+            _unshuffled(blocks[start : start + _AT_ONCE]) for start in range(0, len(blocks), _AT_ONCE)
+        ])  # fmt: skip
+    if flag & _SHUFFLED and item > 1:
+        return np.ascontiguousarray(blocks.reshape(len(blocks), item, -1).transpose(0, 2, 1)).reshape(blocks.shape)
+    return blocks
+
+
+_SPREAD: Final = np.array(
+    [[sum((value >> i & 1) << (8 * i + bit) for i in range(8)) for value in range(256)] for bit in range(8)], "<u8"
+)
+"""(8, 256) for bit b and a byte: its eight bits, each as bit b of a byte of its own."""
+
+
+def _unshuffled(blocks: UInt8Array) -> UInt8Array:
+    """(n, size) bytes from their bit planes: plane b holds bit b of all bytes, eight to a byte."""
+    planes = blocks.reshape(len(blocks), 8, -1)
+    out = np.zeros((len(blocks), planes.shape[2]), "<u8")
+    part = np.empty_like(out)
+    for bit in range(8):
+        np.take(_SPREAD[bit], planes[:, bit], out=part, mode="clip")
+        out |= part
+    return out.view(np.uint8).reshape(blocks.shape)
