@@ -338,6 +338,7 @@ def test_a_pull_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     assert COMMIT in manifest.origin
 
 
+@pytest.mark.slow
 def test_a_pull_that_is_not_what_the_hub_vouches_for_is_deleted(tmp_path: Path) -> None:
     with serving(Hub(PATH, save(tmp_path / "made.pt", "tessera-v2").read_bytes(), sha256="0" * 64)) as hub:
         done = run(tmp_path, "models", "pull", "tessera-v2-nano", *QUICK, HF_ENDPOINT=hub.url)

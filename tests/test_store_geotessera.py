@@ -17,6 +17,8 @@ from service.values import NOT_EMBEDDED, WATER, ModelIdentity, Vectors
 from tests.conftest import ROOT, client_of
 from tests.stores import Tiny, random_vectors, tiny_archive
 
+pytestmark = pytest.mark.slow
+
 READER = Path(__file__).with_name("geotessera_reader.py")
 
 
@@ -80,7 +82,7 @@ def some_vectors() -> Vectors:
 PIXELS = [(0, 0), (59, 229), (30, 195), (29, 196), (3, 10), (6, 120)]
 
 
-@pytest.mark.parametrize("zone", ["31N", pytest.param("56S", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("zone", ["31N", "56S"])
 def test_a_repository_of_ours(geotessera: Path, tmp_path: Path, zone: str) -> None:
     tiny = tiny_archive(tmp_path, some_vectors(), zone=zone)
     tiny.store.write_overviews(tiny.window)  # groups that geotessera must not take for zones
@@ -95,7 +97,6 @@ def test_a_repository_of_ours(geotessera: Path, tmp_path: Path, zone: str) -> No
     np.testing.assert_array_equal(answer["mosaic"], expected_box(answer, tiny))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["31N", "56S"])
 def test_an_export_of_ours(geotessera: Path, tmp_path: Path, zone: str) -> None:
     tiny = tiny_archive(tmp_path, some_vectors(), zone=zone)
@@ -121,7 +122,6 @@ def crop_of(client: TestClient, tiny: Tiny, name: str, pixels: tuple[int, int, i
     return path
 
 
-@pytest.mark.slow
 def test_crops_of_ours(geotessera: Path, tmp_path: Path) -> None:
     """It knows whose they are, reads and merges them, and will not merge those of two models."""
     vectors = some_vectors()

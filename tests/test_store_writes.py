@@ -81,6 +81,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new_block(tmp_path: Path, times: 
     assert times < 20 or seen >= {1, 2}
 
 
+@pytest.mark.slow
 def test_processes_writing_other_blocks_lose_nothing(tmp_path: Path) -> None:
     location = tmp_path / "two.icechunk"
     create_store(location, TINY, dims=8)  # the zone, too, is made by whoever comes first
