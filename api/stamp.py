@@ -8,7 +8,9 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 
+from api.accept import pictured, weighed
 from api.params import Layer, layer
 from api.state import get_state
 from service import VERSION
@@ -36,7 +38,7 @@ class StampedRoute(APIRoute):
         handle: Callable[[Request], Any] = super().get_route_handler()
 
         async def stamped(request: Request) -> Response:
-            _without_html(request)
+            _plain_accept(request)
             try:
                 response: Response = await handle(request)
             except NotModified:
@@ -49,9 +51,13 @@ class StampedRoute(APIRoute):
         return stamped
 
 
-def _without_html(request: Request) -> None:
-    """TiTiler would answer browsers with pages that load scripts from elsewhere; ours get JSON."""
-    headers = [(k, v) for k, v in request.scope["headers"] if not (k == b"accept" and b"text/html" in v)]
+def _plain_accept(request: Request) -> None:
+    """TiTiler would answer browsers with pages that load scripts of others, and fail at a parameter without value."""
+    accept = ", ".join(Headers(scope=request.scope).getlist("accept"))  # those of the request would be kept
+    headers = [(name, value) for name, value in request.scope["headers"] if name != b"accept"]
+    if accept and "text/html" not in accept:
+        plain = ", ".join(f"{media};q={weight:g}" for media, weight in weighed(accept))
+        headers.append((b"accept", plain.encode("latin-1")))
     request.scope["headers"] = headers
 
 
@@ -94,7 +100,7 @@ def headers_of(request: Request, shown: Layer, target: Target | None = None) -> 
     settings = get_state(request).settings
     public = settings.public_read or not settings.api_keys
     headers["Cache-Control"] = "public, no-cache" if public else "private, no-cache"
-    if target is None:
+    if target is None or _open_form(request):
         headers["Vary"] = "Accept"
     return headers
 
@@ -107,11 +113,18 @@ def holds(header: str | None, tag: str) -> bool:
     return "*" in names or tag.removeprefix("W/") in names
 
 
+def _open_form(request: Request) -> bool:
+    """Whether a tile's address leaves open what it comes as."""
+    return request.path_params.get("format") is None
+
+
 def _parts(request: Request, shown: Layer, target: Target | None) -> Iterator[str]:
     """Everything the answer depends on, as texts."""
     yield from (VERSION, RENDERING, shown.dataset, str(shown.window), shown.view.key, str(shown.dims), request.url.path)
     yield from sorted(f"{name}={value}" for name, value in request.query_params.multi_items() if name != "view")
     stands = None
+    if target is not None and _open_form(request):
+        yield pictured(request.headers.get("accept"))
     if target is not None:
         stands = standing(shown, target)
         if stands.stale:

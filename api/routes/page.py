@@ -14,9 +14,9 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 from starlette.types import Scope
-from titiler.core.resources.enums import MediaType
-from titiler.core.utils import accept_media_type
 
+from api.accept import preferred
+from api.links import JSON
 from api.routes.ogc import landing
 from api.security import check_scope
 from api.state import State, get_state
@@ -49,8 +49,8 @@ def page(
     f: Annotated[Literal["html", "json"] | None, Query(description="form; by the Accept header where absent")] = None,
 ) -> Response:
     """The page; whoever asks for JSON gets the landing page of the OGC APIs."""
-    accepted = accept_media_type(request.headers.get("accept", ""), [MediaType.html, MediaType.json])
-    if f == "json" or (f is None and accepted is MediaType.json):
+    accepted = preferred(request.headers.get("accept"), ["text/html", JSON])
+    if f == "json" or (f is None and accepted == JSON):
         check_scope(request, "read")
         return landing(request)
     headers = {

@@ -20,6 +20,7 @@ from rio_tiler.utils import CRS_to_uri
 from titiler.core.factory import img_endpoint_params
 from titiler.core.resources.enums import ImageType
 
+from api.accept import pictured
 from api.kept import Tile
 from api.later import later
 from api.params import Layer, bounded, layer
@@ -59,12 +60,13 @@ async def tile(
     y: Annotated[int, Path(description="row, southwards")],
     matrices: Annotated[Callable[[], TileMatrixSet], Depends(later(matrix_set))],
     asked: Annotated[Callable[[], Layer], Depends(later(layer))],
-    format: Annotated[ImageType | None, Field(description="png where absent")] = None,
+    format: Annotated[ImageType | None, Field(description="by Accept where absent: png, webp, jpeg")] = None,
     tilesize: Annotated[int | None, Query(gt=0, description="256 or 512 pixels")] = None,
     buffer: Annotated[float | None, Query(ge=0, description="pixels more on each side")] = None,
 ) -> Response:
     """A tile as a picture, or as numbers (npy, tif)."""
     tms, kept = matrices(), get_state(request).tiles
+    wanted = format or ImageType[pictured(request.headers.get("accept")).partition("/")[2]]
 
     def found_out() -> tuple[Layer, Target, dict[str, str]]:
         bounded(request)
@@ -79,7 +81,7 @@ async def tile(
             headers[OVERVIEW] = STALE
         if holds(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers=headers)
-        draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, format)
+        draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, wanted)
         far = any(is_remote(side.store.location) for side in shown.sides)
 
         def draw_this(
@@ -105,7 +107,7 @@ def _drawn(
     at: tuple[int, int, int],
     tilesize: int | None,
     buffer: float | None,
-    wanted: ImageType | None,
+    wanted: ImageType,
 ) -> Tile:
     """Raises as `TileReader.tile` and `rendered` do."""
     with WatchedReader(shown, tms=tms) as reader:
