@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -117,3 +118,16 @@ def test_what_is_no_picture_is_refused(shape: tuple[int, ...], palette: bool) ->
         png(np.zeros(shape, np.uint8), np.zeros((256, 4), np.uint8) if palette else None)
     with pytest.raises(InvalidInput):
         png(np.zeros((4, 4, 3), np.float32))
+
+
+def test_the_same_pixels_are_the_same_bytes_whoever_packs_them_beside_whom() -> None:
+    """A strong validator names one sequence of bytes."""
+    rng = np.random.default_rng(4)
+    blocks = rng.integers(0, 256, (12, 70, 70, 4), dtype=np.uint8).repeat(4, 1).repeat(4, 2)[:, :256, :256]
+    pictures = [*blocks, *blocks[..., :3], *rng.integers(0, 256, (4, 256, 256, 3), dtype=np.uint8)]
+    alone = [png(picture) for picture in pictures]
+    order = np.repeat(np.arange(len(pictures)), 4)
+    rng.shuffle(order)
+    with ThreadPoolExecutor(6) as threads:
+        beside = list(threads.map(lambda i: png(pictures[i]), order))
+    assert all(file == alone[i] for file, i in zip(beside, order, strict=True))
