@@ -11,6 +11,7 @@ import orjson
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from api.accept import weighed
 from api.schemas import AnswerForm
 from api.uploads import ARROW, JSON, NPZ, BodyForm
 from service.dpixels import scratch
@@ -80,24 +81,14 @@ def chosen(asked: AnswerForm | None, accept: str | None, body: BodyForm) -> Answ
     """
     if asked or not accept:
         return asked or USUAL[body]
-    wanted = sorted((_preference(part) for part in accept.split(",")), key=lambda one: -one[0])
     forms = {media: form for form, media in MEDIA.items()}
-    for weight, media in wanted:
+    for media, weight in sorted(weighed(accept), key=lambda one: -one[1]):
         if weight > 0 and media in ("*/*", "application/*"):
             return USUAL[body]
         if weight > 0 and media in forms:
             return forms[media]
     remedy = f"Accept {', '.join(MEDIA.values())}, or say answer=."
     raise InvalidInput(f"there is no answer as {accept[:60]!r}.", field="Accept", remedy=remedy)
-
-
-def _preference(part: str) -> tuple[float, str]:
-    media, _, parameters = part.strip().lower().partition(";")
-    quality = parameters.replace(" ", "").partition("q=")[2].partition(";")[0]
-    try:
-        return float(quality or 1), media.strip()
-    except ValueError:
-        return 1.0, media.strip()
 
 
 def quantized(asked: bool | None, form: AnswerForm, body: BodyForm) -> bool:
