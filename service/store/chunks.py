@@ -95,10 +95,6 @@ class Plane:
         planes = read_array(self.location, self.array, time, slice(0, self.array.shape[1]), rows, cols)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
-    def square(self, chunk: Square) -> Square:
-        """(rows, cols[, d]) of a stored chunk (1, rows, cols) or (1, d, rows, cols)."""
-        return np.ascontiguousarray(np.moveaxis(chunk[0], 0, -1)) if self.band_first else chunk[0]
-
     def block(self, row: int, col: int) -> Block:
         """The block that a square begins in."""
         height, width = self.side
@@ -228,7 +224,7 @@ def _packed(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[S
     array = plane.array
     if array.shards is None or plane.side != tuple(array.chunks[-2:]) or (plane.dims and not plane.band_first):
         return None
-    return read_chunks(array, time, cells, plane.square)
+    return read_chunks(array, time, cells)
 
 
 def _decoded(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[Square]:
