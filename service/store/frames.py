@@ -135,8 +135,8 @@ def unpack_square(frame: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any
     """(rows, cols[, d]) of a frame that holds (1, rows, cols) or (1, d, rows, cols) numbers.
 
     To undo its shuffle, Blosc puts numbers together from planes of their bytes, by vector instructions. Planes of codes
-    of one byte are no different: a frame packed without a shuffle is unpacked as if it held shuffled numbers of d bytes,
-    and comes out pixel by pixel, four times as fast as it could be turned around afterwards.
+    of one byte are no different: a frame packed without a shuffle is unpacked as if it held shuffled numbers of d
+    bytes, and comes out pixel by pixel, four times as fast as it could be turned around afterwards.
 
     Args:
         frame: Writable; its header is written to.
