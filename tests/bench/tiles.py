@@ -68,10 +68,12 @@ def main() -> None:
     look = Look(wanted.tiles, wanted.rounds)
     published.prepare()
     if wanted.profile:
+        world.warm()
         profile(look)
         return
     rows: list[Row] = []
     for name in wanted.only or CASES:
+        world.warm()
         found = CASES[name](look)
         show(found)
         rows += found

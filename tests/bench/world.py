@@ -104,6 +104,16 @@ def whole(path: Path, make: Callable[[Path], Any]) -> Path:
     return path
 
 
+def warm() -> None:
+    """Read every file once: what was not looked at for some minutes need not be in the page cache any more."""
+    buffer = memoryview(bytearray(1 << 24))
+    for path in sorted(FOLDER.rglob("*")):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+
 def home() -> Path:
     """SMALTI_HOME of the benchmark."""
     return FOLDER / "home"
