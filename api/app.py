@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.gzip import GZipMiddleware
 
-from api import problems, telemetry
+from api import heap, problems, telemetry
 from api.access import ID_HEADER, Access
 from api.routes import (
     areas,
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Nothing is opened until the first request needs it, so a broken dataset shows in `/readyz`, not in a crash.
     """
+    heap.steady(os.environ)
     settings = settings or Settings()
     spans = telemetry.spans(settings, os.environ)
     state = State(settings, Watch(spans))

@@ -21,7 +21,7 @@ from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from api import demo as demo_
-from api import heap, logs
+from api import logs
 from api.app import create_app
 from api.commands import data, encoders, models, proofs, training, working
 from api.settings import Scope, Settings
@@ -119,7 +119,6 @@ def _serve(settings: Settings, host: str | None = None, port: int | None = None)
     _require_free(host or settings.host, port or settings.port)
     logs.setup(settings)
     closed()
-    heap.steady(os.environ)
     # One process: its caches, its queue of uploads and its numbers are its own. More of them are replicas.
     # Forwarded addresses are not believed: they decide what "this machine" means.
     uvicorn.run(
