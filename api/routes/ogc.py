@@ -49,7 +49,7 @@ def landing(request: Request) -> Response:
     return document(request, {"title": title, "description": description, "links": links}, vary="Accept")
 
 
-@router.get("/api", responses=_ANSWERS, response_class=Response)
+@router.get("/api", responses=_ANSWERS | {200: {"content": {OPENAPI: {}}}}, response_class=Response)
 def api(request: Request) -> Response:
     """The OpenAPI document, under the media type that OGC APIs link to."""
     body = request.app.openapi()
@@ -72,7 +72,7 @@ def collections(request: Request, state: Annotated[State, Depends(get_state)]) -
     return document(request, {"links": links, "collections": found})
 
 
-@router.get("/collections/{collectionId}", responses={**_ANSWERS, **documented(404)}, response_class=Response)
+@router.get("/collections/{collectionId}", responses={**_ANSWERS, **documented(404, 422)}, response_class=Response)
 def collection(
     request: Request,
     state: Annotated[State, Depends(get_state)],

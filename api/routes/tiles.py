@@ -12,7 +12,7 @@ from rio_tiler.models import ImageData
 from titiler.core.dependencies import CoordCRSParams, DefaultDependency
 from titiler.core.factory import TilerFactory, TMSFactory, img_endpoint_params
 from titiler.core.models.mapbox import TileJSON
-from titiler.core.models.OGC import TileSet, TileSetList
+from titiler.core.models.OGC import TileSetList
 from titiler.core.resources.enums import ImageType
 
 from api.ogcmaps import map_route
@@ -82,10 +82,10 @@ class Tiler(TilerFactory):
 
     def tilesets(self) -> None:
         """Register /tiles and /tiles/{tileMatrixSetId}."""
-        one: dict[int | str, Any] = {200: {"model": TileSet}}
+        # A set's own schema calls every href an address; those of templates, which it has to give, are none.
         many: dict[int | str, Any] = {200: {"model": TileSetList}}
         self.router.get("/tiles", responses=many, operation_id="tiles.getTileSetList")(tile_set_list)
-        self.router.get("/tiles/{tileMatrixSetId}", responses=one, operation_id="tiles.getTileSet")(tile_set)
+        self.router.get("/tiles/{tileMatrixSetId}", operation_id="tiles.getTileSet")(tile_set)
 
     def ogc_maps(self) -> None:
         """Register /map."""
