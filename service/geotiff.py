@@ -19,7 +19,6 @@ from service.values import Float32Array, Int8Array, UInt8Array
 
 NO_CODE: Final = -128
 """Where there is no vector: quantisers give -127 to 127."""
-NO_STATUS: Final = 0
 _FEW: Final = 4
 _SIDE_FEW: Final = 512
 _SIDE_MANY: Final = 128

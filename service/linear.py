@@ -72,16 +72,11 @@ def _limbs(weights: Float64Array) -> tuple[Int8Array, Float32Array]:
     return np.ascontiguousarray(np.concatenate(limbs)), np.concatenate(steps)
 
 
-def paired_products(first: Int8Array, second: Int8Array) -> Float32Array:
-    """(n,) float32 product of each row of (n, d) codes with the same row of others; sums of int32, exact to 2^24."""
-    if not len(first):
-        return np.empty(0, np.float32)
-    return np.asarray(numkong.dot(first, second)).astype(np.float32)
-
-
 def code_norms(codes: Int8Array) -> Float32Array:
-    """(n,) float32 Euclidean norm of each row of (n, d) codes."""
-    return np.asarray(np.sqrt(paired_products(codes, codes)), np.float32)
+    """(n,) float32 Euclidean norm of each row of (n, d) codes, which may be strided."""
+    if not len(codes):
+        return np.empty(0, np.float32)
+    return np.asarray(np.sqrt(np.asarray(numkong.dot(codes, codes))), np.float32)
 
 
 def paired_angles(first: Int8Array, second: Int8Array) -> Float32Array:
