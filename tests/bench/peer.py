@@ -66,7 +66,7 @@ def tile(reader: str, z: int, x: int, y: int) -> Response:
     left, bottom, right, top = transform_bounds(WEB_MERCATOR_TMS.rasterio_crs, crs, *box)
     window = found.sel(easting=slice(left - 20, right + 20), northing=slice(top + 20, bottom - 20))
     vectors = window.embeddings.values * window.scales.values[..., None]
-    colours = np.clip(vectors @ weights + offset, 0, 255).astype(np.uint8)
+    colours = np.rint(np.clip(vectors @ weights + offset, 0, 255)).astype(np.uint8)
     place = {"northing": window.northing, "easting": window.easting, "band": [1, 2, 3]}
     array = xarray.DataArray(colours, place, ("northing", "easting", "band")).transpose("band", "northing", "easting")
     with XarrayReader(array.rio.set_spatial_dims("easting", "northing").rio.write_crs(crs)) as opened:
