@@ -7,7 +7,7 @@ import re
 from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -16,6 +16,13 @@ Scope = Literal["read", "write", "embed", "admin"]
 """What a key may do. `write` saves queries and bases, `embed` runs encoders and stores what they make."""
 
 Network = IPv4Network | IPv6Network
+
+_SERVER: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+
+
+def split_commas(value: object) -> object:
+    """A list as it stands in an environment variable."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class ApiKey(BaseModel, frozen=True):
@@ -75,6 +82,46 @@ class Caches(BaseModel, frozen=True):
     disk_bytes: int = Field(
         10_000_000_000, ge=0, description="disk under SMALTI_HOME for what was read from far stores"
     )
+
+
+class Fleet(BaseModel, frozen=True):
+    """Servers that share the indexes of the same storage, each holding some of their shards."""
+
+    peers: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses of the other servers, http://name:port, comma separated; its own may be among them"
+    )
+    shards: str = Field(
+        "all",
+        pattern=r"^(all|none|[0-9]{1,4}/[0-9]{1,4})$",
+        description="which shards of each index this server holds: all, none, or for example 0/3, the first of three "
+        "shares",
+    )
+    key: SecretStr | None = Field(
+        None, description="API key that the peers want, with the scope read, where they have keys"
+    )
+    seconds: float = Field(
+        5.0, gt=0, le=60, description="time a peer has to answer; then its shards are missing from the answer"
+    )
+
+    @field_validator("peers", mode="before")
+    @classmethod
+    def _split_peers(cls, value: object) -> object:
+        return split_commas(value)
+
+    @field_validator("peers")
+    @classmethod
+    def _are_servers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_SERVER.fullmatch(peer) for peer in value):  # not repeated: it may hold a password
+            raise ValueError("write each peer as http://name:port or https://name:port, and nothing else")
+        return value
+
+    @field_validator("shards")
+    @classmethod
+    def _is_a_share(cls, value: str) -> str:
+        part, slash, of = value.partition("/")
+        if slash and not int(part) < int(of):
+            raise ValueError("count the shares from 0: 0/3, 1/3 and 2/3 are the three")
+        return value
 
 
 class Settings(BaseSettings):
@@ -146,6 +193,7 @@ class Settings(BaseSettings):
     worker_lapse: float = Field(
         30.0, ge=1.0, description="seconds without a sign of life after which a worker counts as dead"
     )
+    fleet: Fleet = Fleet()
     caches: Caches = Caches()
     limits: Limits = Limits()
 
@@ -173,7 +221,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_hosts", "cors_origins", "local_networks", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return split_commas(value)
 
     @field_validator("allowed_hosts")
     @classmethod

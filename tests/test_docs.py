@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from api.entries import written
-from api.settings import Caches, Limits, Settings
+from api.settings import Caches, Fleet, Limits, Settings
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands
 
@@ -73,11 +73,16 @@ def table(page: str) -> list[str]:
 def test_the_tables_of_limits_and_settings_are_the_settings() -> None:
     limits = [f"| `{name}` | {field.default:,} | {field.description} |" for name, field in Limits.model_fields.items()]
     assert table("limits.md") == limits
+    models = {"": Settings, "FLEET__": Fleet, "CACHES__": Caches}
     settings = [
         f"| `SMALTI_{prefix}{name.upper()}` | {default(field.default)} | {field.description} |"
-        for prefix, fields in (("", Settings.model_fields), ("CACHES__", Caches.model_fields))
+        for prefix, fields in (
+            ("", Settings.model_fields),
+            ("FLEET__", Fleet.model_fields),
+            ("CACHES__", Caches.model_fields),
+        )
         for name, field in fields.items()
-        if name not in ("limits", "caches")
+        if name not in ("limits", "caches", "fleet")
     ]
     assert table("running.md") == settings
 
