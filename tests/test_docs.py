@@ -76,12 +76,8 @@ def test_the_tables_of_limits_and_settings_are_the_settings() -> None:
     models = {"": Settings, "FLEET__": Fleet, "CACHES__": Caches}
     settings = [
         f"| `SMALTI_{prefix}{name.upper()}` | {default(field.default)} | {field.description} |"
-        for prefix, fields in (
-            ("", Settings.model_fields),
-            ("FLEET__", Fleet.model_fields),
-            ("CACHES__", Caches.model_fields),
-        )
-        for name, field in fields.items()
+        for prefix, model in models.items()
+        for name, field in model.model_fields.items()
         if name not in ("limits", "caches", "fleet")
     ]
     assert table("running.md") == settings
