@@ -17,7 +17,8 @@ from service.values import BLOCK, Area, BoolArray, Float64Array, Int64Array
 
 _SIDE: Final = np.linspace(0, BLOCK, 5)
 _MARGIN_M: Final = 20.0
-"""Edges of a block are followed at a few places only; between them they bend by less than this, metres."""
+"""Edges of a block are followed at a few places only; between them they bend by less than this times the level,
+metres: at most L^2 / 8R tan(latitude) over the L metres between two places, R being the Earth's radius."""
 _DEGREE_M: Final = 111_000.0
 _ALONG: Final = 65
 """Places along each side of a box around blocks: between them a side bends by far less than `_GENEROUS`."""
@@ -202,7 +203,7 @@ def touched(area: Area, grid: ZoneGrid, blocks: Sequence[Block]) -> tuple[BoolAr
     Neither errs to the harmful side: a block that is not `whole` is to be looked at pixel by pixel.
     """
     west, south, east, north = _boxes(grid, blocks)
-    lon_margin, lat_margin = _margins(south, north)
+    lon_margin, lat_margin = _margins(south, north, grid.level)
     boxes = (west - lon_margin, south - lat_margin, east + lon_margin, north + lat_margin)
     near, whole = np.zeros(len(blocks), bool), np.zeros(len(blocks), bool)
     for left, right in _spans(area):
@@ -239,9 +240,9 @@ def _boxes(grid: ZoneGrid, blocks: Sequence[Block]) -> tuple[Float64Array, Float
     return np.where(across, -180.0, west), lat.min(axis=1), np.where(across, 180.0, east), lat.max(axis=1)
 
 
-def _margins(south: Float64Array, north: Float64Array) -> tuple[Float64Array, float]:
-    """20 m in degrees of longitude at each block's latitude, and in degrees of latitude."""
-    lat_margin = _MARGIN_M / _DEGREE_M
+def _margins(south: Float64Array, north: Float64Array, level: int) -> tuple[Float64Array, float]:
+    """The margin in degrees of longitude at each block's latitude, and in degrees of latitude."""
+    lat_margin = _MARGIN_M * level / _DEGREE_M
     cosine = np.cos(np.radians(np.minimum(np.maximum(np.abs(south), np.abs(north)), 89.0)))
     return lat_margin / cosine, lat_margin
 

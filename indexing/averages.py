@@ -9,8 +9,9 @@ import numpy as np
 
 from indexing.areas import Drawn
 from indexing.exact import Reader
+from indexing.pixels import Pixels
 from service.errors import LimitExceeded
-from service.values import BLOCK, Float32Array, Float64Array, Int8Array, UInt8Array
+from service.values import BLOCK, VALID, BoolArray, Float32Array, Float64Array, Int8Array, Int64Array, UInt8Array
 
 MAX_BLOCKS: Final = 1024
 """Blocks that the polygons of one question may touch."""
@@ -56,11 +57,11 @@ def average_of(drawn: Drawn, read: Reader, most: int, field: str, blocks: int = 
         mask = drawn.mask(block)
         if not mask.any():
             continue
-        vectors, _ = read(block)
-        used = mask & vectors.valid & vectors.codes.any(axis=-1)  # a code of zeros has no direction
-        others += np.bincount(vectors.status[mask & ~vectors.valid], minlength=256)
+        held = read(block)
+        used = mask & (held.norms > 0)
+        others += _statuses(held, mask & ~used)
         pixels += int(used.sum())
-        part = _sum_of_units(vectors.codes[used])
+        part = _sum_of_units(held.codes[used])
         total = part if not len(total) else total + part
     mean = np.asarray(total / max(1, pixels), np.float32)
     ranked = np.argsort(-others, kind="stable")[: np.count_nonzero(others)]
@@ -82,6 +83,15 @@ def _count(drawn: Drawn, most: int, blocks: int, field: str) -> int:
     if count > most:
         raise LimitExceeded(f"holds over {most:,} pixels.", field=field, remedy=remedy)
     return count
+
+
+def _statuses(held: Pixels, left: BoolArray) -> Int64Array:
+    """(256,) how many of the pixels left over have each status; one whose codes are all 0 is valid all the same."""
+    if held.status is None:
+        return np.zeros(256, np.int64)
+    counts = np.bincount(held.status[left], minlength=256)
+    counts[VALID] = 0
+    return counts
 
 
 def _sum_of_units(codes: Int8Array) -> Float64Array:

@@ -13,9 +13,10 @@ from typing import Final, Self
 import numpy as np
 
 from indexing.ids import pixel_ids
+from indexing.pixels import Pixels
 from service.grid import Block, Zone
 from service.queries import Query
-from service.values import BoolArray, Float32Array, Float64Array, Int8Array, Int64Array, Vectors
+from service.values import BoolArray, Float32Array, Float64Array, Int8Array, Int64Array
 
 MARGIN: Final = 1e-4
 """A float32 cosine of up to 1024 dimensions is nearer than this to the true one (bound: (d + 3) * 2**-24 = 6e-5)."""
@@ -26,8 +27,8 @@ DECIMALS: Final = 12
 _ROWS: Final = 4096
 """Candidates ranked in float64 at once."""
 
-Reader = Callable[[Block], tuple[Vectors, Float32Array | None]]
-"""Reads a block: (rows, cols) pixels whose first one is the block's first, and the norms of their codes if known."""
+Reader = Callable[[Block], Pixels]
+"""Reads a block: (rows, cols) pixels whose first one is the block's first."""
 Mask = Callable[[Block], BoolArray]
 """(rows, cols) bool for a block: which of its pixels may be hits."""
 
@@ -69,7 +70,7 @@ def scan(query: Query, blocks: Iterable[Block], read: Reader, k: int, *, mask: M
 
     Args:
         query: What to look for.
-        blocks: Level-1 blocks; memory holds one at a time.
+        blocks: Blocks of one level; memory holds one at a time.
         read: How to read one.
         k: How many hits, 1 or more.
         mask: Which pixels of a block may be hits; all with data where absent.
@@ -82,11 +83,11 @@ def scan(query: Query, blocks: Iterable[Block], read: Reader, k: int, *, mask: M
     """
     top, scanned = Top.none(), 0
     for block in blocks:
-        vectors, norms = read(block)
-        usable = vectors.valid if mask is None else vectors.valid & mask(block)
+        held = read(block)
+        usable = held.norms > 0 if mask is None else (held.norms > 0) & mask(block)
         scanned += int(usable.sum())
-        scores = query.scores(vectors.codes, norms)
-        top = top.merged(_best_of(query, block, vectors.codes, scores, usable, k, top), k)
+        scores = query.scores(held.codes, held.norms)
+        top = top.merged(_best_of(query, block, held.codes, scores, usable, k, top), k)
     return top, scanned
 
 
@@ -94,7 +95,6 @@ def _best_of(
     query: Query, block: Block, codes: Int8Array, scores: Float32Array, usable: BoolArray, k: int, top: Top
 ) -> Top:
     """The pixels of one block that may enter `top`, ranked."""
-    usable = usable & np.isfinite(scores)  # a code of zeros has no direction, hence no score
     values = scores[usable]
     if not len(values):
         return Top.none()
@@ -102,5 +102,5 @@ def _best_of(
     if len(top.ids) == k:
         floor = max(floor, float(top.scores[-1]))
     rows, cols = np.nonzero(usable & (scores >= floor - MARGIN))
-    ids = pixel_ids(Zone.parse(block.zone), rows + block.rows.start, cols + block.cols.start)
+    ids = pixel_ids(Zone.parse(block.zone), rows + block.rows.start, cols + block.cols.start, block.level)
     return rank(query, ids, codes[rows, cols], k)

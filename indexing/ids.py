@@ -1,7 +1,8 @@
-"""Pixel ids: one 64-bit number for (zone, row, column) of a level-1 pixel.
+"""Pixel ids: one 64-bit number for (level, zone, row, column) of a pixel of a zone grid.
 
-From the highest bit: 16 for the zone (2 * number, plus 1 in the south), 24 for the row, 24 for the column. Ids sort
-by zone, row, column, and are what ties between equal scores are broken by.
+From the highest bit: 8 for the level (its binary logarithm), 8 for the zone (2 * number, plus 1 in the south), 24 for
+the row, 24 for the column. Ids of a level sort by zone, row, column, and are what ties between equal scores are broken
+by.
 """
 
 from __future__ import annotations
@@ -11,29 +12,33 @@ from typing import Final
 import numpy as np
 
 from service.errors import InvalidInput
-from service.grid import Block, Zone
+from service.grid import ZONE_LEVELS, Block, Zone
 from service.values import BLOCK, Int64Array
 
 _BITS: Final = 24
 _MASK: Final = (1 << _BITS) - 1
+_ZONE: Final = 0xFF
 
 
-def pixel_ids(zone: Zone, rows: Int64Array, cols: Int64Array) -> Int64Array:
-    """(n,) int64 ids of level-1 pixels of one zone.
+def pixel_ids(zone: Zone, rows: Int64Array, cols: Int64Array, level: int = 1) -> Int64Array:
+    """(n,) int64 ids of pixels of one zone and level.
 
     Args:
         zone: The zone all of them lie in.
-        rows: (n,) rows of the zone grid, 0 to 2**24 - 1.
+        rows: (n,) rows of the zone's grid at that level, 0 to 2**24 - 1.
         cols: (n,) columns, likewise.
+        level: One of the levels of the zone grids.
 
     Raises:
-        InvalidInput: A row or column is negative or too large.
+        InvalidInput: A row or column is negative or too large, or the zone grids have no such level.
     """
+    if level not in ZONE_LEVELS:
+        raise InvalidInput(f"pixels have ids at levels {ZONE_LEVELS}, not at {level}.", field="level")
     rows, cols = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
     for name, values in (("rows", rows), ("cols", cols)):
         if values.size and not (values.min() >= 0 and values.max() <= _MASK):
             raise InvalidInput(f"must lie within 0 and {_MASK}.", field=name)
-    return np.asarray(_zone_code(zone) << 2 * _BITS | rows << _BITS | cols, np.int64)
+    return np.asarray(_prefix(zone, level) << 2 * _BITS | rows << _BITS | cols, np.int64)
 
 
 def rows_of(ids: Int64Array) -> Int64Array:
@@ -48,7 +53,12 @@ def cols_of(ids: Int64Array) -> Int64Array:
 
 def zone_codes(ids: Int64Array) -> Int64Array:
     """(n,) the zone of each pixel id as a number, for grouping."""
-    return np.asarray(ids >> 2 * _BITS, np.int64)
+    return np.asarray(ids >> 2 * _BITS & _ZONE, np.int64)
+
+
+def levels_of(ids: Int64Array) -> Int64Array:
+    """(n,) the level of each pixel id."""
+    return np.asarray(np.int64(1) << (ids >> 2 * _BITS + 8), np.int64)
 
 
 def zones_of(ids: Int64Array) -> list[Zone]:
@@ -61,8 +71,9 @@ def zones_of(ids: Int64Array) -> list[Zone]:
 
 
 def first_id(block: Block) -> int:
-    """The id of the first pixel of a level-1 block."""
-    return int(pixel_ids(Zone.parse(block.zone), np.array([block.rows.start]), np.array([block.cols.start]))[0])
+    """The id of the first pixel of a block."""
+    first = np.array([block.rows.start]), np.array([block.cols.start])
+    return int(pixel_ids(Zone.parse(block.zone), *first, block.level)[0])
 
 
 def ids_at(first: Int64Array, offsets: Int64Array) -> Int64Array:
@@ -70,5 +81,5 @@ def ids_at(first: Int64Array, offsets: Int64Array) -> Int64Array:
     return np.asarray(first + (offsets // BLOCK << _BITS) + offsets % BLOCK, np.int64)
 
 
-def _zone_code(zone: Zone) -> int:
-    return zone.number << 1 | zone.south
+def _prefix(zone: Zone, level: int) -> int:
+    return (level.bit_length() - 1) << 8 | zone.number << 1 | zone.south

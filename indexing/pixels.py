@@ -6,11 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import cached_property
+from typing import Final, Self
 
 import numpy as np
 
-from indexing.ids import cols_of, pixel_ids, rows_of, zone_codes, zones_of
+from indexing.ids import cols_of, levels_of, pixel_ids, rows_of, zone_codes, zones_of
 from service.grid import Block, Zone, ZoneGrid
 from service.queries import norms_of
 from service.store.contract import Store
@@ -23,6 +24,7 @@ from service.values import (
     Int8Array,
     Int64Array,
     ModelIdentity,
+    UInt8Array,
     Vectors,
     Window,
 )
@@ -32,8 +34,45 @@ CACHE_BYTES: Final = 256_000_000
 _LOOKS: Final = 3
 """Times a block is read again when a refresh comes in between, before it is given out without being kept."""
 
-KeptBlock = tuple[Vectors, Float32Array]
-"""A decoded block: (256, 256) pixels, and the Euclidean norms of their codes."""
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """What is compared with a query, of (...,) pixels: 133 bytes each at 128 dimensions, and no more in memory."""
+
+    codes: Int8Array
+    """(..., d) int8."""
+    norms: Float32Array
+    """(...) float32 Euclidean norms of the codes; 0 where a pixel can be no hit: not valid, or all its codes 0."""
+    status: UInt8Array | None
+    """(...) uint8; None where an index, which holds none, is what they were taken from."""
+    scales: Float32Array | None
+    """(...) float32; None where they were not asked for: cosines need none."""
+
+    @classmethod
+    def of(cls, vectors: Vectors, *, scales: bool = False) -> Self:
+        """The same of pixels as a store reads them."""
+        norms = norms_of(vectors.codes)
+        norms[~vectors.valid] = 0
+        return cls(vectors.codes, norms, vectors.status, vectors.scales if scales else None)
+
+    def taken(self, cells: Int64Array) -> Self:
+        """(n,) pixels, from their flat indices."""
+        codes, norms = self.codes.reshape(-1, self.codes.shape[-1]).take(cells, axis=0), self.norms.ravel().take(cells)
+        status = None if self.status is None else self.status.ravel().take(cells)
+        return type(self)(codes, norms, status, None if self.scales is None else self.scales.ravel().take(cells))
+
+    @cached_property
+    def count(self) -> int:
+        """How many can be hits."""
+        return int(np.count_nonzero(self.norms))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes they take."""
+        held = (self.codes, self.norms, self.status, self.scales)
+        return sum(each.nbytes for each in held if each is not None)
+
+
 _StoreKey = tuple[str, ModelIdentity, int]
 """Location, model and dimensions: another store may come to lie where one was."""
 _Key = tuple[_StoreKey, Window, Block, str]
@@ -59,7 +98,9 @@ class Snapshot:
     versions: Mapping[Block, str]
     """Every block that holds data, with its version, in the store's order."""
     grids: Mapping[str, ZoneGrid]
-    """Zone name -> grid."""
+    """Zone name -> grid, at this level."""
+    level: int = 1
+    """Of all of these: 1, or that of an overview."""
 
 
 class BlockCache:
@@ -71,11 +112,11 @@ class BlockCache:
 
     def __init__(self, most: int = CACHE_BYTES) -> None:
         self.most = most
-        self._kept: OrderedDict[_Key, KeptBlock] = OrderedDict()
+        self._kept: OrderedDict[_Key, Pixels] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: _Key) -> KeptBlock | None:
+    def get(self, key: _Key) -> Pixels | None:
         """A block that is kept; None where it is not."""
         with self._lock:
             if key not in self._kept:
@@ -83,19 +124,19 @@ class BlockCache:
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def put(self, key: _Key, kept: KeptBlock) -> None:
+    def put(self, key: _Key, kept: Pixels) -> None:
         """Keep a block, and as many others as there is room for."""
         with self._lock:
             before = self._kept.pop(key, None)
-            self._bytes += _size(kept) - (_size(before) if before else 0)
+            self._bytes += kept.nbytes - (before.nbytes if before else 0)
             self._kept[key] = kept
             while self._bytes > self.most:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def bytes_of(self, store: _StoreKey) -> int:
         """Bytes kept of one store."""
         with self._lock:
-            return sum(_size(kept) for key, kept in self._kept.items() if key[0] == store)
+            return sum(kept.nbytes for key, kept in self._kept.items() if key[0] == store)
 
 
 class PixelReader:
@@ -110,29 +151,36 @@ class PixelReader:
         self._store = store
         self._cache = cache
         self._name = (store.location, store.identity, store.dims)
-        self._room = cache.most // (BLOCK * BLOCK * (store.dims + 9))
-        self._snapshots: dict[Window, Snapshot] = {}
+        self._room = cache.most // (BLOCK * BLOCK * (store.dims + 5))
+        self._snapshots: dict[tuple[Window, int], Snapshot] = {}
         self._lock = threading.Lock()
         self._hits = 0
         self._misses = 0
 
-    def snapshot(self, window: Window) -> Snapshot:
-        """The blocks of a window as the store has them now; listed anew only when its revision has changed."""
+    def snapshot(self, window: Window, level: int = 1) -> Snapshot:
+        """The blocks of a window and level as the store has them; listed anew only when its revision has changed."""
         revision = self._store.revision()[0]
-        known = self._snapshots.get(window)
+        known = self._snapshots.get((window, level))
         if known is None or known.revision != revision:
-            versions = dict(self._store.versions(window, self._store.blocks(window)))
-            grids = {grid.zone.name: grid for grid in self._store.zones()}
-            known = self._snapshots[window] = Snapshot(revision, window, versions, grids)
+            versions = dict(self._store.versions(window, self._store.blocks(window, level=level)))
+            grids = {grid.zone.name: grid.at_level(level) for grid in self._store.zones()}
+            known = self._snapshots[window, level] = Snapshot(revision, window, versions, grids, level)
         return known
 
-    def block(self, at: Snapshot, block: Block) -> KeptBlock:
-        """(256, 256) pixels and their norms, from memory if they were read lately and have not changed since.
+    def block(self, at: Snapshot, block: Block, *, scales: bool = False) -> Pixels:
+        """(256, 256) pixels, from memory if they were read lately and have not changed since.
 
         Where the store has moved on since the snapshot, these are the pixels as they stand now. They are kept only
         under a version that was theirs for certain: one looked up and read with no refresh in between.
+
+        Args:
+            at: The snapshot.
+            block: One of its blocks.
+            scales: Whether their scales are asked for: four bytes more of each.
         """
         kept = self._cache.get((self._name, at.window, block, at.versions.get(block, "")))
+        if kept is not None and scales and kept.scales is None:
+            kept = None
         with self._lock:
             self._hits += kept is not None
             self._misses += kept is None
@@ -141,8 +189,8 @@ class PixelReader:
         for _ in range(_LOOKS):
             revision = self._store.revision()
             version = self._store.versions(at.window, [block])[block]
-            vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols)
-            kept = (vectors, norms_of(vectors.codes))
+            vectors = self._store.read(Zone.parse(block.zone), at.window, block.rows, block.cols, level=block.level)
+            kept = Pixels.of(vectors, scales=scales)
             if self._store.revision() == revision:
                 self._cache.put((self._name, at.window, block, version), kept)
                 break
@@ -154,20 +202,20 @@ class PixelReader:
         with self._lock:
             return CacheUse(self._hits, self._misses, self._cache.bytes_of(self._name))
 
-    def codes(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Int8Array]:
-        """Those of (n,) pixels that hold a vector with a direction: their ids and (m, d) codes.
+    def pixels(self, at: Snapshot, ids: Int64Array, *, scales: bool = False) -> tuple[Int64Array, Pixels]:
+        """Those of (n,) pixels that can be hits: their ids, ascending, and (m,) pixels.
 
         Where every block fits in memory whole blocks are read and kept; else just these pixels.
         """
-        whole = len(at.versions) <= self._room
-        parts = [(self._of_block if whole else self._of_zone)(at, group) for group in _groups(ids, by_block=whole)]
-        if not parts:
-            return np.empty(0, np.int64), np.empty((0, self._store.dims), np.int8)
-        vectors = [vectors for _, vectors in parts]
-        ids = np.concatenate([group for group, _ in parts])
-        codes = np.concatenate([v.codes for v in vectors])
-        usable = np.concatenate([v.valid for v in vectors]) & codes.any(axis=1)
-        return ids[usable], codes[usable]
+        whole = len(at.versions) <= self._room or at.level > 1  # stores give single pixels at level 1 only
+        groups = _groups(ids, by_block=whole)
+        parts = [self._of_block(at, one, scales) if whole else self._of_zone(at, one, scales) for one in groups]
+        codes = [part.codes for part in parts] or [np.empty((0, self._store.dims), np.int8)]
+        norms = [part.norms for part in parts] or [np.empty(0, np.float32)]
+        lengths = [part.scales for part in parts if part.scales is not None]
+        found = Pixels(np.concatenate(codes), np.concatenate(norms), None, np.concatenate(lengths) if lengths else None)
+        usable = np.flatnonzero(found.norms)
+        return np.concatenate([*groups, ids[:0]])[usable], found.taken(usable)
 
     def places(self, at: Snapshot, lonlat: Float64Array) -> Places:
         """What (n, 2) points in degrees lie on, each in its own zone."""
@@ -188,18 +236,13 @@ class PixelReader:
             out.codes[mine], out.scales[mine], out.status[mine] = read.codes, read.scales, read.status
         return Places(ids, out)
 
-    def _of_block(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
-        vectors, _ = self.block(at, block_of(ids[0]))
-        cells = (rows_of(ids) % BLOCK, cols_of(ids) % BLOCK)
-        return ids, Vectors(vectors.codes[cells], vectors.scales[cells], vectors.status[cells])
+    def _of_block(self, at: Snapshot, ids: Int64Array, scales: bool) -> Pixels:
+        cells = rows_of(ids) % BLOCK * BLOCK + cols_of(ids) % BLOCK
+        return self.block(at, block_of(ids[0]), scales=scales).taken(cells)
 
-    def _of_zone(self, at: Snapshot, ids: Int64Array) -> tuple[Int64Array, Vectors]:
-        return ids, self._store.sample(zones_of(ids[:1])[0], at.window, rows_of(ids), cols_of(ids))
-
-
-def _size(kept: KeptBlock) -> int:
-    vectors, norms = kept
-    return vectors.codes.nbytes + vectors.scales.nbytes + vectors.status.nbytes + norms.nbytes
+    def _of_zone(self, at: Snapshot, ids: Int64Array, scales: bool) -> Pixels:
+        vectors = self._store.sample(zones_of(ids[:1])[0], at.window, rows_of(ids), cols_of(ids))
+        return Pixels.of(vectors, scales=scales)
 
 
 def lonlat_of(at: Snapshot, ids: Int64Array) -> tuple[Float64Array, Float64Array]:
@@ -217,7 +260,8 @@ def lonlat_of(at: Snapshot, ids: Int64Array) -> tuple[Float64Array, Float64Array
 def block_of(pixel: np.int64) -> Block:
     """The block that a pixel lies in, by its id."""
     ids = np.array([pixel])
-    return Block(zones_of(ids)[0].name, int(rows_of(ids)[0]) // BLOCK, int(cols_of(ids)[0]) // BLOCK)
+    row, col, level = (int(of(ids)[0]) for of in (rows_of, cols_of, levels_of))
+    return Block(zones_of(ids)[0].name, row // BLOCK, col // BLOCK, level)
 
 
 def by_block(ids: Int64Array) -> list[Int64Array]:

@@ -20,7 +20,7 @@ from indexing.exact import Reader, Top, rank, scan
 from indexing.ids import cols_of, rows_of, zones_of
 from indexing.mirror import Mirror
 from indexing.opened import OpenedIndex, Serving
-from indexing.pixels import BlockCache, KeptBlock, PixelReader, Places, Snapshot, lonlat_of
+from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, lonlat_of
 from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Block, Zone
@@ -267,7 +267,7 @@ class Searcher:
     def _reading(self, at: Snapshot, deadline: Deadline | None) -> Reader:
         """How a block of a snapshot is read, while there is time."""
 
-        def read(block: Block) -> KeptBlock:
+        def read(block: Block) -> Pixels:
             if deadline:
                 deadline.check()
             return self._reader.block(at, block)
@@ -292,9 +292,9 @@ class Searcher:
         proposed = len(ids)
         if own is not None:
             ids = np.concatenate([ids, within.held(at, own)])
-        ids, codes = self._reader.codes(at, ids)
+        ids, found = self._reader.pixels(at, ids)
         top, scanned = scan(query, changed, read, k, mask=lambda block: within.mask(at, block))
-        top = top.merged(rank(query, ids, codes, k), k)
+        top = top.merged(rank(query, ids, found.codes, k), k)
         recall = index.manifest.tuning.recall if within.is_all else None
         return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
 

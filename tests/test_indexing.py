@@ -19,11 +19,12 @@ from indexing import build as building
 from indexing.ann import AnnIndex, Builder, Parameters
 from indexing.build import build_index, unit
 from indexing.exact import Top, scan
-from indexing.ids import cols_of, first_id, ids_at, pixel_ids, rows_of, zones_of
+from indexing.ids import cols_of, first_id, ids_at, levels_of, pixel_ids, rows_of, zones_of
 from indexing.manifest import IndexManifest, current, load
+from indexing.pixels import Pixels, block_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone
-from service.queries import Query, norms_of
+from service.queries import Query
 from service.values import VALID, WATER, Float64Array, Int8Array, ModelIdentity, Vectors, Window
 from tests.conftest import ROOT
 from tests.fakes import IDENTITY, MemoryStore, alphaearth
@@ -73,6 +74,17 @@ def test_ids_come_back_as_the_pixels_they_were_made_from_and_sort_like_them() ->
         pixel_ids(Zone(31), np.array([0]), np.array([2**24]))
 
 
+def test_ids_of_a_level_are_those_of_its_own_grid() -> None:
+    block = Block("60S", 3, 4, 32)
+    ids = pixel_ids(Zone(60, south=True), np.array([3 * 256]), np.array([4 * 256 + 7]), 32)
+    assert levels_of(ids).tolist() == [32]
+    assert (block_of(ids[0]), first_id(block) + 7) == (block, ids[0])
+    assert levels_of(np.array([first_id(BLOCK0)])).tolist() == [1]
+    for level in (3, 64):
+        with pytest.raises(InvalidInput, match="level"):
+            pixel_ids(Zone(31), np.array([1]), np.array([1]), level)
+
+
 def test_a_position_in_a_block_is_the_pixel_it_stands_for() -> None:
     offsets = np.array([0, 255, 256, 65535])
     ids = ids_at(np.full(4, first_id(BLOCK0)), offsets)
@@ -104,12 +116,12 @@ def test_exact_search_is_brute_force_in_float64(seed: int, dims: int, span: int,
     signs = rng.choice([-1.0, 1.0], dims)  # both examples on one side, so that they never cancel out
     wanted = (signs * rng.choice([0.25, 0.5, 1.0], (2, dims)) * length).astype(np.float32)
     query = Query.of(IDENTITY, wanted)
-    top, scanned = scan(query, blocks, lambda block: (stored[block], None), k)
+    top, scanned = scan(query, blocks, lambda block: Pixels.of(stored[block]), k)
 
     codes = np.concatenate([v.codes.reshape(-1, dims) for v in stored.values()])
     valid = np.concatenate([v.valid.ravel() for v in stored.values()])
     truth = brute_force(query, codes, valid, k)
-    assert scanned == valid.sum()
+    assert scanned == (valid & codes.any(axis=1)).sum()
     assert np.allclose(top.scores, truth, rtol=0, atol=2e-12)
     assert len(top.scores) == len(truth)
     assert len(set(top.ids.tolist())) == len(top.ids)
@@ -132,9 +144,7 @@ def test_of_equal_pixels_those_with_the_lowest_ids_are_hits() -> None:
     codes[::2] = 10  # the same direction, another length
     vectors = Vectors(codes, np.ones((256, 256), np.float32), np.full((256, 256), VALID, np.uint8))
     blocks = [Block("31N", 2, 0), Block("31N", 1, 0)]
-    top, _ = scan(
-        Query.of(IDENTITY, np.ones((1, 8), np.float32)), blocks, lambda _: (vectors, norms_of(vectors.codes)), 300
-    )
+    top, _ = scan(Query.of(IDENTITY, np.ones((1, 8), np.float32)), blocks, lambda _: Pixels.of(vectors), 300)
     expected = np.arange(300)
     assert np.array_equal(top.ids, pixel_ids(Zone(31), 256 + expected // 256, expected % 256))
     assert (top.scores == 1).all()
@@ -148,7 +158,7 @@ def test_exact_search_on_the_real_raster_is_brute_force(real_data: Path) -> None
         i, j = rng.integers(0, 97, 2)
         query = Query.of(store.identity, codes[i, j] * scales[i, j])
         top, scanned = scan(
-            query, store.blocks(window), lambda b: (store.read(zone, window, b.rows, b.cols), None), 100
+            query, store.blocks(window), lambda b: Pixels.of(store.read(zone, window, b.rows, b.cols)), 100
         )
         wide = codes.reshape(-1, 64).astype(np.float64)
         scores = (wide @ query.direction) / np.linalg.norm(wide, axis=1)

@@ -140,19 +140,19 @@ def test_a_refresh_beside_a_read_does_not_poison_the_cache(store: MemoryStore, d
     want = store.read(Zone.parse(block.zone), YEAR, block.rows, block.cols)
     read = store.read
 
-    def moving(*arguments: Any) -> Vectors:
+    def moving(*arguments: Any, **more: Any) -> Vectors:
         store.parts[0] = other
-        return read(*arguments)
+        return read(*arguments, **more)
 
     if during:
         store.read = moving  # type: ignore[method-assign]
     else:
         store.parts[0] = other
-    seen, _ = reader.block(at, block)
+    seen = reader.block(at, block)
     np.testing.assert_array_equal(seen.codes, -want.codes)
     store.read, store.parts[0] = read, first  # type: ignore[method-assign]
     before = len(store.reads)
-    found, _ = reader.block(reader.snapshot(YEAR), block)
+    found = reader.block(reader.snapshot(YEAR), block)
     np.testing.assert_array_equal(found.codes, want.codes)
     reader.block(reader.snapshot(YEAR), block)
     assert len(store.reads) == before + 1, "what stands is kept"
@@ -183,7 +183,7 @@ def test_searchers_that_share_a_cache_keep_no_more_together_than_it_holds() -> N
         each.location = f"memory://{number}"
     blocks = len(stores[0].blocks(YEAR))
     own = [Searcher(each, "d", NOWHERE).search(query_at(each, 40, 50), YEAR, 5) for each in stores]
-    one = BLOCK * BLOCK * (stores[0].dims + 9)
+    one = BLOCK * BLOCK * (stores[0].dims + 5)
     cache = BlockCache(one * (blocks + 1))
     shared = [Searcher(each, "d", NOWHERE, cache=cache) for each in stores]
     for _ in range(2):
