@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from api.metrics import Counted, Metrics
 from api.telemetry import Spans, named
 from api.turns import Turn
-from indexing.search import SearchResult
+from indexing.question import SearchResult
 from service.encoder import Encoder, EncodeResult
 from service.errors import SmaltiError, Unavailable
 from service.grid import Zone

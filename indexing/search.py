@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -21,16 +21,15 @@ from indexing.ids import cols_of, rows_of, zones_of
 from indexing.mirror import Mirror
 from indexing.opened import OpenedIndex, Serving
 from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, lonlat_of
+from indexing.question import Engine, Hit, Question, SearchResult
 from service.deadline import Deadline
-from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
-from service.grid import Block, Zone
+from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
+from service.grid import Block
 from service.polygons import MAX_PIECES, Polygon
 from service.queries import Query
 from service.store.contract import Store
 from service.values import (
     BLOCK,
-    VALID,
-    Area,
     CacheUse,
     Float64Array,
     Int64Array,
@@ -42,43 +41,6 @@ EXACT_BLOCKS: Final = 64
 
 _PIXELS: Final = BLOCK * BLOCK
 _TOO_OLD: Final = "the index is too old"
-
-Engine = Literal["exact", "index", "index+exact"]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One pixel like the query."""
-
-    lon: float
-    """Longitude of its centre, degrees."""
-    lat: float
-    """Latitude of its centre, degrees."""
-    score: float
-    """Cosine with the query, -1 to 1."""
-    rank: int
-    """From 1; equal scores by zone, row and column."""
-    zone: Zone
-    row: int
-    """Row of the zone grid, level 1."""
-    col: int
-    status: int = VALID
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The hits, and how they were found."""
-
-    hits: tuple[Hit, ...]
-    engine: Engine
-    """`exact`: every pixel scored. `index`: candidates from FAISS. `index+exact`: and what changed since, scanned."""
-    revision: str
-    recall: float | None
-    """Share of the 10 best that the index was measured to find; 1 for an exact scan, None where not measured."""
-    scanned: int
-    """Pixels scored one by one."""
-    candidates: int
-    """Candidates the index proposed."""
 
 
 @dataclass(frozen=True)
@@ -158,56 +120,35 @@ class Searcher:
         shape = drawn(at, polygon, field, pieces)
         return average_of(shape, self._reading(at, deadline), most, field, blocks)
 
-    def search(
-        self,
-        query: Query,
-        window: Window,
-        k: int,
-        *,
-        area: Area | None = None,
-        inside: Polygon | None = None,
-        outside: Sequence[Polygon] = (),
-        own: Int64Array | None = None,
-        exclude: Int64Array | None = None,
-        deadline: Deadline | None = None,
-    ) -> SearchResult:
-        """The k pixels of a window most like the query, fewer where it holds fewer.
-
-        Args:
-            query: What to look for.
-            window: One of the store's windows.
-            k: 1 or more.
-            area: Only pixels whose centre lies in it.
-            inside: Only pixels whose centre lies in it.
-            outside: No pixel whose centre lies in any of them.
-            own: (n,) ids of the pixels the query was made from: looked at whether or not the index proposes them.
-            exclude: (n,) ids of pixels that shall be no hit.
-            deadline: When to give up, if ever: looked at before each block.
+    def search(self, question: Question) -> SearchResult:
+        """The k pixels of a window most like a query, fewer where it holds fewer.
 
         Raises:
             IdentityMismatch: The query, or the index, was made by another model than the dataset.
-            InvalidInput: The query has another number of dimensions, or k is below 1.
+            InvalidInput: The query has another number of dimensions.
+            NotFound: There is no such level.
             LimitExceeded: A polygon's edges are too long to be followed.
             Conflict: The index is of another dataset, window or grid.
             Unavailable: There is no index and too much to scan, too much has changed since it was built, or it took
                 too long.
             Corrupt: The index or a block cannot be read. Names it.
         """
+        query, k, where = question.query, question.k, question.where
         query.require_same_space(self._store.identity, self._store.dims, "the dataset")
-        if k < 1:
-            raise InvalidInput("must be 1 or more.", field="k")
-        at = self._reader.snapshot(window)
-        within = within_of(at, area, inside, outside)
-        index = self._serving.index(window)
-        dropped = np.empty(0, np.int64) if exclude is None else np.unique(exclude)
-        most, read = k + len(dropped), self._reading(at, deadline)
+        at = self._reader.snapshot(question.window, question.level)
+        within = within_of(at, where.area, where.inside, where.outside)
+        index = None if question.exact or question.level > 1 else self._serving.index(question.window)
+        dropped = np.empty(0, np.int64) if where.exclude is None else np.unique(where.exclude)
+        most, read = k + len(dropped), self._reading(at, question.deadline)
         if index is None or (within.is_part and len(within.blocks) <= self._exact_blocks):
             found = self._exactly(query, at, within, most, read)
         else:
-            found = self._with_index(query, at, within, most, read, index, own)
+            found = self._with_index(query, at, within, most, read, index, question.own)
         kept = ~np.isin(found.top.ids, dropped)
         hits = _hits(at, Top(found.top.ids[kept][:k], found.top.scores[kept][:k]))
-        return SearchResult(hits, found.engine, at.revision, found.recall, found.scanned, found.candidates)
+        return SearchResult(
+            hits, found.engine, at.revision, found.recall, found.scanned, found.candidates, question.level
+        )
 
     def is_current(self, window: Window) -> bool:
         """Whether an index serves this window that holds every block as the store has it now."""

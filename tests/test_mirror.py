@@ -12,6 +12,7 @@ import pytest
 from indexing import mirror as mirroring
 from indexing.manifest import current, load
 from indexing.mirror import Mirror, build_published, publish, published
+from indexing.question import Question
 from indexing.search import Searcher
 from service.bucket import Bucket
 from service.bucket.folder import FolderBucket
@@ -55,20 +56,20 @@ def settled(mirror: Mirror, name: str) -> Path:
 def test_a_replica_answers_from_its_copy_and_follows_the_next(tmp_path: Path, bucket: Bucket) -> None:
     mirror = Mirror(tmp_path / "copies", bucket)
     searcher = Searcher(STORE, "d", mirror)
-    assert searcher.search(QUERY, YEAR, 5).engine == "exact", "nothing is published yet"
+    assert searcher.search(Question(QUERY, YEAR, 5)).engine == "exact", "nothing is published yet"
     assert not mirror.folder.exists()
 
     first = build(tmp_path, bucket)
     copy = settled(mirror, first)
     assert load(copy) == load(tmp_path / "published" / "2024" / first)
-    found = searcher.search(QUERY, YEAR, 5)
+    found = searcher.search(Question(QUERY, YEAR, 5))
     assert found.engine == "index"
     assert searcher.is_current(YEAR)
     assert not list((tmp_path / "scratch").rglob("*.faiss")), "what was built is not kept twice"
 
     second, third = build(tmp_path, bucket), ""
     settled(mirror, second)
-    assert [h.score for h in searcher.search(QUERY, YEAR, 5).hits] == [h.score for h in found.hits]
+    assert [h.score for h in searcher.search(Question(QUERY, YEAR, 5)).hits] == [h.score for h in found.hits]
     third = build(tmp_path, bucket)
     settled(mirror, third)
     until = time.monotonic() + 20
@@ -121,9 +122,9 @@ def test_a_damaged_copy_is_fetched_again(tmp_path: Path, bucket: Bucket) -> None
     (copy / "pixels-0.faiss").write_bytes(b"not an index")
     searcher = Searcher(STORE, "d", mirror)
     with pytest.raises(Corrupt):
-        searcher.search(QUERY, YEAR, 5)
+        searcher.search(Question(QUERY, YEAR, 5))
     settled(mirror, name)
-    assert searcher.search(QUERY, YEAR, 5).engine == "index"
+    assert searcher.search(Question(QUERY, YEAR, 5)).engine == "index"
 
 
 def test_a_copy_cut_short_by_a_kill_is_cleared_away(tmp_path: Path, bucket: Bucket) -> None:
@@ -146,7 +147,7 @@ def test_searches_go_on_while_the_bucket_is_away(
 
     monkeypatch.setattr(bucket, "get", away)
     for _ in range(20):
-        assert searcher.search(QUERY, YEAR, 5).engine == "index"
+        assert searcher.search(Question(QUERY, YEAR, 5)).engine == "index"
         time.sleep(0.01)
     assert [record.levelname for record in caplog.records] == ["WARNING"], "said once, not at every look"
     with pytest.raises(Unavailable):

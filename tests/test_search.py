@@ -16,7 +16,8 @@ from indexing.candidates import _whole_blocks
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.manifest import current
 from indexing.pixels import BlockCache, PixelReader
-from indexing.search import Searcher, SearchResult
+from indexing.question import Question, SearchResult, Where
+from indexing.search import Searcher
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
 from service.queries import Query
@@ -30,6 +31,11 @@ NOWHERE = Path("/nonexistent")
 
 def query_at(store: MemoryStore, i: int, j: int) -> Query:
     return Query.of(store.identity, store.parts[0].vectors.dequantised()[i, j])
+
+
+def ask(query: Query, k: int, *, own: np.ndarray | None = None, **where: Any) -> Question:
+    """A question of the year; what else is given tells which pixels may be hits."""
+    return Question(query, YEAR, k, own=own, where=Where(**where))
 
 
 def pixels(result: SearchResult) -> list[tuple[str, int, int]]:
@@ -68,7 +74,7 @@ def store() -> MemoryStore:
 
 def test_without_an_index_a_small_window_is_searched_exactly(shared: MemoryStore) -> None:
     query = query_at(shared, 77, 50)
-    result = Searcher(shared, "demo", NOWHERE).search(query, YEAR, 100)
+    result = Searcher(shared, "demo", NOWHERE).search(ask(query, 100))
     assert result.engine == "exact"
     assert result.recall == 1
     assert result.scanned == 300 * 300 - 30 * 40
@@ -88,7 +94,7 @@ def test_with_an_index_recall_is_what_the_manifest_promises(shared: MemoryStore,
         for _ in range(15):
             i, j = rng.integers(40, 300, 2)
             query = query_at(shared, i, j)
-            result, truth = (searcher.search(query, YEAR, k) for searcher in (indexed, exact))
+            result, truth = (searcher.search(ask(query, k)) for searcher in (indexed, exact))
             assert result.engine == "index"
             assert result.recall is not None
             assert result.recall >= 0.98
@@ -107,7 +113,7 @@ def test_the_index_of_the_real_raster_finds_what_exact_search_finds(real_data: P
     found = []
     for i, j in rng.integers(0, 97, (30, 2)):
         query = query_at(store, i, j)
-        result, truth = (Searcher(store, "farmland", f).search(query, YEAR, 10) for f in (tmp_path, NOWHERE))
+        result, truth = (Searcher(store, "farmland", f).search(ask(query, 10)) for f in (tmp_path, NOWHERE))
         assert (result.engine, truth.engine) == ("index", "exact")
         found.append(len(set(pixels(result)) & set(pixels(truth))) / 10)
     assert np.mean(found) >= 0.98
@@ -115,7 +121,7 @@ def test_the_index_of_the_real_raster_finds_what_exact_search_finds(real_data: P
 
 def test_hits_of_an_index_carry_exact_scores(shared: MemoryStore, built: Path) -> None:
     query = query_at(shared, 200, 123)
-    hits = Searcher(shared, "demo", built).search(query, YEAR, 20).hits
+    hits = Searcher(shared, "demo", built).search(ask(query, 20)).hits
     part = shared.parts[0]
     wide = np.array([part.vectors.codes[h.row - part.row0, h.col - part.col0] for h in hits], np.float64)
     scores = (wide @ query.direction) / np.linalg.norm(wide, axis=1)
@@ -125,7 +131,7 @@ def test_hits_of_an_index_carry_exact_scores(shared: MemoryStore, built: Path) -
 
 def test_answers_stay_the_same_when_opened_again(shared: MemoryStore, built: Path) -> None:
     query = query_at(shared, 60, 250)
-    first, again = (Searcher(shared, "demo", built).search(query, YEAR, 50) for _ in range(2))
+    first, again = (Searcher(shared, "demo", built).search(ask(query, 50)) for _ in range(2))
     assert first == again
 
 
@@ -171,9 +177,9 @@ def test_a_cache_too_small_for_the_blocks_changes_no_answer(shared: MemoryStore,
     query = query_at(shared, 60, 250)
     large, small = Searcher(shared, "demo", built), Searcher(shared, "demo", built, cache=BlockCache(1))
     before = len(shared.reads)
-    assert small.search(query, YEAR, 10) == large.search(query, YEAR, 10)
+    assert small.search(ask(query, 10)) == large.search(ask(query, 10))
     assert len(shared.reads) - before == len(shared.blocks(YEAR)), "the small one reads pixels, the large one blocks"
-    large.search(query, YEAR, 10)
+    large.search(ask(query, 10))
     assert len(shared.reads) - before == len(shared.blocks(YEAR)), "a second search reads nothing again"
 
 
@@ -182,16 +188,16 @@ def test_searchers_that_share_a_cache_keep_no_more_together_than_it_holds() -> N
     for number, each in enumerate(stores):
         each.location = f"memory://{number}"
     blocks = len(stores[0].blocks(YEAR))
-    own = [Searcher(each, "d", NOWHERE).search(query_at(each, 40, 50), YEAR, 5) for each in stores]
+    own = [Searcher(each, "d", NOWHERE).search(ask(query_at(each, 40, 50), 5)) for each in stores]
     one = BLOCK * BLOCK * (stores[0].dims + 5)
     cache = BlockCache(one * (blocks + 1))
     shared = [Searcher(each, "d", NOWHERE, cache=cache) for each in stores]
     for _ in range(2):
         for each, searcher, found in zip(stores, shared, own, strict=True):
-            assert searcher.search(query_at(each, 40, 50), YEAR, 5) == found, "no block of another store"
+            assert searcher.search(ask(query_at(each, 40, 50), 5)) == found, "no block of another store"
             assert sum(one.cache_use().bytes for one in shared) <= cache.most
             assert searcher.cache_use().bytes == one * blocks, "the newest stay"
-    shared[-1].search(query_at(stores[-1], 40, 50), YEAR, 5)
+    shared[-1].search(ask(query_at(stores[-1], 40, 50), 5))
     assert shared[-1].cache_use().hits == blocks
 
 
@@ -200,19 +206,19 @@ def test_what_changed_since_the_build_is_found_and_what_was_there_is_not(store: 
     searcher = Searcher(store, "demo", tmp_path)
     query = query_at(store, 60, 60)
     part = store.parts[0]
-    assert (searcher.search(query, YEAR, 1).hits[0].row, searcher.is_current(YEAR)) == (part.row0 + 60, True)
+    assert (searcher.search(ask(query, 1)).hits[0].row, searcher.is_current(YEAR)) == (part.row0 + 60, True)
     # The pixel becomes something else, another one takes its vector, a third loses its data: one block, one commit.
     part.vectors.codes[61, 61], part.vectors.scales[61, 61] = part.vectors.codes[60, 60], part.vectors.scales[60, 60]
     part.vectors.codes[60, 60] = -part.vectors.codes[60, 60]
     part.vectors.codes[62, 62], part.vectors.scales[62, 62], part.vectors.status[62, 62] = 0, 0, NOT_EMBEDDED
-    result = searcher.search(query, YEAR, 30)
+    result = searcher.search(ask(query, 30))
     assert result.engine == "index+exact"
     assert [(hit.row, hit.col) for hit in result.hits] == by_brute_force(store, query, 30)
     assert (result.hits[0].row, result.hits[0].col, result.hits[0].score) == (part.row0 + 61, part.col0 + 61, 1.0)
     assert not searcher.is_current(YEAR)
     assert "1 blocks changed" in searcher.describe(YEAR)
     build_index(store, "demo", YEAR, tmp_path)
-    again = searcher.search(query, YEAR, 30)
+    again = searcher.search(ask(query, 30))
     assert again.engine == "index", "the new index is seen without opening the searcher again"
     assert again.hits == result.hits
 
@@ -222,12 +228,12 @@ def test_blocks_newer_than_the_index_are_searched_and_removed_ones_are_not(store
     searcher, query = Searcher(store, "demo", tmp_path), query_at(store, 150, 150)
     new = store.parts[0].vectors.codes[150:152, 150:151] // 2 * 2
     store.add(new, np.full((2, 1), 0.01, np.float32), Zone(33, south=True), YEAR, 7, 8)
-    result = searcher.search(query, YEAR, 500)
+    result = searcher.search(ask(query, 500))
     assert result.engine == "index+exact"
     assert ("33S", 7, 8) in pixels(result)
     assert abs(result.hits[pixels(result).index(("33S", 7, 8))].score - 1) < 0.01
     del store.parts[0]
-    left = searcher.search(query, YEAR, 500)
+    left = searcher.search(ask(query, 500))
     assert set(pixels(left)) == {("33S", 7, 8), ("33S", 8, 8)}
 
 
@@ -236,7 +242,7 @@ def test_more_hits_than_pixels_gives_every_pixel_once(tmp_path: Path) -> None:
     store.parts[0].vectors.status[32, 41] = 2
     build_index(store, "demo", YEAR, tmp_path)
     for folder in (tmp_path, NOWHERE):
-        result = Searcher(store, "demo", folder).search(query_at(store, 40, 44), YEAR, 5000)
+        result = Searcher(store, "demo", folder).search(ask(query_at(store, 40, 44), 5000))
         assert len(set(pixels(result))) == len(result.hits) == 45 * 45 - 30 * 40 - 1
 
 
@@ -244,7 +250,7 @@ def test_many_hits_are_not_cut_short_by_the_lists_that_were_looked_into(
     shared: MemoryStore, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexing.manifest.Tuning.scaled", lambda self, k: (1, k))
-    result = Searcher(shared, "demo", built).search(query_at(shared, 200, 200), YEAR, 40_000)
+    result = Searcher(shared, "demo", built).search(ask(query_at(shared, 200, 200), 40_000))
     assert len(result.hits) == 40_000
 
 
@@ -255,7 +261,7 @@ def test_a_pixel_whose_codes_are_all_zero_is_like_nothing(tmp_path: Path) -> Non
     build_index(store, "demo", YEAR, tmp_path)
     zero = pixel_ids(Zone(31), np.array([part.row0 + 50]), np.array([part.col0 + 50]))
     for folder in (tmp_path, NOWHERE):
-        result = Searcher(store, "demo", folder).search(query_at(store, 40, 50), YEAR, 5000, own=zero)
+        result = Searcher(store, "demo", folder).search(ask(query_at(store, 40, 50), 5000, own=zero))
         assert len(result.hits) == 60 * 60 - 30 * 40 - 1
         assert all(np.isfinite(hit.score) for hit in result.hits)
 
@@ -265,8 +271,8 @@ def test_pixels_can_be_left_out(shared: MemoryStore, built: Path) -> None:
     own = pixel_ids(Zone(31), np.array([part.row0 + 90]), np.array([part.col0 + 90]))
     for folder in (built, NOWHERE):
         searcher, query = Searcher(shared, "demo", folder), query_at(shared, 90, 90)
-        every = searcher.search(query, YEAR, 11, own=own)
-        without = searcher.search(query, YEAR, 10, own=own, exclude=own)
+        every = searcher.search(ask(query, 11, own=own))
+        without = searcher.search(ask(query, 10, own=own, exclude=own))
         assert pixels(without) == pixels(every)[1:]
         assert [hit.rank for hit in without.hits] == list(range(1, 11))
 
@@ -277,7 +283,7 @@ def test_its_own_pixel_is_a_hit_whatever_the_index_proposes(
     monkeypatch.setattr("indexing.search.candidates", lambda *_: np.empty(0, np.int64))
     part = shared.parts[0]
     own = pixel_ids(Zone(31), np.array([part.row0 + 90]), np.array([part.col0 + 90]))
-    result = Searcher(shared, "demo", built).search(query_at(shared, 90, 90), YEAR, 5, own=own)
+    result = Searcher(shared, "demo", built).search(ask(query_at(shared, 90, 90), 5, own=own))
     assert pixels(result) == [("31N", part.row0 + 90, part.col0 + 90)]
 
 
@@ -302,7 +308,7 @@ def test_hits_in_an_area_are_those_a_brute_force_of_the_area_finds(
     for rows, cols in (((50, 60), (50, 60)), ((10, 290), (150.2, 160.7)), ((-50, 400), (-50, 400))):
         area, inside = area_of(shared, rows, cols)
         query = query_at(shared, 250, 60)
-        result = searcher.search(query, YEAR, 60, area=area)
+        result = searcher.search(ask(query, 60, area=area))
         truth = by_brute_force(shared, query, 60, inside)
         found = [(hit.row, hit.col) for hit in result.hits]
         assert len(found) == len(truth)
@@ -314,7 +320,7 @@ def test_hits_in_an_area_are_those_a_brute_force_of_the_area_finds(
 def test_an_area_with_nothing_in_it_has_no_hits(shared: MemoryStore, built: Path) -> None:
     for exact_blocks in (64, 0):
         searcher = Searcher(shared, "demo", built, exact_blocks=exact_blocks)
-        assert searcher.search(query_at(shared, 90, 90), YEAR, 5, area=Area(10, 10, 11, 11)).hits == ()
+        assert searcher.search(ask(query_at(shared, 90, 90), 5, area=Area(10, 10, 11, 11))).hits == ()
 
 
 def test_an_area_across_the_antimeridian_holds_both_sides(tmp_path: Path) -> None:
@@ -330,20 +336,20 @@ def test_an_area_across_the_antimeridian_holds_both_sides(tmp_path: Path) -> Non
             store.add(codes, scales, zone, YEAR, row, col)
     assert store is not None
     query = Query.of(store.identity, codes[3, 3])
-    result = Searcher(store, "demo", NOWHERE).search(query, YEAR, 2, area=Area(179.9, 9, -179.9, 11))
+    result = Searcher(store, "demo", NOWHERE).search(ask(query, 2, area=Area(179.9, 9, -179.9, 11)))
     assert [(hit.score, hit.zone.name) for hit in result.hits] == [(1.0, "01N"), (1.0, "60N")]
-    west = Searcher(store, "demo", NOWHERE).search(query, YEAR, 2, area=Area(179.9, 9, 180, 11))
+    west = Searcher(store, "demo", NOWHERE).search(ask(query, 2, area=Area(179.9, 9, 180, 11)))
     assert {hit.zone.name for hit in west.hits} == {"60N"}
 
 
 def test_other_models_and_sizes_are_refused(shared: MemoryStore, built: Path) -> None:
     searcher = Searcher(shared, "demo", built)
     with pytest.raises(IdentityMismatch, match=r"alien@1/x.*fake@1/test"):
-        searcher.search(Query.of(ModelIdentity("alien", "1", "x"), np.ones((1, 128), np.float32)), YEAR, 5)
+        searcher.search(ask(Query.of(ModelIdentity("alien", "1", "x"), np.ones((1, 128), np.float32)), 5))
     with pytest.raises(InvalidInput, match="64 dimensions"):
-        searcher.search(Query.of(shared.identity, np.ones((1, 64), np.float32)), YEAR, 5)
+        searcher.search(ask(Query.of(shared.identity, np.ones((1, 64), np.float32)), 5))
     with pytest.raises(InvalidInput, match="k"):
-        searcher.search(query_at(shared, 90, 90), YEAR, 0)
+        searcher.search(ask(query_at(shared, 90, 90), 0))
 
 
 def test_an_index_made_by_another_model_is_refused(tmp_path: Path) -> None:
@@ -352,22 +358,22 @@ def test_an_index_made_by_another_model_is_refused(tmp_path: Path) -> None:
     store.identity = ModelIdentity("fake", "2", "test")
     searcher = Searcher(store, "demo", tmp_path)
     with pytest.raises(IdentityMismatch, match=r"fake@1/test.*fake@2/test"):
-        searcher.search(query_at(store, 40, 50), YEAR, 5)
+        searcher.search(ask(query_at(store, 40, 50), 5))
     assert not searcher.is_current(YEAR)
     with pytest.raises(Conflict, match=r"dataset demo.*sea"):
-        Searcher(landscape(side=60), "sea", tmp_path).search(query_at(landscape(side=60), 40, 50), YEAR, 5)
+        Searcher(landscape(side=60), "sea", tmp_path).search(ask(query_at(landscape(side=60), 40, 50), 5))
 
 
 def test_too_much_to_scan_says_what_to_do(shared: MemoryStore, built: Path, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="smalti index build demo"):
-        Searcher(shared, "demo", NOWHERE, exact_blocks=3).search(query_at(shared, 90, 90), YEAR, 5)
+        Searcher(shared, "demo", NOWHERE, exact_blocks=3).search(ask(query_at(shared, 90, 90), 5))
     with pytest.raises(Unavailable, match="no index"):
         Searcher(shared, "demo", NOWHERE, exact_blocks=3).describe(YEAR)
     store = landscape(side=300)
     build_index(store, "demo", YEAR, tmp_path)
     store.parts[0].vectors.codes[:, 1:] //= 2
     with pytest.raises(Unavailable, match="too old"):
-        Searcher(store, "demo", tmp_path, exact_blocks=3).search(query_at(store, 90, 90), YEAR, 5)
+        Searcher(store, "demo", tmp_path, exact_blocks=3).search(ask(query_at(store, 90, 90), 5))
 
 
 @pytest.mark.parametrize(
@@ -397,11 +403,11 @@ def test_a_damaged_index_is_a_clear_error_that_names_the_file(tmp_path: Path, na
     searcher = Searcher(store, "demo", tmp_path)
     for _ in range(2):
         with pytest.raises(Corrupt, match=name.replace(".", r"\.")) as caught:
-            searcher.search(query_at(store, 40, 50), YEAR, 5)
+            searcher.search(ask(query_at(store, 40, 50), 5))
         assert "smalti index build" in str(caught.value)
     assert not searcher.is_current(YEAR)
     build_index(store, "demo", YEAR, tmp_path)
-    assert searcher.search(query_at(store, 40, 50), YEAR, 5).engine == "index", "building again is the cure"
+    assert searcher.search(ask(query_at(store, 40, 50), 5)).engine == "index", "building again is the cure"
 
 
 @pytest.mark.parametrize("text", ["", "../elsewhere", "g-../../x"])
@@ -410,7 +416,7 @@ def test_a_pointer_that_names_no_generation_is_corrupt(tmp_path: Path, text: str
     (tmp_path / "2024" / "current").write_text(text)
     store = landscape(side=60)
     with pytest.raises(Corrupt, match="current"):
-        Searcher(store, "demo", tmp_path).search(query_at(store, 40, 50), YEAR, 5)
+        Searcher(store, "demo", tmp_path).search(ask(query_at(store, 40, 50), 5))
 
 
 def test_places_tell_pixel_vector_and_status(shared: MemoryStore) -> None:
@@ -429,12 +435,12 @@ def test_searches_stay_right_while_the_index_is_rebuilt(shared: MemoryStore, tmp
     store = landscape(side=60)
     build_index(store, "demo", YEAR, tmp_path)
     searcher, query = Searcher(store, "demo", tmp_path), query_at(store, 40, 50)
-    truth, wrong, stop = searcher.search(query, YEAR, 5).hits, [], threading.Event()
+    truth, wrong, stop = searcher.search(ask(query, 5)).hits, [], threading.Event()
 
     def look() -> None:
         while not stop.is_set():
             try:
-                if searcher.search(query, YEAR, 5).hits != truth:
+                if searcher.search(ask(query, 5)).hits != truth:
                     wrong.append("hits")
             except Exception as error:
                 wrong.append(repr(error))
@@ -453,5 +459,5 @@ def test_searches_stay_right_while_the_index_is_rebuilt(shared: MemoryStore, tmp
 def test_a_block_without_any_vector_is_nothing_to_rank() -> None:
     vectors = random_vectors((4, 4), 8)
     store = MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, 9, 9, status=np.full((4, 4), 2, np.uint8))
-    result = Searcher(store, "demo", NOWHERE).search(Query.of(store.identity, np.ones((1, 8))), YEAR, 5)
+    result = Searcher(store, "demo", NOWHERE).search(ask(Query.of(store.identity, np.ones((1, 8))), 5))
     assert (result.hits, result.scanned) == ((), 0)

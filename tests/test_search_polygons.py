@@ -26,7 +26,7 @@ from tests.fakes import MemoryStore
 from tests.stores import random_vectors
 from tests.test_indexing import YEAR, landscape
 from tests.test_polygons import brute_force, polygon
-from tests.test_search import by_brute_force, query_at
+from tests.test_search import ask, by_brute_force, query_at
 
 NOWHERE = Path("/nonexistent")
 SEARCH = "/datasets/tiny/2024/search"
@@ -67,7 +67,7 @@ def test_hits_in_a_polygon_are_those_brute_force_finds_there(
         shape, inside = star(shared, reach)
         assert 200 < inside.sum() < inside.size
         query = query_at(shared, 250, 60)
-        result = searcher.search(query, YEAR, 60, inside=shape)
+        result = searcher.search(ask(query, 60, inside=shape))
         truth = by_brute_force(shared, query, 60, inside)
         found = [(hit.row, hit.col) for hit in result.hits]
         part = shared.parts[0]
@@ -97,7 +97,7 @@ def test_box_polygon_and_what_is_left_out_hold_together(shared: MemoryStore, bui
         (~out, {"outside": (other,)}),
         (~out & ~inside, {"outside": (other, shape)}),
     ):
-        result = searcher.search(query, YEAR, 40, own=ids, **options)  # type: ignore[arg-type]
+        result = searcher.search(ask(query, 40, own=ids, **options))
         truth = by_brute_force(shared, query, 40, keep)
         found = [(hit.row, hit.col) for hit in result.hits]
         assert all(keep[row - part.row0, col - part.col0] for row, col in found)
@@ -112,7 +112,7 @@ def test_a_polygon_with_nothing_in_it_has_no_hits(shared: MemoryStore, built: Pa
     for exact_blocks in (64, 0):
         searcher = Searcher(shared, "demo", built, exact_blocks=exact_blocks)
         for shape in (bare, polygon([(100, 10), (101, 10), (101, 11)]), polygon([(3, 52), (4, 52), (3.5, 52)])):
-            assert searcher.search(query_at(shared, 90, 90), YEAR, 5, inside=shape).hits == ()
+            assert searcher.search(ask(query_at(shared, 90, 90), 5, inside=shape)).hits == ()
 
 
 def test_over_two_zones_hits_and_means_come_from_each_pixels_own() -> None:
@@ -143,7 +143,7 @@ def test_over_two_zones_hits_and_means_come_from_each_pixels_own() -> None:
     average = searcher.average(YEAR, shape, 10_000, "polygons[0]")
     assert (average.pixels, average.inside) == (len(every), len(every))
     np.testing.assert_allclose(average.vector, every.mean(axis=0), atol=1e-7)
-    hits = searcher.search(Query.of(store.identity, average.vector), YEAR, 5000, inside=shape).hits
+    hits = searcher.search(ask(Query.of(store.identity, average.vector), 5000, inside=shape)).hits
     assert {(hit.zone.name, hit.row, hit.col) for hit in hits} == places
     assert len(hits) == len(places)
 

@@ -19,7 +19,7 @@ from api.problems import documented
 from api.schemas import Examples, Finite, Geometry, LatText, LonText
 from api.security import require
 from api.state import State, get_state
-from indexing.search import SearchResult
+from indexing.question import Question, SearchResult, Where
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded, NotFound
 from service.polygons import Polygon
@@ -184,9 +184,11 @@ def _answer(state: State, at: DatasetWindow, query: Query, k: int, where: _Where
     searcher = state.searcher(at.dataset)
     if where.deadline is None:
         where = replace(where, deadline=Deadline.after(state.settings.limits.seconds))
-    result = state.watch.search(
-        at.dataset.id, at.window, k, lambda: searcher.search(query, at.window, k, own=own, **vars(where))
-    )
+    question = Question(
+        query, at.window, k, own=own, deadline=where.deadline,
+        where=Where(where.area, where.inside, where.outside, where.exclude),
+    )  # fmt: skip
+    result = state.watch.search(at.dataset.id, at.window, k, lambda: searcher.search(question))
     body = {
         "type": "FeatureCollection",
         **at.dataset.provenance(at.window),

@@ -21,6 +21,7 @@ import numpy as np
 
 from indexing.build import build_index
 from indexing.pixels import BlockCache
+from indexing.question import Question
 from indexing.search import Searcher
 from service.grid import Block, Zone
 from service.quant import dequantise, quantise
@@ -116,12 +117,16 @@ def run(folder: Path) -> list[dict[str, Any]]:
     many = len(queries)
 
     exact = Searcher(store, "bench", folder / "none", cache=BlockCache(10**9))
-    scan = alternate(lambda n: exact.search(queries[n], YEAR, 100), lambda n: flat.search(directions[n], 100), turns=4)
+    scan = alternate(
+        lambda n: exact.search(Question(queries[n], YEAR, 100)), lambda n: flat.search(directions[n], 100), turns=4
+    )
     manifest = build_index(store, "bench", YEAR, folder)
     size = sum(record.bytes for record in manifest.files) / manifest.count
     indexed = Searcher(store, "bench", folder, cache=BlockCache(10**9))
     ann = alternate(
-        lambda n: indexed.search(queries[n % many], YEAR, 10), lambda n: flat.search(directions[n % many], 10), turns=10
+        lambda n: indexed.search(Question(queries[n % many], YEAR, 10)),
+        lambda n: flat.search(directions[n % many], 10),
+        turns=10,
     )
     tile, scales = vectors.codes[:BLOCK, :BLOCK], vectors.scales[:BLOCK, :BLOCK]
     heat = alternate(
@@ -145,7 +150,7 @@ def recall(searcher: Searcher, queries: list[Query], flat: Any, directions: list
     found = []
     for query, direction in zip(queries, directions, strict=True):
         truth = set(flat.search(direction, 10)[1][0].tolist())
-        hits = {(hit.row - ROW0) * SIDE + hit.col - COL0 for hit in searcher.search(query, YEAR, 10).hits}
+        hits = {(hit.row - ROW0) * SIDE + hit.col - COL0 for hit in searcher.search(Question(query, YEAR, 10)).hits}
         found.append(len(truth & hits) / 10)
     return float(np.mean(found))
 
