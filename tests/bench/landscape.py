@@ -1,7 +1,7 @@
 """A large landscape of vectors, any block of which can be made by itself: the same one every time, in bounded memory.
 
-Parcels of 400 kinds, each with its own gradient, in a subspace of 24 dimensions, and noise in all of them: the scene
-of the search benchmark, wider. From one year to the next a tenth of the parcels changes its kind.
+Parcels of 400 kinds, each with its own gradient, in a subspace of 24 dimensions, and noise in all of them. Search is
+measured on more kinds of the same. From one year to the next a tenth of the parcels changes its kind.
 """
 
 from __future__ import annotations
@@ -27,22 +27,28 @@ class Landscape:
     """What is where; all of it follows from the seed."""
 
     seed: int = 0
+    kinds: int = KINDS
+    """Of parcels."""
 
     @cached_property
     def _world(self) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """(24, 128) directions, (400, 24) kinds, (2, 24) slopes southwards and eastwards."""
+        """(24, 128) directions, (kinds, 24) kinds, (2, 24) slopes southwards and eastwards."""
         rng = np.random.default_rng(self.seed)
         fading = np.geomspace(1, 0.1, RANK, dtype=np.float32)[:, None]
         directions = rng.standard_normal((RANK, DIMS), np.float32) * fading
-        return directions, rng.standard_normal((KINDS, RANK), np.float32), rng.standard_normal((2, RANK), np.float32)
+        return (
+            directions,
+            rng.standard_normal((self.kinds, RANK), np.float32),
+            rng.standard_normal((2, RANK), np.float32),
+        )
 
     def parcels(self, block: Block, year: int) -> Int64Array:
         """(256, 256) the kind at each pixel."""
         rng = np.random.default_rng([self.seed, int(block.zone[:2]), block.row, block.col])
         side = BLOCK // PARCEL
-        kinds = rng.integers(0, KINDS, (side, side))
+        kinds = rng.integers(0, self.kinds, (side, side))
         for _ in range(FIRST_YEAR, year):
-            kinds = np.where(rng.random((side, side)) < CHANGED, rng.integers(0, KINDS, (side, side)), kinds)
+            kinds = np.where(rng.random((side, side)) < CHANGED, rng.integers(0, self.kinds, (side, side)), kinds)
         return np.kron(kinds, np.ones((PARCEL, PARCEL), np.int64))
 
     @cached_property
