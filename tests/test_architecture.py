@@ -43,6 +43,7 @@ DOORS = {
     "dbos": ("api/jobs.py", "api/worker.py"),
     "sqlalchemy": ("api/roster.py",),
     "distributed": ("api/batch.py",),
+    "httpx2": ("api/fleet.py",),
 }
 
 
