@@ -1,0 +1,125 @@
+"""Work in pieces on many machines, by Dask, or on this one in processes. The only door to dask.distributed.
+
+A piece is a plain function of a plain value, and does nothing twice: whoever does it may die at any moment, and
+another does it again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+from service import VERSION
+from service.errors import Conflict, InvalidInput, SmaltiError, Unavailable
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CONNECT_S: Final = 15.0
+"""How long a scheduler may take to answer, and the first of its workers to be there."""
+DEATHS: Final = 3
+"""Times that processes of ours may die in a row before the work is given up."""
+_AGAIN: Final = "Run it again: pieces that were done are not done again."
+
+
+class Run(Protocol):
+    """Does a function to every task, like `map`: results in the order of the tasks, as they come."""
+
+    def __call__(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        """Begin all of it, and yield what comes of it."""
+
+
+@contextmanager
+def on_dask(address: str) -> Iterator[Run]:
+    """A Dask cluster to run pieces on. What is not done when the block ends is cancelled.
+
+    Args:
+        address: Of the scheduler, `tcp://name:8786` or `tls://...`; Dask's own settings say with which certificates.
+
+    Raises:
+        InvalidInput: It is no address.
+        Unavailable: No scheduler answers there, or it has no worker.
+        Conflict: Workers run another version of smalti.
+    """
+    try:
+        import distributed
+    except ImportError:
+        remedy = "Install smalti[batch]."
+        raise Unavailable("Dask is not installed here.", field="scheduler", remedy=remedy) from None
+    try:
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except ValueError:
+        raise InvalidInput(f"{address[:200]!r} is no address.", field="scheduler", remedy="tcp://name:8786") from None
+    except (OSError, TimeoutError):
+        raise Unavailable(f"no Dask scheduler answers at {address}.", field="scheduler") from None
+    with client:
+        _require_workers(client, address)
+        yield lambda function, tasks: _spread(client, function, tasks)
+
+
+def _require_workers(client: Any, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError:
+        raise Unavailable(f"the Dask scheduler at {address} has no worker.", remedy="Start some.") from None
+    for worker, found in client.run(_version, on_error="return").items():
+        if found != VERSION:
+            told = f"smalti {found}" if isinstance(found, str) else f"no smalti ({type(found).__name__})"
+            raise Conflict(f"the Dask worker {worker} runs {told}, this is {VERSION}.", field="scheduler")
+
+
+def _version() -> str:
+    return VERSION
+
+
+def _spread(client: Any, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+    """`Run` by the workers of a cluster. What is large travels once, to the worker that does it."""
+    from distributed import CancelledError, KilledWorker
+
+    futures = client.map(function, tasks, pure=False)
+    try:
+        for future in futures:
+            yield future.result()
+    except KilledWorker as error:
+        told = f"its workers died, {error.allowed_failures + 1} in a row, at the same piece of work."
+        raise Unavailable(told, remedy=f"Look for what ended them: memory? {_AGAIN}") from None
+    except CancelledError:
+        raise Unavailable("the Dask scheduler is gone.", remedy=_AGAIN) from None
+    finally:
+        client.cancel(futures)
+
+
+@contextmanager
+def on_this_machine(processes: int) -> Iterator[Run]:
+    """Processes of this machine to run pieces in; with one, this very process.
+
+    Args:
+        processes: How many, 1 or more.
+    """
+    if processes == 1:
+        yield lambda function, tasks: map(function, tasks)
+    else:
+        yield lambda function, tasks: _by_processes(processes, function, tasks)
+
+
+def _by_processes(processes: int, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+    """`Run` by processes. One that dies takes the others with it: what was not done by then is begun anew."""
+    done, deaths = 0, 0
+    while done < len(tasks):
+        # `spawn`: a forked process would hold locks of threads that are not there, Icechunk's and FAISS's among them.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            try:
+                for result in pool.map(function, tasks[done:]):
+                    yield result
+                    done, deaths = done + 1, 0
+            except BrokenProcessPool:
+                deaths += 1
+                if deaths == DEATHS:
+                    raise Unavailable(f"processes died, {deaths} times in a row.", remedy=_AGAIN) from None
+            except SmaltiError:
+                pool.shutdown(cancel_futures=True)
+                raise
