@@ -8,27 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 
 from service.errors import InvalidInput, LimitExceeded
-from service.linear import code_norms, code_products
+from service.linear import Weights, code_norms
 from service.shelf import content_id
 from service.values import Float32Array, Float64Array, Int8Array, ModelIdentity
 
 MAX_EXAMPLES: Final = 1000
 AGAINST: Final = 0.5
 """Weight of the examples against."""
+Metric = Literal["cosine", "euclidean"]
+_CANCELLED: Final = 1e-6
+"""A sum of examples this short beside them has no direction but that of rounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Examples, all made by one model.
+    """Examples, all made by one model, and how likeness to them is measured.
 
-    The query direction is Rocchio's: q = unit(mean(unit(wanted)) - 0.5 mean(unit(unwanted))), and a pixel's
-    score is its cosine with q, between -1 and 1. Cosine needs no scale: q . c / |c| on the stored codes is
-    the cosine of the dequantised vector (Rocchio 1971, "Relevance feedback in information retrieval").
+    Cosine. The query direction is Rocchio's: q = unit(mean(unit(wanted)) - 0.5 mean(unit(unwanted))), and a pixel's
+    score is its cosine with q, between -1 and 1. Cosine needs no scale: q . c / |c| on the stored codes is the cosine
+    of the dequantised vector (Rocchio 1971, "Relevance feedback in information retrieval").
+
+    Euclidean. On dequantised vectors: q = mean(wanted) + 0.5 (mean(wanted) - mean(unwanted)), or the mean of those
+    wanted where nothing is not, and a pixel's score is 1 - |v - q| / |q|: 1 for q itself, 0 for what is as far from it
+    as no vector at all, less beyond.
     """
 
     identity: ModelIdentity
@@ -37,6 +44,7 @@ class Query:
     """(n, d) float32 examples for, n >= 1, each finite and not zero."""
     unwanted: Float32Array
     """(m, d) float32 examples against, m >= 0."""
+    metric: Metric = "cosine"
 
     def __post_init__(self) -> None:
         if self.wanted.ndim != 2 or not len(self.wanted):
@@ -51,27 +59,65 @@ class Query:
                 raise InvalidInput("must hold finite float32 numbers.", field=field)
             if (np.abs(examples).max(axis=1, initial=0) == 0).any():
                 raise InvalidInput("holds a vector of zeros, which is like nothing.", field=field)
-        if not np.linalg.norm(self._raw_direction) > 1e-6:
+        if self.metric not in get_args(Metric):
+            raise InvalidInput(f"is none of {', '.join(get_args(Metric))}.", field="metric")
+        if not np.linalg.norm(self._sum) > _CANCELLED * self._size:
             raise InvalidInput("the examples for and against cancel out.", field="unwanted", remedy="Drop some.")
 
     @classmethod
-    def of(cls, identity: ModelIdentity, wanted: Float32Array, unwanted: Float32Array | None = None) -> Self:
+    def of(
+        cls,
+        identity: ModelIdentity,
+        wanted: Float32Array,
+        unwanted: Float32Array | None = None,
+        metric: Metric = "cosine",
+    ) -> Self:
         """A query from (n, d) examples for and, optionally, (m, d) against."""
         wanted = np.atleast_2d(np.asarray(wanted, np.float32))
         against = np.empty((0, wanted.shape[1]), np.float32) if unwanted is None else unwanted
-        return cls(identity, wanted, np.asarray(against, np.float32).reshape(-1, wanted.shape[1]))
+        return cls(identity, wanted, np.asarray(against, np.float32).reshape(-1, wanted.shape[1]), metric)
 
     @cached_property
-    def _raw_direction(self) -> Float64Array:
-        direction = _unit(self.wanted).mean(axis=0)
-        if len(self.unwanted):
-            direction = direction - AGAINST * _unit(self.unwanted).mean(axis=0)
-        return np.asarray(direction, np.float64)
+    def _sum(self) -> Float64Array:
+        """(d,) float64 what the examples come to: q, or of the cosine its direction."""
+        of = _unit if self.metric == "cosine" else np.float64
+        wanted = of(self.wanted).mean(axis=0)
+        if not len(self.unwanted):
+            return np.asarray(wanted, np.float64)
+        unwanted = of(self.unwanted).mean(axis=0)
+        if self.metric == "cosine":
+            return np.asarray(wanted - AGAINST * unwanted, np.float64)
+        return np.asarray(wanted + AGAINST * (wanted - unwanted), np.float64)
+
+    @property
+    def _size(self) -> float:
+        """Length of the longest example, as `_sum` takes it."""
+        if self.metric == "cosine":
+            return 1.0
+        return float(np.linalg.norm(np.float64(np.concatenate([self.wanted, self.unwanted])), axis=1).max())
+
+    @cached_property
+    def length(self) -> float:
+        """|q| where the metric is Euclidean; 1 of a cosine, which has a direction only."""
+        return float(np.linalg.norm(self._sum)) if self.metric == "euclidean" else 1.0
 
     @cached_property
     def direction(self) -> Float64Array:
-        """(d,) float64 unit vector q."""
-        return np.asarray(self._raw_direction / np.linalg.norm(self._raw_direction), np.float64)
+        """(d,) float64 unit vector along q."""
+        return np.asarray(self._sum / np.linalg.norm(self._sum), np.float64)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The direction, ready to be multiplied with codes."""
+        return Weights(self.direction[None])
+
+    def score_at(self, distance: float) -> float:
+        """The score at a distance: 1 - cosine, or the Euclidean one."""
+        return 1 - distance / self.length
+
+    def distance_at(self, score: float) -> float:
+        """The distance at a score."""
+        return (1 - score) * self.length
 
     def require_same_space(self, identity: ModelIdentity, dims: int, what: str) -> None:
         """Refuse vectors that another model made.
@@ -84,29 +130,51 @@ class Query:
         if dims != self.wanted.shape[1]:
             raise InvalidInput(f"has {self.wanted.shape[1]} dimensions, {what} {dims}.", field="query")
 
-    def scores(self, codes: Int8Array, norms: Float32Array | None = None) -> Float32Array:
-        """(...,) float32 cosine of each (..., d) code vector with the query; NaN for a zero vector.
+    def scores(
+        self, codes: Int8Array, norms: Float32Array | None = None, scales: Float32Array | None = None
+    ) -> Float32Array:
+        """(...,) float32 score of each (..., d) code vector; NaN for a zero vector.
 
         Args:
             codes: (..., d) int8.
             norms: `norms_of(codes)` where they are known already: half of the work.
+            scales: (...) float32, without which there is no Euclidean distance; cosines need none.
         """
         flat = codes.reshape(-1, codes.shape[-1])
+        lengths = code_norms(flat) if norms is None else norms.ravel()
         with np.errstate(invalid="ignore", divide="ignore"):
-            out = code_products(flat, self.direction[None])[:, 0]
-            out /= code_norms(flat) if norms is None else norms.ravel()
+            out = self.weights.products(flat)[:, 0]
+            out /= lengths
+        if self.metric == "cosine":
+            return out.reshape(codes.shape[:-1])
+        with np.errstate(over="ignore"):  # farther than float32 can tell is as far as can be
+            out = np.asarray(1 - np.sqrt(self.squares(out, lengths, _required(scales).ravel())), np.float32)
         return out.reshape(codes.shape[:-1])
 
-    def exact_scores(self, codes: Int8Array) -> Float64Array:
-        """(n,) float64 cosine of each (n, d) code vector: what hits are ranked by."""
+    def squares(self, cosines: Float32Array, norms: Float32Array, scales: Float32Array) -> Float64Array:
+        """(n,) float64 squared Euclidean distances from q over |q| squared, by the law of cosines.
+
+        Args:
+            cosines: (n,) float32 of the code vectors with the direction.
+            norms: (n,) float32 of the codes.
+            scales: (n,) float32.
+        """
+        share = np.float64(norms) * scales / self.length
+        return np.maximum(share * (share - 2 * np.float64(cosines)) + 1, 0)
+
+    def exact_scores(self, codes: Int8Array, scales: Float32Array | None = None) -> Float64Array:
+        """(n,) float64 score of each (n, d) code vector: what hits are ranked by."""
         rows = codes.astype(np.float64)
-        return np.asarray((rows @ self.direction) / np.linalg.norm(rows, axis=-1), np.float64)
+        if self.metric == "cosine":
+            return np.asarray((rows @ self.direction) / np.linalg.norm(rows, axis=-1), np.float64)
+        rows *= _required(scales).astype(np.float64)[:, None]
+        return np.asarray(1 - np.linalg.norm(rows - self._sum, axis=-1) / self.length, np.float64)
 
     def to_document(self) -> dict[str, Any]:
         """The canonical document to shelve."""
         return {
             "type": "query",
-            "metric": "cosine",
+            "metric": self.metric,
             "model": str(self.identity),
             "wanted": self.wanted.astype(float).tolist(),
             "unwanted": self.unwanted.astype(float).tolist(),
@@ -119,10 +187,10 @@ class Query:
         Raises:
             InvalidInput: It is not a query.
         """
-        if document.get("type") != "query" or document.get("metric") != "cosine":
+        if document.get("type") != "query" or document.get("metric") not in get_args(Metric):
             raise InvalidInput("this document is not a query.", field="query")
-        identity = ModelIdentity.parse(document["model"])
-        return cls.of(identity, np.array(document["wanted"], np.float32), np.array(document["unwanted"], np.float32))
+        wanted, unwanted = (np.array(document[side], np.float32) for side in ("wanted", "unwanted"))
+        return cls.of(ModelIdentity.parse(document["model"]), wanted, unwanted, document["metric"])
 
     @cached_property
     def id(self) -> str:
@@ -133,6 +201,12 @@ class Query:
 def norms_of(codes: Int8Array) -> Float32Array:
     """(...,) float32 Euclidean norm of each (..., d) code vector."""
     return code_norms(codes.reshape(-1, codes.shape[-1])).reshape(codes.shape[:-1])
+
+
+def _required(scales: Float32Array | None) -> Float32Array:
+    if scales is None:
+        raise TypeError("a Euclidean distance is one of dequantised vectors: it needs scales")
+    return scales
 
 
 def _unit(vectors: Float32Array) -> Float64Array:

@@ -13,11 +13,19 @@ from service.colour.ramp import CHANGE, GREY, LIKENESS, hex_colours, palette
 from service.colour.tone import indexed
 from service.errors import InvalidInput
 from service.linear import paired_angles
-from service.queries import Query
+from service.queries import Metric, Query
 from service.values import Float32Array, Int8Array, Int64Array, ModelIdentity, UInt8Array, Vectors, Window
 
 FARTHEST: Final = (-1.0, 2.0)
 """No cosine is smaller, and no change larger."""
+
+_MEANING: Final[Mapping[Metric, str]] = {
+    "cosine": "Cosine between each pixel's vector and the query: 1 is the same direction, 0 has nothing in common with "
+    "it.",
+    "euclidean": "1 less the distance between each pixel's vector and the query's, in lengths of the query: 1 is the "
+    "same vector, 0 as far from it as no vector at all.",
+}
+_UNIT: Final[Mapping[Metric, str]] = {"cosine": "cosine", "euclidean": "1 - distance / length"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,7 @@ class Scored(ABC):
 
 @dataclass(frozen=True, eq=False)
 class SimilarityView(Scored):
-    """The cosine of each pixel with a query: the score that the search ranks by."""
+    """The score of each pixel with a query: the one that the search ranks by."""
 
     own: ClassVar = LIKENESS
     query: Query
@@ -138,10 +146,9 @@ class SimilarityView(Scored):
         return {
             "view": "similarity",
             "title": "Likeness",
-            "text": "Cosine between each pixel's vector and the query: 1 is the same direction, 0 has nothing in "
-            f"common with it. {self.scale.below}",
+            "text": f"{_MEANING[self.query.metric]} {self.scale.below}",
             "query": self.query.id,
-            "unit": "cosine",
+            "unit": _UNIT[self.query.metric],
             **self.scale.legend(self.own, "less alike", "alike"),
         }
 
@@ -150,15 +157,20 @@ class SimilarityView(Scored):
         self.query.require_same_space(identity, dims, "the dataset")
 
     def values(self, vectors: Vectors) -> Float32Array:
-        """(..., 1) cosines, -1 to 1."""
-        scores = self.query.scores(vectors.codes)
+        """(..., 1) scores, at most 1."""
+        scores = self.query.scores(vectors.codes, scales=vectors.scales)
         scores[~vectors.valid] = np.nan
         return scores[..., None]
 
     def of(self, *vectors: Float32Array) -> Float32Array:
-        """(n, 1) cosines of (n, d) dequantised vectors."""
+        """(n, 1) scores of (n, d) dequantised vectors."""
         (rows,) = vectors
-        return _cosine(rows, self.query.direction.astype(np.float32)[None])
+        cosines = _cosine(rows, self.query.direction.astype(np.float32)[None])
+        if self.query.metric == "cosine":
+            return cosines
+        lengths = np.linalg.norm(rows, axis=1).astype(np.float32)
+        squares = self.query.squares(cosines[:, 0], lengths, np.ones_like(lengths))
+        return np.asarray(1 - np.sqrt(squares)[:, None], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
