@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from indexing.ids import first_id, ids_at
+from indexing.ids import cols_of, first_id, ids_at, rows_of
 from service.grid import Block, Zone, ZoneGrid, archive_grid
 from service.quant import dequantise
 from service.queries import Query
@@ -179,6 +179,13 @@ class Truth:
         """Share of these pixels among those that another search found, per direction its k best ids."""
         shares = [np.isin(mine, theirs[: self.k]).mean() for mine, theirs in zip(self.ids, found, strict=True)]
         return float(np.mean(shares))
+
+
+def positions_of(ids: Int64Array) -> Int64Array:
+    """Where pixels lie in a scene, given by their ids: block after block, each row by row."""
+    rows, cols = rows_of(ids), cols_of(ids)
+    block = (rows // BLOCK - ROW0) * WIDE + cols // BLOCK - COL0
+    return np.asarray(block * PIXELS + rows % BLOCK * BLOCK + cols % BLOCK, np.int64)
 
 
 def each_block(scene: Scene) -> Iterator[tuple[Block, Float32Array]]:

@@ -1,176 +1,263 @@
-"""Search beside what one would do otherwise: FAISS IndexFlatIP over dequantised vectors, and the direct heat map.
+"""Search beside what one would do otherwise: FAISS over dequantised vectors, and the direct heat map.
 
-    python -m tests.bench.search        prints a table and writes .bench/search.json
+    python -m tests.bench.search        prints tables, writes .bench/search.json and .bench/search.png
 
-A million synthetic pixels of 128 dimensions with fields, gradients and noise, warm in memory. Both sides answer one
-query at a time on the threads they take by themselves; runs of both alternate, and medians are compared.
+4 million synthetic pixels of 128 dimensions with spatial structure, in a store of ours on the local disk, warm. Both
+sides are called as functions in one process, in turn, on the threads they take by themselves; medians are compared.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
+import argparse
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import faiss
+import numkong
 import numpy as np
+from rich.progress import track
 
+from api.settings import Settings
+from api.state import State
 from indexing.build import build_index
+from indexing.ids import first_id, ids_at, pixel_ids
+from indexing.manifest import IndexManifest
 from indexing.pixels import BlockCache
-from indexing.question import Question
+from indexing.question import Question, SearchResult
 from indexing.search import Searcher
-from service.grid import Block, Zone
-from service.quant import dequantise, quantise
+from service.colour.scored import SimilarityView
+from service.quant import dequantise
 from service.queries import Query
-from service.values import BLOCK, Float32Array, Vectors, Window
-from tests.fakes import MemoryStore
+from service.store import BlockData, Store, create_store
+from service.values import BLOCK, Counts, Float32Array, Int64Array
+from tests.bench.scenes import (
+    DIMS,
+    MODEL,
+    PIXELS,
+    YEAR,
+    Scene,
+    directions_of,
+    each_block,
+    queries_of,
+)  # fmt: skip
+from tests.bench.search_frontier import DATASET, beside, frontiers, tell
+from tests.bench.search_rows import ROOT, Row, frontier, index_bytes, median_ms, row, show, taking_turns, write
+from tests.bench.serving import Client, end_cleanly, server
 
-SIDE, DIMS = 1024, 128
-YEAR = Window.year(2024)
-ROW0, COL0 = 1400 * BLOCK, 120 * BLOCK
-FLAT = "faiss IndexFlatIP"
-OUT = Path(__file__).resolve().parents[2] / ".bench" / "search.json"
-
-
-class Scene(MemoryStore):
-    """A store of whole blocks that never changes, so nothing is hashed while the clock runs."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        super().__init__(vectors.codes, vectors.scales, Zone(31), YEAR, ROW0, COL0)
-
-    def revision(self) -> tuple[str, bool]:
-        return "scene", True
-
-    def blocks(self, window: Window, *, level: int = 1) -> tuple[Block, ...]:
-        return tuple(
-            Block("31N", ROW0 // BLOCK + i, COL0 // BLOCK + j)
-            for i in range(SIDE // BLOCK)
-            for j in range(SIDE // BLOCK)
-        )
-
-    def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
-        return dict.fromkeys(blocks, "1")
+BLOCKS, SMALL = 64, 16
+BATCH: Final = 128
+FLAT: Final = "faiss IndexFlatIP"
+LISTS: Final = 4096
+_BATCHES: Final = 20
+"""Of ours for one of the other's."""
 
 
-def scene(seed: int = 0) -> Vectors:
-    """Parcels of 400 kinds, each with its own gradient, in a subspace of 24 dimensions; noise in all of them."""
-    rng = np.random.default_rng(seed)
-    basis = rng.standard_normal((24, DIMS)).astype(np.float32) * np.geomspace(1, 0.1, 24, dtype=np.float32)[:, None]
-    kinds = rng.standard_normal((400, 24)).astype(np.float32)
-    parcels = np.kron(rng.integers(0, 400, (SIDE // 16, SIDE // 16)), np.ones((16, 16), int))
-    slope = rng.standard_normal((2, 24)).astype(np.float32)
-    out = Vectors.empty((SIDE, SIDE), DIMS, 1)
-    for top in range(0, SIDE, 128):
-        rows = slice(top, top + 128)
-        y, x = np.mgrid[rows, 0:SIDE].astype(np.float32) / SIDE
-        latent = kinds[parcels[rows]] + 0.5 * (y[..., None] * slope[0] + x[..., None] * slope[1])
-        latent += 0.25 * rng.standard_normal(latent.shape, dtype=np.float32)
-        values = latent @ basis + 0.15 * rng.standard_normal((*y.shape, DIMS), dtype=np.float32)
-        values = (values - values.mean(axis=-1, keepdims=True)) / values.std(axis=-1, keepdims=True)
-        out.codes[rows], out.scales[rows] = quantise(values)
-    return out
+@dataclass(frozen=True)
+class Bench:
+    """One scene, and both sides of it."""
+
+    scene: Scene
+    store: Store
+    home: Path
+    flat: Any
+    """IndexFlatIP of every pixel."""
+    ids: Int64Array
+    """(n,) pixel id of each position in it."""
+    directions: Float32Array
+    """(256, d) unit vectors to look for."""
+    queries: list[Query]
+    """The same as ours."""
+
+    @property
+    def indexes(self) -> Path:
+        return State(self.settings).indexes(DATASET)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.home, catalogue=self.home / "none.toml")
+
+    def flat_search(self, directions: Float32Array, k: int) -> Int64Array:
+        """(q, k) ids, on as many threads as there are: ours asks FAISS for one on the thread it is called from."""
+        faiss.omp_set_num_threads(os.cpu_count() or 1)
+        return self.ids[self.flat.search(directions, k)[1]]
 
 
-def alternate(ours: Callable[[int], Any], other: Callable[[int], Any], turns: int) -> tuple[float, float]:
-    """Median seconds of one call of each, turn by turn, four calls a turn."""
-    ours(0), other(0)
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(turns):
-        for call, spent in zip((ours, other), times, strict=True):
-            for number in range(4 * turn, 4 * turn + 4):
-                start = time.perf_counter()
-                call(number)
-                spent.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+@contextmanager
+def prepared(blocks: int) -> Iterator[Bench]:
+    """The scene in a store of ours, and in FAISS; gone afterwards."""
+    ROOT.mkdir(exist_ok=True)
+    scene = Scene(blocks)
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix="search-") as folder:
+        store = create_store(Path(folder) / "datasets" / f"{DATASET}.icechunk", MODEL)
+        flat = faiss.IndexFlatIP(DIMS)
+        for block, unit in track(each_block(scene), "Making the scene", total=blocks):
+            flat.add(unit)
+            counts = Counts.zeros((BLOCK, BLOCK))
+            store.write([BlockData(block, YEAR, scene.vectors(block), counts, "ab" * 32)], "bench")
+        firsts = np.repeat(np.array([first_id(block) for block in scene.every], np.int64), PIXELS)
+        ids = ids_at(firsts, np.tile(np.arange(PIXELS), blocks))
+        directions = directions_of(scene, 2 * BATCH)
+        yield Bench(scene, store, Path(folder), flat, ids, directions, queries_of(directions))
 
 
-def row(case: str, metric: str, unit: str, ours: float, other: float, other_name: str = FLAT) -> dict[str, Any]:
-    """One row; a rate or a share is better when it is larger, anything else when it is smaller."""
-    ratio = ours / other if metric in {"rate", "recall@10"} else other / ours
-    return {
-        "case": case, "metric": metric, "unit": unit, "ours": round(ours, 4), "other": round(other, 4),
-        "other_name": other_name, "ratio": round(ratio, 3), "target": None,
-    }  # fmt: skip
+def exact(bench: Bench) -> list[Row]:
+    """Every pixel scored, with nothing built."""
+    cache = BlockCache(2 * 133 * len(bench.ids))
+    searcher = Searcher(bench.store, DATASET, bench.home / "none", cache=cache)
 
+    def ours(n: int) -> SearchResult:
+        return searcher.search(Question(bench.queries[n], YEAR, 100, exact=True))
 
-def unit_vectors(vectors: Vectors) -> Float32Array:
-    flat = dequantise(vectors.codes, vectors.scales).reshape(-1, DIMS)
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat
+    def other(n: int) -> Int64Array:
+        return bench.flat_search(bench.directions[n : n + 1], 100)
 
-
-def run(folder: Path) -> list[dict[str, Any]]:
-    vectors = scene()
-    store = Scene(vectors)
-    flat = faiss.IndexFlatIP(DIMS)
-    flat.add(unit_vectors(vectors))
-    rng = np.random.default_rng(9)
-    picks = rng.integers(0, SIDE, (128, 2))
-    noise = 0.2 * rng.standard_normal((128, DIMS)).astype(np.float32)
-    examples = vectors.dequantised()[picks[:, 0], picks[:, 1]] + noise
-    queries = [Query.of(store.identity, example) for example in examples]
-    directions = [query.direction.astype(np.float32)[None] for query in queries]
-    many = len(queries)
-
-    exact = Searcher(store, "bench", folder / "none", cache=BlockCache(10**9))
-    scan = alternate(
-        lambda n: exact.search(Question(queries[n], YEAR, 100)), lambda n: flat.search(directions[n], 100), turns=4
-    )
-    manifest = build_index(store, "bench", YEAR, folder)
-    size = sum(record.bytes for record in manifest.files) / manifest.count
-    indexed = Searcher(store, "bench", folder, cache=BlockCache(10**9))
-    ann = alternate(
-        lambda n: indexed.search(Question(queries[n % many], YEAR, 10)),
-        lambda n: flat.search(directions[n % many], 10),
-        turns=10,
-    )
-    tile, scales = vectors.codes[:BLOCK, :BLOCK], vectors.scales[:BLOCK, :BLOCK]
-    heat = alternate(
-        lambda n: queries[n % many].scores(tile),
-        lambda n: direct_heat_map(tile, scales, directions[n % many][0]),
-        turns=10,
-    )
-    found = recall(indexed, queries, flat, directions)
+    times = taking_turns({"ours": ours, "other": other}, turns=8, calls={"ours": 4, "other": 2})
+    recall = np.mean([np.isin(other(n), ids_of(ours(n))).mean() for n in range(8)])
+    held = searcher.cache_use().bytes / len(bench.ids)
+    can = numkong.get_capabilities()
     return [
-        row("exact top-100, 1 M pixels", "latency", "ms", scan[0] * 1e3, scan[1] * 1e3),
-        row("exact top-100, 1 M pixels", "memory", "bytes/pixel", DIMS + 4 + 4 + 1, 4 * DIMS),
-        row("index top-10, 1 M pixels", "rate", "queries/s", 1 / ann[0], 1 / ann[1]),
-        row("index top-10, 1 M pixels", "recall@10", "share", found, 1),
-        row("index top-10, 1 M pixels", "size", "bytes/pixel", size, 4 * DIMS),
-        row("heat map, 65,536 pixels", "latency", "ms", heat[0] * 1e3, heat[1] * 1e3, "dequantise, normalise, dot"),
+        row("exact-top100", "latency", "ms", median_ms(times["ours"]), median_ms(times["other"]), FLAT,
+            5 if can["icelake"] or can["alder"] else 3),
+        row("exact-recall100", "recall", "share", float(recall), 1, FLAT, None),
+        row("exact-memory", "memory", "bytes/pixel", held, float(bench.flat.sa_code_size()), FLAT, 3.8),
+    ]  # fmt: skip
+
+
+def ids_of(result: SearchResult) -> Int64Array:
+    """(k,) ids of the hits."""
+    each = [pixel_ids(hit.zone, np.array([hit.row]), np.array([hit.col])) for hit in result.hits]
+    return np.concatenate(each) if each else np.empty(0, np.int64)
+
+
+def build(bench: Bench) -> list[Row]:
+    """Training included: our whole build, from the store to an index that serves, against FAISS's from its memory."""
+    vectors = faiss.rev_swig_ptr(bench.flat.get_xb(), bench.flat.ntotal * DIMS).reshape(-1, DIMS)
+    lists = min(LISTS, len(vectors) // 64)
+
+    def other(_: int) -> None:
+        faiss.omp_set_num_threads(os.cpu_count() or 1)
+        quantiser = faiss.IndexFlatL2(DIMS)
+        index = faiss.IndexIVFRaBitQFastScan(quantiser, DIMS, lists, faiss.METRIC_L2)
+        index.train(vectors)
+        index.add(vectors)
+
+    spent = []
+    for way in (lambda: _built(bench), lambda: other(0), lambda: _built(bench)):
+        start = time.perf_counter()
+        way()
+        spent.append(time.perf_counter() - start)
+    ours, theirs = (spent[0] + spent[2]) / 2, spent[1]
+    name = f"faiss IVF-RaBitQ fast-scan, exact quantiser, {lists} lists"
+    rate = row("build-rate", "rate", "pixels/s", len(vectors) / ours, len(vectors) / theirs, name, 2)
+    return [rate]
+
+
+def _built(bench: Bench) -> IndexManifest:
+    shutil.rmtree(bench.indexes, ignore_errors=True)
+    return build_index(bench.store, DATASET, YEAR, bench.indexes)
+
+
+def index(bench: Bench) -> list[Row]:
+    """Ten best through the index."""
+    searcher = Searcher(bench.store, DATASET, bench.indexes)
+    batches = [slice(0, BATCH), slice(BATCH, 2 * BATCH)]
+
+    def ours(n: int) -> list[Int64Array]:
+        return [top.ids for top in searcher.search_many(bench.queries[batches[n % 2]], YEAR, 10)]
+
+    def other(n: int) -> Int64Array:
+        return bench.flat_search(bench.directions[batches[n % 2]], 10)
+
+    def single(n: int) -> SearchResult:
+        return searcher.search(Question(bench.queries[n % len(bench.queries)], YEAR, 10))
+
+    ways = {"ours": ours, "other": other, "single": single}
+    times = taking_turns(ways, turns=4, calls={"ours": _BATCHES, "single": 2 * BATCH})
+    found = [np.isin(t, o).mean() for n in (0, 1) for t, o in zip(other(n), ours(n), strict=True)]
+    rate, flat_rate = (BATCH * 1e3 / median_ms(times[name]) for name in ("ours", "other"))
+    size = index_bytes(bench.indexes) / len(bench.ids)
+    p50 = median_ms(times["single"])
+    return [
+        row("ann-top10-qps", "rate", "queries/s", rate, flat_rate, f"{FLAT}, batches of {BATCH} on both sides", 400),
+        row("ann-recall10", "recall", "share", float(np.mean(found)), 0.985, "what is asked for", 1),
+        row("index-bytes", "size", "bytes/pixel", size, 34, "what is allowed", 1),
+        row("p50-one-query", "latency", "ms", p50, 0.6, "what is expected", None),
     ]
 
 
-def recall(searcher: Searcher, queries: list[Query], flat: Any, directions: list[Float32Array]) -> float:
-    """Share of the 10 best, by position in the scene, that the index finds."""
-    found = []
-    for query, direction in zip(queries, directions, strict=True):
-        truth = set(flat.search(direction, 10)[1][0].tolist())
-        hits = {(hit.row - ROW0) * SIDE + hit.col - COL0 for hit in searcher.search(Question(query, YEAR, 10)).hits}
-        found.append(len(truth & hits) / 10)
-    return float(np.mean(found))
+def heat_map(bench: Bench) -> list[Row]:
+    """The scores of a tile, as the similarity view has them."""
+    views = [SimilarityView(query) for query in bench.queries]
+    vectors = bench.scene.vectors(bench.scene.every[0])
+
+    def direct(n: int) -> Float32Array:
+        values = dequantise(vectors.codes, vectors.scales)
+        return values / np.linalg.norm(values, axis=-1, keepdims=True) @ bench.directions[n]
+
+    assert np.allclose(views[0].values(vectors)[..., 0], direct(0), rtol=0, atol=1e-6)
+    times = taking_turns({"ours": lambda n: views[n % BATCH].values(vectors), "other": direct}, turns=40)
+    ours, other = (median_ms(times[name]) for name in ("ours", "other"))
+    return [row("heatmap", "latency", "ms", ours, other, "numpy: dequantise, normalise, dot", 20)]
 
 
-def direct_heat_map(codes: np.ndarray, scales: np.ndarray, direction: Float32Array) -> Float32Array:
-    vectors = dequantise(codes, scales)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) @ direction
+def over_http(bench: Bench) -> list[Row]:
+    """The same single query through a server, on a connection that stays open."""
+    shelf = State(bench.settings).queries
+    paths = [
+        f"/datasets/{DATASET}/{YEAR}/search?query={shelf.put(query.to_document())}&k=10" for query in bench.queries
+    ]
+    searcher = Searcher(bench.store, DATASET, bench.indexes)
+    told = {"SMALTI_HOME": str(bench.home), "SMALTI_CATALOGUE": str(bench.home / "none.toml")}
+    with server(("--factory", "api.app:create_app"), told) as (port, _):
+        client = Client(port)
+        ways = {
+            "http": lambda n: client.tile(paths[n % len(paths)]),
+            "call": lambda n: searcher.search(Question(bench.queries[n % len(paths)], YEAR, 10)),
+        }
+        times = taking_turns(ways, turns=300)
+    ours, other = median_ms(times["http"]), median_ms(times["call"])
+    return [row("p50-one-query-http", "latency", "ms", ours, other, "the same as a function call", None)]
+
+
+CASES: Final = {"exact": exact, "build": build, "index": index, "heat": heat_map, "http": over_http}
+
+
+def asked() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.search", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="of 65,536 pixels; nothing is written unless 64")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "peers"], help="these cases; nothing is written")
+    return parser.parse_args()
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        rows = run(Path(folder))
-    print(f"{'case':<40}{'metric':<12}{'ours':>12}{'other':>12}  {'unit':<12}{'ratio':>8}  beside")
-    for r in rows:
-        print(
-            f"{r['case']:<40}{r['metric']:<12}{r['ours']:>12.4g}{r['other']:>12.4g}  {r['unit']:<12}{r['ratio']:>8.3g}"
-            f"  {r['other_name']}"
-        )
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    """Measure, print, write."""
+    end_cleanly()
+    wanted = asked()
+    rows: list[Row] = []
+    points: list[dict[str, Any]] = []
+    cases = [CASES[name] for name in CASES if not wanted.only or name in wanted.only]
+    if cases:
+        with prepared(wanted.blocks) as bench:
+            for case in cases:
+                found = case(bench)
+                show(found)
+                rows += found
+    if not wanted.only or "peers" in wanted.only:
+        points = frontiers(min(SMALL, wanted.blocks))
+        tell(points)
+        rows += beside(points)
+    show(rows)
+    if not wanted.only and wanted.blocks == BLOCKS:
+        write("search", {"rows": rows, "recall_qps_memory": points})
+        frontier(points, ROOT / "search.png")
 
 
 if __name__ == "__main__":
