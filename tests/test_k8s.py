@@ -25,12 +25,13 @@ from tests.deployed import DIGEST, check_command, check_image, image_environment
 
 K8S = ROOT / "k8s"
 BIN = Path(sys.executable).parent
-OVERLAYS: Final = ("cpu", "gpu", "dev", "dask")
+OVERLAYS: Final = ("cpu", "gpu", "dev", "dask", "fleet")
 Document = dict[str, Any]
 
 SECRET: Final = {
     "api-keys": f"{DIGEST}:read",
     "jobs-database": "postgresql://smalti:a1b2@postgres:5432/smalti",
+    "fleet-key": "e5f6",
     "storage-key-id": "id",
     "storage-key": "c3d4",
 }
@@ -49,9 +50,13 @@ DASK: Final = {
     "NetworkPolicy to-dask-scheduler", "NetworkPolicy to-dask-worker", "NetworkPolicy within-dask",
     "NetworkPolicy from-dask-client",
 }  # fmt: skip
+FLEET: Final = {
+    "StatefulSet smalti-shards", "Service smalti-shards", "PodDisruptionBudget smalti-shards",
+    "NetworkPolicy to-shards", "NetworkPolicy from-api-to-shards",
+}  # fmt: skip
 DASK_CLIENT: Final = {"smalti/dask-client": "true"}
 """Pods that send work to Dask; the overlay itself has none."""
-EXPECTED: Final = {"cpu": SCALED, "gpu": SCALED, "dev": COMMON, "dask": SCALED | DASK}
+EXPECTED: Final = {"cpu": SCALED, "gpu": SCALED, "dev": COMMON, "dask": SCALED | DASK, "fleet": SCALED | FLEET}
 
 
 @functools.cache
@@ -100,8 +105,8 @@ def named(overlay: str, wanted: str) -> Document:
     return found
 
 
-def environment(overlay: str, workload: Document) -> dict[str, str]:
-    """What the container's process gets: the image's, then envFrom, then env."""
+def environment(overlay: str, workload: Document, number: int = 0) -> dict[str, str]:
+    """What the container's process gets: the image's, then envFrom, then env; of the pod with this number."""
     spec, found = container(workload), image_environment()
     for source in spec.get("envFrom", []):
         (config,) = of_kind(overlay, "ConfigMap")
@@ -115,8 +120,11 @@ def environment(overlay: str, workload: Document) -> dict[str, str]:
         elif "resourceFieldRef" in source:
             assert source["resourceFieldRef"]["resource"] == "limits.cpu"
             found[entry["name"]] = spec["resources"]["limits"]["cpu"]
+        elif "fieldRef" in source:
+            assert source["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+            found[entry["name"]] = str(number)
         else:
-            found[entry["name"]] = entry["value"]
+            found[entry["name"]] = re.sub(r"\$\((\w+)\)", lambda match: found[match[1]], entry["value"])
     return found
 
 
@@ -222,7 +230,7 @@ def test_selectors_find_their_own_pods_and_no_others(overlay: str) -> None:
         assert named(overlay, f"Service {workload['spec']['serviceName']}")["spec"]["clusterIP"] == "None"
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu", "dask"])
+@pytest.mark.parametrize("overlay", ["cpu", "gpu", "dask", "fleet"])
 def test_the_autoscaler_has_a_target_that_is_its_alone(overlay: str) -> None:
     scaler = named(overlay, "HorizontalPodAutoscaler smalti-api")["spec"]
     target = named(overlay, f"{scaler['scaleTargetRef']['kind']} {scaler['scaleTargetRef']['name']}")
@@ -321,6 +329,21 @@ def test_the_dev_overlay_needs_nothing_from_elsewhere() -> None:
     assert not settings.storage
     assert settings.jobs_database is None
     assert not settings.api_keys
+
+
+def test_the_parts_of_a_fleet_find_each_other_and_share_everything() -> None:
+    shards, service = named("fleet", "StatefulSet smalti-shards"), named("fleet", "Service smalti-shards")
+    api = settings_from(environment("fleet", named("fleet", "Deployment smalti-api"))).fleet
+    holders = [settings_from(environment("fleet", shards, n)) for n in range(shards["spec"]["replicas"])]
+    (port,) = service["spec"]["ports"]
+    names = [f"smalti-shards-{n}.{service['metadata']['name']}" for n in range(len(holders))]
+    assert api.peers == tuple(f"http://{name}:{port['port']}" for name in names)
+    assert [holder.allowed_hosts for holder in holders] == [(name,) for name in names]
+    assert (api.shards, api.key.get_secret_value() if api.key else None) == ("none", SECRET["fleet-key"])
+    assert [holder.fleet.shards for holder in holders] == [f"{n}/{len(holders)}" for n in range(len(holders))]
+    ports = ports_of(container(shards))
+    (way,) = named("fleet", "NetworkPolicy from-api-to-shards")["spec"]["egress"]
+    assert [one["port"] for one in way["ports"]] == [port["port"]] == [ports["http"]] == [holders[0].port]
 
 
 def dask_parts() -> tuple[Document, Document]:
