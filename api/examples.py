@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from api.catalogue import DatasetWindow
-from api.schemas import Examples
+from api.likeness import Examples
+from api.schemas import Geometry
 from api.state import State
 from indexing.averages import MAX_BLOCKS, Average
 from service.colour import VectorView
@@ -23,22 +25,30 @@ from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Arra
 
 MAX_AVERAGED: Final = 4_000_000
 """Pixels that the polygons of one request may hold: some seconds."""
+_POINTS: Final = ("points", "against")
+_VECTORS: Final = ("vectors", "against_vectors")
+_POLYGONS: Final = ("polygons", "against_polygons")
+"""Examples for and against, by their names in a request."""
 
 
-def query_of(
-    state: State,
-    at: DatasetWindow | None,
-    examples: Examples,
-    polygons: Sequence[Polygon] | None = None,
-    deadline: Deadline | None = None,
-) -> tuple[Query, Int64Array]:
-    """The query that some examples make, and the ids of the pixels it was made from.
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A query, and where its examples lie."""
+
+    query: Query
+    pixels: Int64Array
+    """(n,) ids of the pixels that the points for lie on."""
+    polygons: tuple[Polygon, ...]
+    """Those for."""
+
+
+def query_of(state: State, at: DatasetWindow | None, examples: Examples, deadline: Deadline | None = None) -> Made:
+    """The query that some examples make.
 
     Args:
         state: What the server holds.
         at: Where places are looked up.
         examples: What to look for.
-        polygons: `polygons_of(examples)`, where the caller has them.
         deadline: When to give up reading polygons, if ever.
 
     Raises:
@@ -48,36 +58,37 @@ def query_of(
         NotFound: A point or polygon holds no vector; tells its status.
         IdentityMismatch: Vectors of another model than the dataset's.
     """
-    count = len(examples.points) + len(examples.against) + len(examples.vectors) + len(examples.polygons)
-    if count > MAX_EXAMPLES:
-        raise LimitExceeded(f"{count:,} examples; a query takes at most {MAX_EXAMPLES:,}.", field="points")
-    if not (examples.points or examples.vectors or examples.polygons):
-        raise InvalidInput("give at least one point, vector or polygon to look for.", field="points")
-    given, identity = _vectors(examples)
+    _require_some(examples)
+    identity = ModelIdentity.parse(examples.model) if examples.model else None
+    given, metric = [_vectors(examples, name, identity) for name in _VECTORS], examples.metric or "cosine"
     if at is None:
-        if examples.points or examples.against or examples.polygons:
+        if examples.any_place:
             raise InvalidInput("is needed to look places up.", field="dataset")
         assert identity is not None  # noqa: S101  # vectors come with one
-        return Query.of(identity, given), np.empty(0, np.int64)
+        return Made(Query.of(identity, given[0], given[1], metric), np.empty(0, np.int64), ())
     store = at.dataset.store
     if identity is not None:
         store.identity.require_same(identity, "the query")
-        if len(given) and given.shape[1] != store.dims:
-            raise InvalidInput(f"have {given.shape[1]} dimensions, the dataset {store.dims}.", field="vectors")
-    wanted, own = _looked_up(state, at, examples.points, "points")
-    unwanted, _ = _looked_up(state, at, examples.against, "against")
-    drawn = polygons_of(examples) if polygons is None else polygons
-    held = [wanted, _averaged(state, at, drawn, deadline), given.reshape(-1, store.dims)]
-    return Query.of(store.identity, np.concatenate(held), unwanted), own
+    for name, vectors in zip(_VECTORS, given, strict=True):
+        if len(vectors) and vectors.shape[1] != store.dims:
+            raise InvalidInput(f"have {vectors.shape[1]} dimensions, the dataset {store.dims}.", field=name)
+    drawn = [polygons_of(getattr(examples, name), name) for name in _POLYGONS]
+    points = [_looked_up(state, at, getattr(examples, name), name) for name in _POINTS]
+    looking = _Looking(state, at, examples, deadline)
+    sides = [
+        np.concatenate([vectors, looking.within(polygons, name), sent.reshape(-1, store.dims)])
+        for (vectors, _), polygons, name, sent in zip(points, drawn, _POLYGONS, given, strict=True)
+    ]
+    return Made(Query.of(store.identity, sides[0], sides[1], metric), points[0][1], tuple(drawn[0]))
 
 
-def polygons_of(examples: Examples) -> list[Polygon]:
-    """The polygons among some examples.
+def polygons_of(bodies: Sequence[Geometry], field: str) -> list[Polygon]:
+    """Some polygons of a request.
 
     Raises:
-        InvalidInput, LimitExceeded: As `Polygon.of_geojson` does; names `polygons[n]`.
+        InvalidInput, LimitExceeded: As `Polygon.of_geojson` does; names `field[n]`.
     """
-    return [Polygon.of_geojson(one.model_dump(), f"polygons[{n}]") for n, one in enumerate(examples.polygons)]
+    return [Polygon.of_geojson(one.model_dump(), f"{field}[{n}]") for n, one in enumerate(bodies)]
 
 
 def query_at(at: DatasetWindow, lon: float, lat: float, dims: int) -> Query:
@@ -103,17 +114,25 @@ def _query_at(held: ByIdentity, revision: str, window: Window, place: tuple[floa
     return Query.of(held.store.identity, vectors.dequantised())
 
 
-def _vectors(examples: Examples) -> tuple[Float32Array, ModelIdentity | None]:
-    """(n, d) float32 vectors as they were sent, and what made them."""
-    identity = ModelIdentity.parse(examples.model) if examples.model else None
-    if not examples.vectors:
-        return np.empty((0, 0), np.float32), identity
+def _require_some(examples: Examples) -> None:
+    count = sum(len(getattr(examples, name)) for name in (*_POINTS, *_VECTORS, *_POLYGONS))
+    if count > MAX_EXAMPLES:
+        raise LimitExceeded(f"{count:,} examples; a query takes at most {MAX_EXAMPLES:,}.", field="points")
+    if not examples.wanted:
+        raise InvalidInput("give at least one point, vector or polygon to look for.", field="points")
+
+
+def _vectors(examples: Examples, name: str, identity: ModelIdentity | None) -> Float32Array:
+    """(n, d) float32 vectors as they were sent."""
+    vectors = getattr(examples, name)
+    if not vectors:
+        return np.empty((0, 0), np.float32)
     if identity is None:
-        raise InvalidInput("is needed with vectors.", field="model", remedy="Write name@version/variant.")
-    if len({len(vector) for vector in examples.vectors}) > 1:
-        raise InvalidInput("have different numbers of dimensions.", field="vectors")
+        raise InvalidInput(f"is needed with {name}.", field="model", remedy="Write name@version/variant.")
+    if len({len(vector) for vector in vectors}) > 1:
+        raise InvalidInput("have different numbers of dimensions.", field=name)
     with np.errstate(over="ignore"):  # Query refuses what float32 cannot hold
-        return np.array(examples.vectors, np.float64).astype(np.float32), identity
+        return np.array(vectors, np.float64).astype(np.float32)
 
 
 def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -> tuple[Float32Array, Int64Array]:
@@ -126,20 +145,35 @@ def _looked_up(state: State, at: DatasetWindow, points: list[Any], field: str) -
     return places.vectors.dequantised(), places.ids
 
 
-def _averaged(state: State, at: DatasetWindow, polygons: Sequence[Polygon], deadline: Deadline | None) -> Float32Array:
-    """(n, d) what the pixels of each polygon have in common."""
-    found = np.empty((len(polygons), at.dataset.store.dims), np.float32)
-    searcher = state.searcher(at.dataset)
-    room, blocks, pieces = MAX_AVERAGED, MAX_BLOCKS, MAX_PIECES  # slivers hold few pixels, and cost a block each
-    for n, polygon in enumerate(polygons):
-        average = searcher.average(
-            at.window, polygon, room, f"polygons[{n}]", blocks=blocks, pieces=pieces, deadline=deadline
-        )
+@dataclass
+class _Looking:
+    """What the polygons of one request are made into, and what they may still take."""
+
+    state: State
+    at: DatasetWindow
+    examples: Examples
+    deadline: Deadline | None
+    pixels: int = MAX_AVERAGED
+    blocks: int = MAX_BLOCKS
+    """Slivers hold few pixels, and cost a block each."""
+    pieces: int = MAX_PIECES
+
+    def within(self, polygons: Sequence[Polygon], field: str) -> Float32Array:
+        """(n, d) float32 examples from some polygons, in order."""
+        parts = [self._of(polygon, f"{field}[{n}]") for n, polygon in enumerate(polygons)]
+        return np.concatenate([np.empty((0, self.at.dataset.store.dims), np.float32), *parts])
+
+    def _of(self, polygon: Polygon, field: str) -> Float32Array:
+        average = self.state.searcher(self.at.dataset).average(
+            self.at.window, polygon, self.pixels, field,
+            blocks=self.blocks, pieces=self.pieces, deadline=self.deadline,
+        )  # fmt: skip
         if not average.pixels:
-            raise _no_vector(average, at.window, f"polygons[{n}]")
-        found[n], room = average.vector, room - average.inside
-        blocks, pieces = blocks - average.blocks, pieces - average.pieces
-    return found
+            raise _no_vector(average, self.at.window, field)
+        self.pixels -= average.inside
+        self.blocks -= average.blocks
+        self.pieces -= average.pieces
+        return average.vector[None]
 
 
 def _no_vector(average: Average, window: Window, field: str) -> NotFound:

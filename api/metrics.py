@@ -98,7 +98,8 @@ class Metrics:
         )
 
         self.searches = Counter(
-            "smalti_search_requests_total", "Searches, by how they ended: exact, index, index+exact, or kind of error",
+            "smalti_search_requests_total",
+            "Searches, by how they ended: exact, index, index+exact, count, or kind of error",
             ["dataset", "outcome"], registry=registry,
         )  # fmt: skip
         self.search_seconds = Histogram(

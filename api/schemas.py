@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.queries import MAX_EXAMPLES
 from service.registry import DEFAULT
 
 MAX_DIMS: Final = 4096
-MAX_POLYGONS: Final = 100
+MAX_RING: Final = 10_000
+"""Positions of a ring that are looked at at all; how many a polygon may have its own reader says."""
 
 LonText = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 """Degrees in a path or query, which are text."""
@@ -35,7 +35,11 @@ class Strict(BaseModel):
 
 Ring = Annotated[
     list[Annotated[list[Finite], Field(min_length=2, max_length=3)]],
-    Field(min_length=4, description="[longitude, latitude] in degrees; the last position is the first"),
+    Field(
+        min_length=4,
+        max_length=MAX_RING,
+        description="[longitude, latitude] in degrees; the last position is the first",
+    ),
 ]
 
 
@@ -43,14 +47,16 @@ class PolygonBody(Strict):
     """A GeoJSON polygon: its outline, then its holes."""
 
     type: Literal["Polygon"]
-    coordinates: list[Ring] = Field(min_length=1)
+    coordinates: list[Ring] = Field(min_length=1, max_length=MAX_RING)
 
 
 class MultiPolygonBody(Strict):
     """Several GeoJSON polygons."""
 
     type: Literal["MultiPolygon"]
-    coordinates: list[Annotated[list[Ring], Field(min_length=1)]] = Field(min_length=1)
+    coordinates: list[Annotated[list[Ring], Field(min_length=1, max_length=MAX_RING)]] = Field(
+        min_length=1, max_length=MAX_RING
+    )
 
 
 Geometry = Annotated[PolygonBody | MultiPolygonBody, Field(discriminator="type")]
@@ -87,23 +93,6 @@ class DatasetList(BaseModel):
 
     datasets: list[DatasetInfo]
     broken: dict[str, str] = Field({}, description="datasets that cannot be opened, and why")
-
-
-class Examples(Strict):
-    """What to look for: at least one point, vector or polygon."""
-
-    points: list[Point] = Field([], max_length=MAX_EXAMPLES, description="places that are like what is wanted")
-    against: list[Point] = Field([], max_length=MAX_EXAMPLES, description="places that are not")
-    vectors: list[Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIMS)]] = Field(
-        [], max_length=MAX_EXAMPLES, description="vectors that are like what is wanted; `model` tells what made them"
-    )
-    model: str | None = Field(None, max_length=200, description="name@version/variant that made `vectors`")
-    polygons: list[Geometry] = Field(
-        [],
-        max_length=MAX_POLYGONS,
-        description="areas that are like what is wanted: each is one example, the mean of the unit vectors of the "
-        "valid pixels whose centre lies in it. At most 1,000 vertices each, and 4 million pixels together",
-    )
 
 
 class Channel(BaseModel):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from api.metrics import Counted, Metrics
 from api.telemetry import Spans, named
 from api.turns import Turn
-from indexing.question import SearchResult
+from indexing.question import RangeResult, SearchResult
 from service.encoder import Encoder, EncodeResult
 from service.errors import SmaltiError, Unavailable
 from service.grid import Zone
@@ -64,11 +64,27 @@ class Watch:
             result = call()
             told = {"engine": result.engine, "candidates": result.candidates, "scanned": result.scanned}
             span.set_attributes(named(told))
-        metrics.searches.labels(dataset, result.engine).inc()
-        metrics.search_seconds.labels(dataset, result.engine).observe(perf_counter() - started)
+        self._searched(dataset, result.engine, perf_counter() - started, result.scanned)
         metrics.candidates.labels(dataset).inc(result.candidates)
-        metrics.scanned.labels(dataset).inc(result.scanned)
         return result
+
+    def count(self, dataset: str, window: Window, call: Callable[[], RangeResult]) -> RangeResult:
+        """`call()`, which counts the pixels of a window that are like a query."""
+        started = perf_counter()
+        with (
+            _counting_errors(lambda kind: self.metrics.searches.labels(dataset, kind)),
+            self.spans.span("count", dataset=dataset, window=str(window)) as span,
+        ):
+            result = call()
+            span.set_attributes(named({"scanned": result.scanned}))
+        self._searched(dataset, "count", perf_counter() - started, result.scanned)
+        return result
+
+    def _searched(self, dataset: str, how: str, seconds: float, scanned: int) -> None:
+        metrics = self.metrics
+        metrics.searches.labels(dataset, how).inc()
+        metrics.search_seconds.labels(dataset, how).observe(seconds)
+        metrics.scanned.labels(dataset).inc(scanned)
 
     def picture(self, dataset: str, window: Window, view: str, pixels: int, call: Callable[[], T]) -> T:
         """`call()`, which reads, colours and warps one picture of `pixels` pixels."""

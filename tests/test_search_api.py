@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api import problems
-from api.routes import queries, search
+from api.hits import SearchAnswer
+from api.ranges import RangesAnswer
+from api.routes import queries, search, tiles
 from api.settings import Limits, Settings
 from api.state import State
 from indexing.build import build_index
@@ -85,10 +87,17 @@ def test_a_place_finds_itself_first_and_what_brute_force_finds(world: World) -> 
     assert (body["engine"], body["recall"], body["saved"]) == ("exact", 1.0, False)
     assert body["revision"] == world.tiny.store.revision()[0]
     assert [f["properties"]["rank"] for f in body["features"]] == list(range(1, 21))
-    assert body["features"][0]["properties"] == {"score": 1.0, "rank": 1, "status": "valid"}
+    assert body["features"][0]["properties"] == {
+        "score": 1.0, "rank": 1, "status": "valid", "window": "2024", "zone": "31N",
+    }  # fmt: skip
+    assert (body["metric"], body["level"], body["pixel"], body["partial"], body["missing"]) == (
+        "cosine", 1, 10, False, [],
+    )  # fmt: skip
+    (searched,) = body["searched"]
+    assert (searched["scanned"], searched["candidates"]) == (int((world.tiny.vectors.status == VALID).sum()), 0)
     truth = best(world, world.tiny.vectors.dequantised()[50, 60], 20)
     assert np.allclose(coordinates(answer), truth, atol=1e-7)
-    assert search.SearchAnswer.model_validate(body)
+    assert SearchAnswer.model_validate(body)
 
 
 def test_ten_hits_unless_told_otherwise(world: World) -> None:
@@ -128,7 +137,8 @@ def test_a_saved_query_gives_the_answer_of_its_examples_and_is_found_again(world
     key = saved.json()["id"]
     assert key == by_place["query"], "the id follows from the content"
     assert saved.json() == {
-        "id": key, "model": "tiny@1/test", "wanted": 1, "unwanted": 0, "view": f"similarity:{key}",
+        "id": key, "model": "tiny@1/test", "metric": "cosine", "wanted": 1, "unwanted": 0,
+        "view": f"similarity:{key}",
     }  # fmt: skip
     for again in (world.get(query=key), world.client.post(SEARCH, json={"query": key})):
         assert again.json() == by_place | {"saved": True}

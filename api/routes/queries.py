@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
 from api.examples import query_of
+from api.likeness import Examples, Metric
 from api.problems import documented
-from api.schemas import Examples
 from api.security import require
 from api.state import State, get_state
 from service.deadline import Deadline
@@ -35,6 +35,7 @@ class QuerySaved(BaseModel):
 
     id: str = Field(description="made from the content: the same examples always have the same id")
     model: str = Field(description="the model that made the examples; only its vectors can be compared with them")
+    metric: Metric
     wanted: int = Field(description="examples for")
     unwanted: int = Field(description="examples against")
     view: str = Field(description="what ?view= of a tile takes to show it", examples=["similarity:0f3a..."])
@@ -45,10 +46,10 @@ class QueryDocument(BaseModel):
 
     id: str
     type: str = Field(examples=["query"])
-    metric: str = Field(examples=["cosine"])
-    model: str
-    wanted: list[list[float]]
-    unwanted: list[list[float]]
+    metric: Metric
+    model: str = Field(description="the model that made the examples")
+    wanted: list[list[float]] = Field(description="examples for")
+    unwanted: list[list[float]] = Field(description="examples against")
 
 
 @router.post("/queries", responses=documented(401, 403, 404, 409, 413, 422), dependencies=[Depends(require("write"))])
@@ -60,11 +61,12 @@ def save(state: Annotated[State, Depends(get_state)], body: QueryBody) -> QueryS
             raise InvalidInput("is needed with dataset.", field="window")
         window = Window.parse(body.window)
         at = DatasetWindow(state.datasets[body.dataset].at(window), window)
-    query, _ = query_of(state, at, body, deadline=Deadline.after(state.settings.limits.seconds))
+    query = query_of(state, at, body, Deadline.after(state.settings.limits.seconds)).query
     state.queries.put(query.to_document())
     return QuerySaved(
         id=query.id,
         model=str(query.identity),
+        metric=query.metric,
         wanted=len(query.wanted),
         unwanted=len(query.unwanted),
         view=f"similarity:{query.id}",

@@ -1,0 +1,233 @@
+"""Hits as GeoJSON, CSV or Arrow: which form an answer takes, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import Response
+from pydantic import BaseModel, Field
+
+from api.catalogue import DatasetWindow
+from api.forms import documents, table
+from api.likeness import HitForm, Metric
+from indexing.question import Engine, Hit, Question, SearchResult
+from service.grid import PIXEL
+from service.values import STATUS_NAMES
+
+NAMED: int = 20
+"""Shards that a header names."""
+
+
+class PointGeometry(BaseModel):
+    """Centre of a pixel."""
+
+    type: Literal["Point"]
+    coordinates: tuple[float, float]
+
+
+class HitProperties(BaseModel):
+    """How alike a pixel is."""
+
+    score: float = Field(
+        description="cosine with the query, -1 to 1; of the Euclidean metric 1 - distance / length of the query: 1 is "
+        "the same vector, and there is no least"
+    )
+    distance: float | None = Field(None, description="Euclidean distance from the query; left out for cosine")
+    rank: int = Field(description="from 1; equal scores in order of window as asked, zone, row and column")
+    status: str = Field(description="always valid: where there is no vector there is no hit")
+    window: str
+    zone: str = Field(description="UTM zone that the pixel lies in", examples=["31N"])
+
+
+class HitFeature(BaseModel):
+    """One pixel like the query."""
+
+    type: Literal["Feature"]
+    geometry: PointGeometry
+    properties: HitProperties
+
+
+class Searched(BaseModel):
+    """How one window was searched."""
+
+    window: str
+    revision: str
+    engine: Engine = Field(
+        description="exact: every pixel was scored. index: candidates from the index, scored exactly. "
+        "index+exact: and what changed since the index was built was scored pixel by pixel"
+    )
+    recall: float | None = Field(description="share of the true 10 best that the index finds; 1: exact; null: unknown")
+    scanned: int = Field(description="pixels that were scored one by one")
+    candidates: int = Field(description="pixels that the index proposed")
+    partial: bool = Field(description="whether shards of the index did not answer")
+    missing: list[str] = Field(description="their names")
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first, and how they were found."""
+
+    type: Literal["FeatureCollection"]
+    dataset: str
+    model: str
+    window: str = Field(description="the one in the path")
+    revision: str = Field(description="of the first window searched")
+    metric: Metric
+    level: int
+    pixel: int = Field(description="side of a pixel of that level, metres")
+    engine: Engine = Field(description="as of `searched`; of windows that were searched differently `index+exact`")
+    recall: float | None = Field(description="the least of all windows; null: of one it is not known")
+    partial: bool = Field(description="whether shards of an index did not answer, so that hits may be missing")
+    missing: list[str] = Field(description="their names")
+    searched: list[Searched] = Field(description="each window, in the order asked")
+    query: str = Field(description="id of the query; POST /queries with the same examples saves it under this id")
+    saved: bool = Field(description="whether it is saved, so that view=similarity:{query} works")
+    features: list[HitFeature]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one or more windows."""
+
+    at: DatasetWindow
+    """The dataset, and the window that the path names."""
+    question: Question
+    """As it was asked of the first window."""
+    saved: bool
+    windows: tuple[tuple[DatasetWindow, SearchResult], ...]
+    """At least one, in the order asked."""
+
+    @cached_property
+    def hits(self) -> tuple[tuple[DatasetWindow, Hit], ...]:
+        """The k best of all windows; of equal scores those of the window named first."""
+        every = [(at, hit) for at, result in self.windows for hit in result.hits]
+        return tuple(sorted(every, key=lambda one: -one[1].score)[: self.question.k])
+
+    @property
+    def level(self) -> int:
+        """Of the hits: those that are refined are pixels of 10 m."""
+        return self.windows[0][1].level
+
+    @property
+    def engine(self) -> Engine:
+        """How it was searched, of all windows."""
+        engines = {result.engine for _, result in self.windows}
+        return engines.pop() if len(engines) == 1 else "index+exact"
+
+    @property
+    def recall(self) -> float | None:
+        """The least of all windows."""
+        known = [result.recall for _, result in self.windows]
+        return min((one for one in known if one is not None), default=None) if None not in known else None
+
+    @property
+    def missing(self) -> list[str]:
+        """Shards that did not answer."""
+        return [name for _, result in self.windows for name in result.missing]
+
+    def told(self, form: HitForm) -> Response:
+        """The answer in one of its forms."""
+        if form == "geojson":
+            return documents(self._document(), form)
+        return table(self._columns(), self._provenance(), form)
+
+    def _document(self) -> dict[str, Any]:
+        return {
+            "type": "FeatureCollection",
+            **self.at.dataset.provenance(self.at.window),
+            "revision": self.windows[0][1].revision,
+            "metric": self.question.query.metric,
+            "level": self.level,
+            "pixel": pixel_side(self.level),
+            "engine": self.engine,
+            "recall": self.recall,
+            "partial": bool(self.missing),
+            "missing": self.missing,
+            "searched": [_searched(at, result) for at, result in self.windows],
+            "query": self.question.query.id,
+            "saved": self.saved,
+            "features": [feature(at, hit, rank) for rank, (at, hit) in enumerate(self.hits, 1)],
+        }
+
+    def _provenance(self) -> dict[str, str]:
+        """What headers and Arrow's metadata say."""
+        told = {
+            **self.at.dataset.provenance(self.at.window),
+            "revision": self.windows[0][1].revision,
+            "metric": self.question.query.metric,
+            "level": str(self.level),
+            "engine": self.engine,
+            "query": self.question.query.id,
+            "partial": str(bool(self.missing)).lower(),
+        }
+        if self.recall is not None:
+            told["recall"] = repr(self.recall)
+        if self.missing:
+            more = len(self.missing) - NAMED
+            told["missing"] = ", ".join(self.missing[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        return told
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """A row a hit."""
+        hits = [hit for _, hit in self.hits]
+        by_window = {at.window: result for at, result in self.windows}
+        results = [by_window[at.window] for at, _ in self.hits]
+        provenance = [at.dataset.provenance(at.window) for at, _ in self.hits]
+        euclidean = self.question.query.metric == "euclidean"
+        words: dict[str, list[str]] = {
+            "status": [STATUS_NAMES[hit.status] for hit in hits],
+            "zone": [hit.zone.name for hit in hits],
+            "window": [str(at.window) for at, _ in self.hits],
+            "dataset": [one["dataset"] for one in provenance],
+            "model": [one["model"] for one in provenance],
+            "revision": [result.revision for result in results],
+            "engine": [result.engine for result in results],
+        }
+        return {
+            "rank": np.arange(1, len(hits) + 1),
+            "score": np.array([hit.score for hit in hits], np.float64),
+            **({"distance": np.array([hit.distance for hit in hits], np.float64)} if euclidean else {}),
+            "lon": np.array([round(hit.lon, 7) for hit in hits], np.float64),
+            "lat": np.array([round(hit.lat, 7) for hit in hits], np.float64),
+            **{name: np.array(values, str) for name, values in words.items()},
+            "recall": np.array([np.nan if result.recall is None else result.recall for result in results], np.float64),
+            "partial": np.array([bool(result.missing) for result in results], bool),
+        }
+
+
+def feature(at: DatasetWindow, hit: Hit, rank: int) -> dict[str, Any]:
+    """A hit as GeoJSON."""
+    distance = {} if hit.distance is None else {"distance": hit.distance}
+    return {
+        "type": "Feature",
+        "geometry": {"type": "Point", "coordinates": [round(hit.lon, 7), round(hit.lat, 7)]},
+        "properties": {
+            "score": hit.score,
+            **distance,
+            "rank": rank,
+            "status": STATUS_NAMES[hit.status],
+            "window": str(at.window),
+            "zone": hit.zone.name,
+        },
+    }
+
+
+def pixel_side(level: int) -> int:
+    """Side of a pixel of a level, metres."""
+    return round(PIXEL) * level
+
+
+def _searched(at: DatasetWindow, result: SearchResult) -> Mapping[str, Any]:
+    return {
+        "window": str(at.window),
+        "revision": result.revision,
+        "engine": result.engine,
+        "recall": result.recall,
+        "scanned": result.scanned,
+        "candidates": result.candidates,
+        "partial": bool(result.missing),
+        "missing": list(result.missing),
+    }
