@@ -1,36 +1,37 @@
-"""Exact search: every pixel of some blocks scored, one block in memory at a time.
+"""Exact search: every pixel of some blocks scored, by as many threads as there are cores, a block each in memory.
 
-float32 proposes, float64 decides. A pixel is dropped on its float32 score only when that score lies further below
-the k-th best than float32 can be wrong; what is left is ranked by its float64 cosine.
+int8 proposes, float64 decides. A pixel is dropped on a first look only when it scores further below the k-th best than
+that look can be wrong; what is left is ranked by its score in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Self
+from functools import lru_cache
+from typing import Final, Self, TypeVar
 
 import numpy as np
 
-from indexing.ids import pixel_ids
+from indexing.ids import first_id, ids_at
 from indexing.pixels import Pixels
-from service.grid import Block, Zone
+from indexing.screens import DECIMALS, ROUNDING, Scores, exact_scores, screen_of
+from service.grid import Block
 from service.queries import Query
-from service.values import BoolArray, Float32Array, Float64Array, Int8Array, Int64Array
+from service.values import BLOCK, BoolArray, Float64Array, Int64Array
 
-MARGIN: Final = 1e-4
-"""A float32 cosine of up to 1024 dimensions is nearer than this to the true one (bound: (d + 3) * 2**-24 = 6e-5)."""
-
-DECIMALS: Final = 12
-"""Scores are compared to this many decimals: below it they depend on the order of additions, not on the pixels."""
-
-_ROWS: Final = 4096
-"""Candidates ranked in float64 at once."""
+T = TypeVar("T")
 
 Reader = Callable[[Block], Pixels]
 """Reads a block: (rows, cols) pixels whose first one is the block's first."""
-Mask = Callable[[Block], BoolArray]
-"""(rows, cols) bool for a block: which of its pixels may be hits."""
+Mask = Callable[[Block], BoolArray | None]
+"""(rows, cols) bool for a block: which of its pixels may be hits; None where all may."""
+
+_PENDING: Final = 8192
+"""Pixels that wait to be ranked, at least: ranking few at a time costs more than keeping them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Top:
     ids: Int64Array
     """(n,) int64 pixel ids."""
     scores: Float64Array
-    """(n,) float64 cosine, -1 to 1."""
+    """(n,) float64; see `Query`."""
 
     @classmethod
     def none(cls) -> Self:
@@ -49,31 +50,41 @@ class Top:
 
     def merged(self, other: Top, k: int) -> Top:
         """The best k of both; a pixel in both counts once."""
+        if not len(other.ids):
+            return self
         ids, first = np.unique(np.concatenate([self.ids, other.ids]), return_index=True)
         scores = np.concatenate([self.scores, other.scores])[first]
         order = np.lexsort((ids, -scores))[:k]
         return Top(ids[order], scores[order])
 
-
-def rank(query: Query, ids: Int64Array, codes: Int8Array, k: int) -> Top:
-    """The best k of (n,) pixels with (n, d) int8 codes, by float64 cosine."""
-    top = Top.none()
-    for start in range(0, len(ids), _ROWS):
-        rows = slice(start, start + _ROWS)
-        scores = np.clip(np.round(query.exact_scores(codes[rows]), DECIMALS), -1.0, 1.0)
-        top = top.merged(Top(ids[rows], scores), k)
-    return top
+    def kept(self, keep: BoolArray) -> Top:
+        """Those of which (n,) `keep` is true."""
+        return Top(self.ids[keep], self.scores[keep])
 
 
-def scan(query: Query, blocks: Iterable[Block], read: Reader, k: int, *, mask: Mask | None = None) -> tuple[Top, int]:
-    """The best k pixels of some blocks, the same as a float64 cosine of all of them would give.
+def rank(query: Query, ids: Int64Array, rows: Pixels, k: int) -> Top:
+    """The best k of (n,) pixels, by their scores in float64; an id that comes twice counts once."""
+    return Top.none().merged(Top(ids, exact_scores(query, rows)), k)
+
+
+def scan(
+    query: Query,
+    blocks: Iterable[Block],
+    read: Reader,
+    k: int,
+    *,
+    mask: Mask | None = None,
+    least: float = -np.inf,
+) -> tuple[Top, int]:
+    """The best k pixels of some blocks, the same as the scores of all of them in float64 would give.
 
     Args:
         query: What to look for.
-        blocks: Blocks of one level; memory holds one at a time.
-        read: How to read one.
+        blocks: Blocks of one level; memory holds one for each thread at a time.
+        read: How to read one, with scales where the query's metric needs them. Called from several threads.
         k: How many hits, 1 or more.
         mask: Which pixels of a block may be hits; all with data where absent.
+        least: Score of a hit, at least.
 
     Returns:
         The hits, and how many pixels were scored.
@@ -81,26 +92,134 @@ def scan(query: Query, blocks: Iterable[Block], read: Reader, k: int, *, mask: M
     Raises:
         Corrupt, Unavailable: As `read` does.
     """
+    floor = _Floor(least - ROUNDING)
+
+    def work(mine: Iterator[Block]) -> tuple[Top, int]:
+        best, scanned = _Best(query, k, floor), 0
+        for block in mine:
+            held, usable = read(block), mask(block) if mask else None
+            scanned += held.count if usable is None else int(np.count_nonzero(held.norms[usable]))
+            best.see(block, held, usable)
+        return best.settled(), scanned
+
     top, scanned = Top.none(), 0
-    for block in blocks:
-        held = read(block)
-        usable = held.norms > 0 if mask is None else (held.norms > 0) & mask(block)
-        scanned += int(usable.sum())
-        scores = query.scores(held.codes, held.norms)
-        top = top.merged(_best_of(query, block, held.codes, scores, usable, k, top), k)
-    return top, scanned
+    for part, count in together(work, list(blocks)):
+        top, scanned = top.merged(part, k), scanned + count
+    return top.kept(top.scores >= round(least, DECIMALS)) if least > -np.inf else top, scanned
 
 
-def _best_of(
-    query: Query, block: Block, codes: Int8Array, scores: Float32Array, usable: BoolArray, k: int, top: Top
-) -> Top:
-    """The pixels of one block that may enter `top`, ranked."""
-    values = scores[usable]
-    if not len(values):
-        return Top.none()
-    floor = float(np.partition(values, len(values) - k)[len(values) - k]) if len(values) > k else -np.inf
-    if len(top.ids) == k:
-        floor = max(floor, float(top.scores[-1]))
-    rows, cols = np.nonzero(usable & (scores >= floor - MARGIN))
-    ids = pixel_ids(Zone.parse(block.zone), rows + block.rows.start, cols + block.cols.start, block.level)
-    return rank(query, ids, codes[rows, cols], k)
+def together(work: Callable[[Iterator[Block]], T], blocks: list[Block]) -> list[T]:
+    """`work` done by several threads, this one among them, on blocks that they take from one queue.
+
+    Where one fails the others stop at their next block.
+    """
+    queue = _Queue(blocks)
+
+    def one() -> T:
+        try:
+            return work(queue)
+        finally:
+            queue.end()
+
+    few = min(_cores(), len(blocks)) - 1
+    others: list[Future[T]] = [_pool().submit(one) for _ in range(few)]
+    found = [one()]
+    return found + [other.result() for other in others if not other.cancel()]  # cancelled: it never began, for nothing
+
+
+class _Queue:
+    """Blocks that several threads take turns to take."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        self._blocks = iter(blocks)
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Block]:
+        return self
+
+    def __next__(self) -> Block:
+        with self._lock:
+            return next(self._blocks)
+
+    def end(self) -> None:
+        """Give out no more."""
+        with self._lock:
+            self._blocks = iter(())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="scan")
+
+
+class _Floor:
+    """What the k-th best pixel of all threads is known to score at least."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self._lock = threading.Lock()
+
+    def rise(self, value: float) -> None:
+        """It is this at least."""
+        with self._lock:
+            self.value = max(self.value, value)
+
+
+class _Best:
+    """The best pixels that one thread has found."""
+
+    def __init__(self, query: Query, k: int, floor: _Floor) -> None:
+        self._query, self._k, self._floor = query, k, floor
+        self._screen = screen_of(query)
+        self._top = Top.none()
+        self._pending: list[tuple[Int64Array, Pixels, Scores]] = []
+        self._waiting = 0
+
+    def see(self, block: Block, held: Pixels, usable: BoolArray | None) -> None:
+        """Take the pixels of a block into account."""
+        cells = self._possible(held, usable)
+        if not len(cells):
+            return
+        rows = held.taken(cells)
+        scores = self._screen.look_again(rows)
+        near = np.flatnonzero(scores >= self._floor.value - self._screen.error)
+        row, col = np.divmod(cells[near], held.norms.shape[-1])
+        ids = ids_at(np.array([first_id(block)]), row * BLOCK + col)
+        self._pending.append((ids, rows.taken(near), scores[near]))
+        self._waiting += len(near)
+        self._raise_floor()
+
+    def settled(self) -> Top:
+        """The best k of all that was seen."""
+        for ids, rows, scores in self._pending:
+            near = np.flatnonzero(scores >= self._floor.value - self._screen.error)
+            self._top = self._top.merged(Top(ids[near], exact_scores(self._query, rows.taken(near))), self._k)
+        self._pending, self._waiting = [], 0
+        return self._top
+
+    def _possible(self, held: Pixels, usable: BoolArray | None) -> Int64Array:
+        """Cells of pixels that may be among the best."""
+        values, above, below = self._screen.look(held)
+        norms, mask = held.norms.ravel(), None if usable is None else usable.ravel()
+        if self._floor.value > -np.inf:
+            cells = np.flatnonzero(values >= self._floor.value - above)
+            cells = cells[norms[cells] > 0]
+            return cells if mask is None else cells[mask[cells]]
+        cells = np.flatnonzero(norms > 0 if mask is None else (norms > 0) & mask)
+        if len(cells) <= self._k:
+            return cells
+        lowest = values[cells] - (below if isinstance(below, float) else below[cells])
+        self._floor.rise(float(np.partition(lowest, len(cells) - self._k)[len(cells) - self._k]))
+        return cells[values[cells] >= self._floor.value - above]
+
+    def _raise_floor(self) -> None:
+        if self._waiting > max(_PENDING, 4 * self._k):
+            self.settled()
+        lowest = [scores - self._screen.error for _, _, scores in self._pending]
+        known = np.concatenate([self._top.scores - ROUNDING, *lowest])
+        if len(known) >= self._k:
+            self._floor.rise(float(np.partition(known, len(known) - self._k)[len(known) - self._k]))

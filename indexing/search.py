@@ -235,7 +235,7 @@ class Searcher:
             ids = np.concatenate([ids, within.held(at, own)])
         ids, found = self._reader.pixels(at, ids)
         top, scanned = scan(query, changed, read, k, mask=lambda block: within.mask(at, block))
-        top = top.merged(rank(query, ids, found.codes, k), k)
+        top = top.merged(rank(query, ids, found, k), k)
         recall = index.manifest.tuning.recall if within.is_all else None
         return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
 

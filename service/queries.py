@@ -23,6 +23,8 @@ AGAINST: Final = 0.5
 Metric = Literal["cosine", "euclidean"]
 _CANCELLED: Final = 1e-6
 """A sum of examples this short beside them has no direction but that of rounding."""
+_NEAR: Final = 0.01
+"""Of the square of a distance, in lengths of the query: below it float32 cosines no longer tell distances apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +149,12 @@ class Query:
             out /= lengths
         if self.metric == "cosine":
             return out.reshape(codes.shape[:-1])
+        lengthening = _required(scales).ravel()
+        squares = self.squares(out, lengths, lengthening)
         with np.errstate(over="ignore"):  # farther than float32 can tell is as far as can be
-            out = np.asarray(1 - np.sqrt(self.squares(out, lengths, _required(scales).ravel())), np.float32)
+            out = np.asarray(1 - np.sqrt(squares), np.float32)
+        near = np.flatnonzero(squares < _NEAR)
+        out[near] = self.exact_scores(flat[near], lengthening[near])
         return out.reshape(codes.shape[:-1])
 
     def squares(self, cosines: Float32Array, norms: Float32Array, scales: Float32Array) -> Float64Array:
