@@ -74,7 +74,7 @@ def query_of(state: State, at: DatasetWindow | None, examples: Examples, deadlin
             raise InvalidInput(f"have {vectors.shape[1]} dimensions, the dataset {store.dims}.", field=name)
     drawn = [polygons_of(getattr(examples, name), name) for name in _POLYGONS]
     points = [_looked_up(state, at, getattr(examples, name), name) for name in _POINTS]
-    looking = _Looking(state, at, examples, deadline)
+    looking = _Looking(state, at, examples, deadline, MAX_AVERAGED, MAX_BLOCKS, MAX_PIECES)
     sides = [
         np.concatenate([vectors, looking.within(polygons, name), sent.reshape(-1, store.dims)])
         for (vectors, _), polygons, name, sent in zip(points, drawn, _POLYGONS, given, strict=True)
@@ -153,10 +153,10 @@ class _Looking:
     at: DatasetWindow
     examples: Examples
     deadline: Deadline | None
-    pixels: int = MAX_AVERAGED
-    blocks: int = MAX_BLOCKS
+    pixels: int
+    blocks: int
     """Slivers hold few pixels, and cost a block each."""
-    pieces: int = MAX_PIECES
+    pieces: int
 
     def within(self, polygons: Sequence[Polygon], field: str) -> Float32Array:
         """(n, d) float32 examples from some polygons, in order."""
