@@ -6,13 +6,10 @@ that look can be wrong; what is left is ranked by its score in float64.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import numpy as np
 
@@ -21,9 +18,8 @@ from indexing.pixels import Pixels
 from indexing.screens import DECIMALS, ROUNDING, Scores, exact_scores, screen_of
 from service.grid import Block
 from service.queries import Query
+from service.together import together
 from service.values import BLOCK, BoolArray, Float64Array, Int64Array
-
-T = TypeVar("T")
 
 Reader = Callable[[Block], Pixels]
 """Reads a block: (rows, cols) pixels whose first one is the block's first."""
@@ -106,54 +102,6 @@ def scan(
     for part, count in together(work, list(blocks)):
         top, scanned = top.merged(part, k), scanned + count
     return top.kept(top.scores >= round(least, DECIMALS)) if least > -np.inf else top, scanned
-
-
-def together(work: Callable[[Iterator[Block]], T], blocks: list[Block]) -> list[T]:
-    """`work` done by several threads, this one among them, on blocks that they take from one queue.
-
-    Where one fails the others stop at their next block.
-    """
-    queue = _Queue(blocks)
-
-    def one() -> T:
-        try:
-            return work(queue)
-        finally:
-            queue.end()
-
-    few = min(_cores(), len(blocks)) - 1
-    others: list[Future[T]] = [_pool().submit(one) for _ in range(few)]
-    found = [one()]
-    return found + [other.result() for other in others if not other.cancel()]  # cancelled: it never began, for nothing
-
-
-class _Queue:
-    """Blocks that several threads take turns to take."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        self._blocks = iter(blocks)
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> Iterator[Block]:
-        return self
-
-    def __next__(self) -> Block:
-        with self._lock:
-            return next(self._blocks)
-
-    def end(self) -> None:
-        """Give out no more."""
-        with self._lock:
-            self._blocks = iter(())
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, _cores() - 1), thread_name_prefix="scan")
 
 
 class _Floor:
