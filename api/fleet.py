@@ -53,7 +53,7 @@ class HttpPeer:
         try:
             async with asyncio.timeout(seconds):
                 address, body = f"{self.name}{PATH}/{question.path}", question.to_bytes(shards)
-                message = await self._line.post(address, body, question.most(shards))
+                message = await self._line.post(address, body, question.most)
         except TimeoutError:
             raise Unavailable(f"did not answer within {seconds:.3g} s.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:

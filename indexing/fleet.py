@@ -88,8 +88,9 @@ class Peer(Protocol):
 class Question(Protocol[A_co]):
     """What is asked. Peers over HTTP send `to_bytes`, and read what comes back."""
 
-    path: str
-    """Which kind of question it is."""
+    @property
+    def path(self) -> str:
+        """Which kind of question it is."""
 
     @property
     def index(self) -> str:
@@ -98,7 +99,8 @@ class Question(Protocol[A_co]):
     def to_bytes(self, shards: tuple[str, ...]) -> bytes:
         """The question about these shards, as it is sent."""
 
-    def most(self, shards: tuple[str, ...]) -> int:
+    @property
+    def most(self) -> int:
         """Bytes that an answer may have."""
 
     def read(self, message: bytes, shards: tuple[str, ...]) -> A_co:

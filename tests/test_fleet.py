@@ -40,13 +40,10 @@ class Echo:
 
     path = "echo"
     index = "d/2024"
-    limit: int = 1000
+    most = 1000
 
     def to_bytes(self, shards: tuple[str, ...]) -> bytes:
         return ",".join(shards).encode()
-
-    def most(self, shards: tuple[str, ...]) -> int:
-        return self.limit
 
     def read(self, message: bytes, shards: tuple[str, ...]) -> Echoed:
         if not message.startswith(b"held "):
