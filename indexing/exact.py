@@ -151,12 +151,12 @@ class _Best:
 
     def _possible(self, held: Pixels, usable: BoolArray | None) -> Int64Array:
         """Cells of pixels that may be among the best."""
-        values, above, below = self._screen.look(held)
         norms, mask = held.norms.ravel(), None if usable is None else usable.ravel()
         if self._floor.value > -np.inf:
-            cells = np.flatnonzero(values >= self._floor.value - above)
+            cells = self._screen.above(held, self._floor.value)
             cells = cells[norms[cells] > 0]
             return cells if mask is None else cells[mask[cells]]
+        values, above, below = self._screen.look(held)
         cells = np.flatnonzero(norms > 0 if mask is None else (norms > 0) & mask)
         if len(cells) <= self._k:
             return cells

@@ -39,6 +39,9 @@ class Screen(Protocol):
         What can be no hit has any score, or none (NaN).
         """
 
+    def above(self, held: Pixels, least: float) -> Int64Array:
+        """Flat indices of all of (...,) pixels that may score so much, and of some that do not."""
+
     def look_again(self, rows: Pixels) -> Scores:
         """(n,) scores of pixels that came through the first look."""
 
@@ -56,6 +59,10 @@ class CosineScreen:
         """See `Screen`."""
         values = self._coarse.cosines(held.codes.reshape(-1, held.codes.shape[-1]), held.norms.ravel())
         return values, self._coarse.error, self._coarse.error
+
+    def above(self, held: Pixels, least: float) -> Int64Array:
+        """See `Screen`."""
+        return self._coarse.above(held.codes.reshape(-1, held.codes.shape[-1]), held.norms.ravel(), least)
 
     def look_again(self, rows: Pixels) -> Scores:
         """See `Screen`."""
@@ -82,6 +89,11 @@ class EuclideanScreen:
             error = 2 * share * MARGIN + ROUNDING * (1 + share * share)
             nearest = np.sqrt(np.maximum(squares - error, 0))
             return 1 - nearest, ROUNDING, np.sqrt(squares + error) - nearest + ROUNDING
+
+    def above(self, held: Pixels, least: float) -> Int64Array:
+        """See `Screen`."""
+        values, above, _ = self.look(held)
+        return np.flatnonzero(values >= least - above)
 
     def look_again(self, rows: Pixels) -> Scores:
         """See `Screen`."""

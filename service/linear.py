@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numkong
 import numpy as np
 import numpy.typing as npt
 
-from service.values import Float32Array, Float64Array, Int8Array
+from service.together import together
+from service.values import Float32Array, Float64Array, Int8Array, Int64Array
 
 PRODUCTS: Final = 1 << 18
 """Multiplications at once. OpenBLAS keeps products up to this size on the calling thread. Larger ones wake helper
@@ -37,6 +39,8 @@ _BASE: Final = 254
 """A limb counts steps from -127 to 127; the next one counts 254ths of a step."""
 _ROWS: Final = 1 << 14
 """Codes multiplied at once: their int32 products stay in a core's cache."""
+_SHARED: Final = 1 << 13
+"""Codes that a thread takes at a time: a tenth of a millisecond or two."""
 _ROUNDING: Final = 1e-6
 """More than three float32 operations can be wrong by, of numbers up to 1."""
 
@@ -64,6 +68,22 @@ class Weights:
             np.matmul(part.astype(np.float32), self._steps, out=out[start : start + self._at_once])
         return out
 
+    def cosines(self, codes: Int8Array) -> Float32Array:
+        """(n, m) float32 cosines of (n, d) int8 codes with weights of length 1; no number (NaN) where all codes are 0.
+
+        Pieces are shared by several threads; each is small enough to stay in a core's cache for its norms.
+        """
+        out = np.empty((len(codes), self._steps.shape[1]), np.float32)
+
+        def work(starts: Iterator[int]) -> None:
+            for start in starts:
+                part = codes[start : start + _SHARED]
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    np.divide(self.products(part), code_norms(part)[:, None], out=out[start : start + _SHARED])
+
+        together(work, list(range(0, len(codes), _SHARED)))
+        return out
+
 
 def code_products(codes: Int8Array, weights: Float64Array) -> Float32Array:
     """(n, m) float32 `codes @ weights.T` of (n, d) int8 codes and (m, d) weights; see `Weights`."""
@@ -86,11 +106,19 @@ class CoarseDirection:
 
     def cosines(self, codes: Int8Array, norms: Float32Array) -> Float32Array:
         """(n,) float32 cosines of (n, d) codes whose norms are known; no number (NaN) where both are 0."""
-        out = np.asarray(numkong.dots_packed(codes, self._packed)).ravel().astype(np.float32)
+        out = self._products(codes)
         with np.errstate(invalid="ignore", divide="ignore"):
             out /= norms
         out *= np.float32(self._step)
         return out
+
+    def above(self, codes: Int8Array, norms: Float32Array, least: float) -> Int64Array:
+        """Which of (n, d) codes may have a cosine of `least` or more; none whose codes are all 0."""
+        bound = norms * np.float32((least - self.error) / self._step)
+        return np.flatnonzero(self._products(codes) > bound)  # 0 is not above 0
+
+    def _products(self, codes: Int8Array) -> Float32Array:
+        return np.asarray(numkong.dots_packed(codes, self._packed)).ravel().astype(np.float32)
 
 
 def _limbs(weights: Float64Array) -> tuple[Int8Array, Float32Array]:
