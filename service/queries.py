@@ -143,6 +143,8 @@ class Query:
             scales: (...) float32, without which there is no Euclidean distance; cosines need none.
         """
         flat = codes.reshape(-1, codes.shape[-1])
+        if norms is None and self.metric == "cosine":
+            return self.weights.cosines(flat)[:, 0].reshape(codes.shape[:-1])
         lengths = code_norms(flat) if norms is None else norms.ravel()
         with np.errstate(invalid="ignore", divide="ignore"):
             out = self.weights.products(flat)[:, 0]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.linear import code_norms, code_products, paired_angles
+from service.linear import Weights, code_norms, code_products, paired_angles
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,3 +50,20 @@ def test_angles_are_those_of_float64_and_zeros_have_none() -> None:
     assert np.flatnonzero(np.isnan(found)).tolist() == [1, 2, 4]
     np.testing.assert_allclose(found, truth, atol=5e-7)
     assert paired_angles(first[:0], second[:0]).shape == (0,)
+
+
+def test_cosines_are_the_same_whether_one_thread_finds_them_or_several() -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-127, 128, (40_000, 64)).astype(np.int8)
+    codes[[0, 8192, -1]] = 0
+    directions = rng.normal(size=(2, 64))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    weights, wide = Weights(directions), codes.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        truth = wide @ directions.T / np.linalg.norm(wide, axis=1, keepdims=True)
+    found = weights.cosines(codes)
+    np.testing.assert_allclose(found, truth, atol=3e-7)  # NaN where there is no direction, and there alone
+    assert np.array_equal(
+        np.concatenate([weights.cosines(one[None]) for one in codes[8190:8195]]), found[8190:8195], equal_nan=True
+    )
+    assert weights.cosines(codes[:0]).shape == (0, 2)
