@@ -55,6 +55,11 @@ ROUTES: Final = (
     jobs,
     models,
 )
+TOLD: Final = (
+    "Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview",
+    "Metric", "Level", "Engine", "Query", "Recall", "Partial", "Missing",
+)  # fmt: skip
+"""Of the headers of answers, `X-Smalti-...`, those that pages of other origins may read."""
 DESCRIPTION: Final = (
     "TESSERA satellite embeddings as map tiles, as a search for pixels like these ones, and made on demand. "
     "Errors are problem+json with a stable `kind`."
@@ -98,14 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         Origins,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "HEAD"],
-        expose_headers=[
-            "ETag",
-            ID_HEADER,
-            *(
-                f"X-Smalti-{name}"
-                for name in ("Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview")
-            ),
-        ],
+        expose_headers=["ETag", ID_HEADER, *(f"X-Smalti-{name}" for name in TOLD)],
     )
     app.add_middleware(Transport)
     app.add_middleware(Gate, settings=settings)
