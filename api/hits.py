@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from fastapi import Response
@@ -18,8 +18,10 @@ from indexing.question import Engine, Hit, Question, SearchResult
 from service.grid import PIXEL
 from service.values import STATUS_NAMES
 
-NAMED: int = 20
+NAMED: Final = 20
 """Shards that a header names."""
+PLACES: Final = 7
+"""Decimal places of degrees: a centimetre."""
 
 
 class PointGeometry(BaseModel):
@@ -121,7 +123,7 @@ class Found:
     def recall(self) -> float | None:
         """The least of all windows."""
         known = [result.recall for _, result in self.windows]
-        return min((one for one in known if one is not None), default=None) if None not in known else None
+        return None if None in known else min(one for one in known if one is not None)
 
     @property
     def missing(self) -> list[str]:
@@ -172,30 +174,38 @@ class Found:
 
     def _columns(self) -> dict[str, np.ndarray]:
         """A row a hit."""
-        hits = [hit for _, hit in self.hits]
-        by_window = {at.window: result for at, result in self.windows}
+        hits, by_window = [hit for _, hit in self.hits], {at.window: result for at, result in self.windows}
         results = [by_window[at.window] for at, _ in self.hits]
-        provenance = [at.dataset.provenance(at.window) for at, _ in self.hits]
-        euclidean = self.question.query.metric == "euclidean"
-        words: dict[str, list[str]] = {
-            "status": [STATUS_NAMES[hit.status] for hit in hits],
-            "zone": [hit.zone.name for hit in hits],
-            "window": [str(at.window) for at, _ in self.hits],
-            "dataset": [one["dataset"] for one in provenance],
-            "model": [one["model"] for one in provenance],
-            "revision": [result.revision for result in results],
-            "engine": [result.engine for result in results],
-        }
+        told = {at.window: _said(at, result) for at, result in self.windows}
+        rows = [told[at.window] for at, _ in self.hits]
+        words = {name: [row[name] for row in rows] for name in _said(*self.windows[0])}
+        distances = {}
+        if self.question.query.metric == "euclidean":
+            distances = {"distance": np.array([hit.distance for hit in hits], np.float64)}
         return {
             "rank": np.arange(1, len(hits) + 1),
             "score": np.array([hit.score for hit in hits], np.float64),
-            **({"distance": np.array([hit.distance for hit in hits], np.float64)} if euclidean else {}),
-            "lon": np.array([round(hit.lon, 7) for hit in hits], np.float64),
-            "lat": np.array([round(hit.lat, 7) for hit in hits], np.float64),
+            **distances,
+            "lon": np.array([round(hit.lon, PLACES) for hit in hits], np.float64),
+            "lat": np.array([round(hit.lat, PLACES) for hit in hits], np.float64),
+            "status": np.array([STATUS_NAMES[hit.status] for hit in hits], str),
+            "zone": np.array([hit.zone.name for hit in hits], str),
             **{name: np.array(values, str) for name, values in words.items()},
-            "recall": np.array([np.nan if result.recall is None else result.recall for result in results], np.float64),
-            "partial": np.array([bool(result.missing) for result in results], bool),
+            "recall": np.array([result.recall for result in results], np.float64),
+            "partial": np.array([result.partial for result in results], bool),
         }
+
+
+def _said(at: DatasetWindow, result: SearchResult) -> dict[str, str]:
+    """What all rows of a window say."""
+    told = at.dataset.provenance(at.window)
+    return {
+        "window": str(at.window),
+        "dataset": told["dataset"],
+        "model": told["model"],
+        "revision": result.revision,
+        "engine": result.engine,
+    }
 
 
 def feature(at: DatasetWindow, hit: Hit, rank: int) -> dict[str, Any]:
@@ -203,7 +213,7 @@ def feature(at: DatasetWindow, hit: Hit, rank: int) -> dict[str, Any]:
     distance = {} if hit.distance is None else {"distance": hit.distance}
     return {
         "type": "Feature",
-        "geometry": {"type": "Point", "coordinates": [round(hit.lon, 7), round(hit.lat, 7)]},
+        "geometry": {"type": "Point", "coordinates": [round(hit.lon, PLACES), round(hit.lat, PLACES)]},
         "properties": {
             "score": hit.score,
             **distance,
@@ -228,6 +238,6 @@ def _searched(at: DatasetWindow, result: SearchResult) -> Mapping[str, Any]:
         "recall": result.recall,
         "scanned": result.scanned,
         "candidates": result.candidates,
-        "partial": bool(result.missing),
+        "partial": result.partial,
         "missing": list(result.missing),
     }
