@@ -48,12 +48,13 @@ from tests.bench.scenes import (
     queries_of,
 )  # fmt: skip
 from tests.bench.search_frontier import DATASET, beside, frontiers, tell
-from tests.bench.search_rows import ROOT, Row, frontier, index_bytes, median_ms, row, show, taking_turns, write
+from tests.bench.search_rows import ROOT, Row, against, frontier, index_bytes, row, show, taking_turns, write
 from tests.bench.serving import Client, end_cleanly, server
 
 BLOCKS, SMALL = 64, 16
 BATCH: Final = 128
 FLAT: Final = "faiss IndexFlatIP"
+BOTH: Final = f"{FLAT}, batches of {BATCH} on both sides"
 LISTS: Final = 4096
 _BATCHES: Final = 20
 """Of ours for one of the other's."""
@@ -123,8 +124,7 @@ def exact(bench: Bench) -> list[Row]:
     held = searcher.cache_use().bytes / len(bench.ids)
     can = numkong.get_capabilities()
     return [
-        row("exact-top100", "latency", "ms", median_ms(times["ours"]), median_ms(times["other"]), FLAT,
-            5 if can["icelake"] or can["alder"] else 3),
+        against("exact-top100", "ms", times["ours"], times["other"], FLAT, 5 if can["icelake"] or can["alder"] else 3),
         row("exact-recall100", "recall", "share", float(recall), 1, FLAT, None),
         row("exact-memory", "memory", "bytes/pixel", held, float(bench.flat.sa_code_size()), FLAT, 3.8),
     ]  # fmt: skip
@@ -181,14 +181,14 @@ def index(bench: Bench) -> list[Row]:
     ways = {"ours": ours, "other": other, "single": single}
     times = taking_turns(ways, turns=4, calls={"ours": _BATCHES, "single": 2 * BATCH})
     found = [np.isin(t, o).mean() for n in (0, 1) for t, o in zip(other(n), ours(n), strict=True)]
-    rate, flat_rate = (BATCH * 1e3 / median_ms(times[name]) for name in ("ours", "other"))
+    rate, flat_rate = (BATCH * 1e3 / times[name].ms for name in ("ours", "other"))
+    cpu = {"cpu_ratio": times["other"].cpu_ms / times["ours"].cpu_ms}
     size = index_bytes(bench.indexes) / len(bench.ids)
-    p50 = median_ms(times["single"])
     return [
-        row("ann-top10-qps", "rate", "queries/s", rate, flat_rate, f"{FLAT}, batches of {BATCH} on both sides", 400),
+        row("ann-top10-qps", "rate", "queries/s", rate, flat_rate, BOTH, 400) | cpu,
         row("ann-recall10", "recall", "share", float(np.mean(found)), 0.985, "what is asked for", 1),
         row("index-bytes", "size", "bytes/pixel", size, 34, "what is allowed", 1),
-        row("p50-one-query", "latency", "ms", p50, 0.6, "what is expected", None),
+        row("p50-one-query", "latency", "ms", times["single"].ms, 0.6, "what is expected", None),
     ]
 
 
@@ -202,9 +202,9 @@ def heat_map(bench: Bench) -> list[Row]:
         return values / np.linalg.norm(values, axis=-1, keepdims=True) @ bench.directions[n]
 
     assert np.allclose(views[0].values(vectors)[..., 0], direct(0), rtol=0, atol=1e-6)
-    times = taking_turns({"ours": lambda n: views[n % BATCH].values(vectors), "other": direct}, turns=40)
-    ours, other = (median_ms(times[name]) for name in ("ours", "other"))
-    return [row("heatmap", "latency", "ms", ours, other, "numpy: dequantise, normalise, dot", 20)]
+    ways = {"ours": lambda n: views[n].values(vectors), "other": direct}
+    times = taking_turns(ways, turns=10, calls={"ours": 4, "other": 4})
+    return [against("heatmap", "ms", times["ours"], times["other"], "numpy: dequantise, normalise, dot", 20)]
 
 
 def over_http(bench: Bench) -> list[Row]:
@@ -221,9 +221,8 @@ def over_http(bench: Bench) -> list[Row]:
             "http": lambda n: client.tile(paths[n % len(paths)]),
             "call": lambda n: searcher.search(Question(bench.queries[n % len(paths)], YEAR, 10)),
         }
-        times = taking_turns(ways, turns=300)
-    ours, other = median_ms(times["http"]), median_ms(times["call"])
-    return [row("p50-one-query-http", "latency", "ms", ours, other, "the same as a function call", None)]
+        times = taking_turns(ways, turns=6, calls={"http": 50, "call": 50})
+    return [row("p50-one-query-http", "latency", "ms", times["http"].ms, times["call"].ms, "a function call", None)]
 
 
 CASES: Final = {"exact": exact, "build": build, "index": index, "heat": heat_map, "http": over_http}

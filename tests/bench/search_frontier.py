@@ -18,7 +18,7 @@ from indexing.build import build_index
 from indexing.question import Question
 from indexing.search import Searcher
 from tests.bench.scenes import DIMS, YEAR, Scene, Truth, directions_of, each_block, positions_of, queries_of
-from tests.bench.search_rows import ROOT, Row, index_bytes, median_ms, row, taking_turns
+from tests.bench.search_rows import ROOT, Row, index_bytes, row, taking_turns
 
 PEERS: Final = ROOT / "peers"
 """Where `make bench-search` puts the searches of others."""
@@ -66,7 +66,7 @@ def _our_frontier(scene: Scene, truth: Truth, folder: Path) -> list[dict[str, An
         points.append(same | {
             "setting": f"{tuning.probes} lists, {tuning.candidates} candidates",
             "recall": truth.recall([top.ids for top in found]),
-            "qps": len(queries) * 1e3 / median_ms(times["many"]), "p50_ms": median_ms(times["one"]),
+            "qps": len(queries) * 1e3 / times["many"].ms, "p50_ms": times["one"].ms,
         })  # fmt: skip
     return points
 
@@ -105,9 +105,8 @@ def beside(points: Sequence[Row]) -> list[Row]:
 
 def tell(points: Sequence[Row]) -> None:
     """Print recall, speed and memory."""
-    print(
-        f"\n{'engine':<10}{'setting':<32}{'recall@10':>10}{'queries/s':>11}{'p50 ms':>9}{'B/pixel':>9}{'built px/s':>12}"
-    )
+    titles = f"{'recall@10':>10}{'queries/s':>11}{'p50 ms':>9}{'B/pixel':>9}{'built px/s':>12}"
+    print(f"\n{'engine':<10}{'setting':<32}{titles}")
     for p in points:
         numbers = f"{p['recall']:>10.4f}{p['qps']:>11.0f}{p['p50_ms']:>9.3f}{p['bytes_per_pixel']:>9.1f}"
         print(f"{p['engine']:<10}{p['setting']:<32}{numbers}{p['build_rate']:>12.0f}")

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 ROOT: Final = Path(__file__).resolve().parents[2] / ".bench"
+PAUSE_S: Final = 0.06
+"""Between one way and the other: the threads of OpenBLAS and OpenMP keep a core busy for a while after their work."""
 MORE: Final = {"rate", "recall"}
 """Metrics of which more is better."""
 
@@ -32,39 +35,63 @@ def _short(number: float) -> float:
     return float(f"{number:.5g}")
 
 
+@dataclass
+class Spent:
+    """What the calls of one way took, in seconds."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Of the processor, all threads together."""
+
+    @property
+    def ms(self) -> float:
+        """Median time, in milliseconds."""
+        return 1e3 * statistics.median(self.wall)
+
+    @property
+    def cpu_ms(self) -> float:
+        """Mean time of the processor, in milliseconds: other programs on the machine do not change it by much."""
+        return 1e3 * statistics.fmean(self.cpu)
+
+
 def taking_turns(
     ways: Mapping[str, Callable[[int], Any]], turns: int, calls: Mapping[str, int] | None = None
-) -> dict[str, list[float]]:
-    """Seconds of each call of each way, in turn; the first call of each is not counted.
+) -> dict[str, Spent]:
+    """What the calls of each way took, in turn; the first call of each is not counted.
 
     Args:
         ways: What each does, given the number of the call.
         turns: How many.
         calls: How often a way is called a turn, where not once.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    spent = {name: Spent() for name in ways}
     for way in ways.values():
         way(0)
     for _ in range(turns):
         for name, way in ways.items():
+            time.sleep(PAUSE_S)
             for _ in range((calls or {}).get(name, 1)):
-                start = time.perf_counter()
-                way(len(times[name]))
-                times[name].append(time.perf_counter() - start)
-    return times
+                start, busy = time.perf_counter(), time.process_time()
+                way(len(spent[name].wall))
+                spent[name].wall.append(time.perf_counter() - start)
+                spent[name].cpu.append(time.process_time() - busy)
+    return spent
 
 
-def median_ms(seconds: Sequence[float]) -> float:
-    """Median, in milliseconds."""
-    return 1e3 * statistics.median(seconds)
+def against(case: str, unit: str, ours: Spent, other: Spent, other_name: str, target: float | None) -> Row:
+    """A row of two median times, with the ratio of what the processor spent beside it."""
+    ratio = {"cpu_ratio": _short(other.cpu_ms / ours.cpu_ms)}
+    return row(case, "latency", unit, ours.ms, other.ms, other_name, target) | ratio
 
 
 def show(rows: Sequence[Row]) -> None:
     """Print the table."""
-    print(f"{'case':<24}{'metric':<10}{'ours':>11}{'other':>11}  {'unit':<12}{'ratio':>8}{'target':>8}  other")
+    titles = f"{'ours':>11}{'other':>11}  {'unit':<12}{'ratio':>8}{'target':>8}{'cpu':>8}"
+    print(f"{'case':<24}{'metric':<10}{titles}  other")
     for r in rows:
         target = "-" if r["target"] is None else f"{r['target']:g}"
-        numbers = f"{r['ours']:>11.4g}{r['other']:>11.4g}  {r['unit']:<12}{r['ratio']:>8.3g}{target:>8}"
+        cpu = f"{r['cpu_ratio']:.3g}" if "cpu_ratio" in r else ""
+        numbers = f"{r['ours']:>11.4g}{r['other']:>11.4g}  {r['unit']:<12}{r['ratio']:>8.3g}{target:>8}{cpu:>8}"
         print(f"{r['case']:<24}{r['metric']:<10}{numbers}  {r['other_name']}")
 
 
