@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from cachetools import LRUCache
 
@@ -13,6 +13,9 @@ from service.values import CacheUse
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+_Batch: TypeAlias = Future[dict[Any, V]]
+"""What one thread makes at once, for all who wait for any of it: a future for each value would take longer than many
+a value."""
 
 
 class ByteCache(Generic[V]):
@@ -26,7 +29,7 @@ class ByteCache(Generic[V]):
     def __init__(self, limit: int, size: Callable[[V], int]) -> None:
         self._size = size
         self._held: LRUCache[Hashable, V] = LRUCache(limit, size)
-        self._making: dict[Hashable, Future[V]] = {}
+        self._making: dict[Hashable, _Batch[V]] = {}
         self._lock = threading.Lock()
         self._hits = self._misses = 0
 
@@ -58,34 +61,41 @@ class ByteCache(Generic[V]):
         Of threads that ask for the same at once one makes it and the others wait. Where that fails, all of them get
         the error, and nothing is kept: the next one tries again.
         """
-        found: dict[Hashable, V | Future[V]] = {}
-        mine: dict[K, Future[V]] = {}
+        found: dict[K, V | _Batch[V]] = {}
+        mine: _Batch[V] = Future()
+        missing: list[K] = []
         with self._lock:
             for key in keys:
-                held: V | Future[V] | None = self._held.get(key)
+                held: V | _Batch[V] | None = self._held.get(key)
                 held = self._making.get(key) if held is None else held
                 self._count(held is not None)
                 if held is None:
-                    held = mine[key] = self._making[key] = Future()
+                    held = self._making[key] = mine
+                    missing.append(key)
                 found[key] = held
-        if mine:
-            self._make(mine, make)
-        return [value.result() if isinstance(value := found[key], Future) else value for key in keys]
+        if missing:
+            found |= self._make(mine, missing, make)
+        return [value.result()[key] if isinstance(value := found[key], Future) else value for key in keys]
 
-    def _make(self, mine: dict[K, Future[V]], make: Callable[[list[K]], Sequence[V]]) -> None:
+    def _make(self, mine: _Batch[V], missing: list[K], make: Callable[[list[K]], Sequence[V]]) -> dict[K, V]:
         try:
-            for (key, waiting), value in zip(mine.items(), make(list(mine)), strict=True):
-                self.put(key, value)
-                waiting.set_result(value)
+            made = dict(zip(missing, make(missing), strict=True))
         except BaseException as error:
-            for waiting in mine.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
+            self._settle(missing, {})
+            mine.set_exception(error)
             raise
-        finally:
-            with self._lock:
-                for key in mine:
-                    del self._making[key]
+        self._settle(missing, made)
+        mine.set_result(made)
+        return made
+
+    def _settle(self, missing: Sequence[Hashable], made: Mapping[Any, V]) -> None:
+        """Nobody waits any more for what was missing; what was made of it is kept."""
+        with self._lock:
+            for key in missing:
+                del self._making[key]
+            for key, value in made.items():
+                if self._size(value) <= self._held.maxsize:
+                    self._held[key] = value
 
     def use(self) -> CacheUse:
         """How it was used since the process began, and what it holds now."""

@@ -2,7 +2,7 @@
 
 A tile of the older layout has six thousand chunks of 2 kB (4 pixels a side). What takes long is not to unpack them but
 to begin each: a call, an opened file, a decompressor made anew. Here the chunks of a shard are read together, their
-zstd frames unpacked by one call, and their bits put in order by a few passes over all of them: four times as fast as
+zstd frames unpacked by one call, and their bits put in order by one more: six times as fast as
 one by one in Rust. Of the newer layout a tile has a hundred chunks of 131 kB, plane by plane. Each becomes a square
 on its own: to lay them into one rectangle first, 32 bytes at a time, would take longer than to unpack them.
 
@@ -156,7 +156,7 @@ def read_small(array: Array, rows: slice, cols: slice) -> npt.NDArray[Any] | Non
         return None
     (height, width), (down, across) = shards.chunk[:2], shards.grid
     tall, wide = _chunks_of(rows, height), _chunks_of(cols, width)
-    found = np.full((len(tall), len(wide), *shards.chunk), array.fill_value, array.dtype)
+    found = np.empty((len(tall), len(wide), *shards.chunk), array.dtype)
     try:
         for i in range(tall.start // down, -(-tall.stop // down)):
             for j in range(wide.start // across, -(-wide.stop // across)):
@@ -166,8 +166,7 @@ def read_small(array: Array, rows: slice, cols: slice) -> npt.NDArray[Any] | Non
                     for part, whole in zip(mine, (tall, wide), strict=True)
                 )
                 unpacked = _unpacked(shards, (i, j), mine)
-                if unpacked is not None:
-                    found[here] = unpacked
+                found[here] = array.fill_value if unpacked is None else unpacked
     except (UnknownFrameError, OSError, ValueError, IndexError):
         return None
     joined = np.moveaxis(found, 2, 1).reshape(len(tall) * height, len(wide) * width, *shards.chunk[2:])
@@ -228,9 +227,11 @@ def _unpacked(shards: _Shards, shard: tuple[int, int], mine: tuple[range, range]
         if not there.any():
             return None
         places, buffer = _read(file, wanted[there].astype(np.int64))
-    out = np.full((len(there), *shards.chunk), array.fill_value, array.dtype)
     found = unpack_frames(buffer, places, shards.size, array.dtype.itemsize)
-    out[there] = found.view(array.dtype).reshape(-1, *shards.chunk)
+    out = found.view(array.dtype).reshape(-1, *shards.chunk)
+    if not there.all():
+        some, out = out, np.full((len(there), *shards.chunk), array.fill_value, array.dtype)
+        out[there] = some
     return out.reshape(len(mine[0]), len(mine[1]), *shards.chunk)
 
 

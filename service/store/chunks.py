@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import google_crc32c
@@ -29,6 +30,8 @@ from service.store.faults import Array, fault, read_array
 from service.values import BLOCK
 
 Square = npt.NDArray[Any]
+Cell = tuple[int, int]
+"""Row and column of a square."""
 ChunkCache = ByteCache[Square]
 Key = tuple[str, str, int, int, int, str]
 """(store, array, time, row and column of the square, version of its block)."""
@@ -69,7 +72,7 @@ class Plane:
     """Array row of the grid's first row."""
     band_first: bool = False
 
-    @property
+    @cached_property
     def side(self) -> tuple[int, int]:
         """(rows, columns) of a square."""
         rows, cols = self.array.chunks[2:4] if self.band_first else self.array.chunks[1:3]
@@ -95,11 +98,12 @@ class Plane:
         planes = read_array(self.location, self.array, time, slice(0, self.array.shape[1]), rows, cols)
         return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
-    def block(self, row: int, col: int) -> Block:
-        """The block that a square begins in."""
-        height, width = self.side
-        top = max(row * height - self.row0, 0)
-        return Block(self.grid.zone.name, top // BLOCK, col * width // BLOCK, self.grid.level)
+    def blocks(self, cells: Iterable[Cell]) -> list[Block]:
+        """The block that each of some squares begins in."""
+        (height, width), zone, level = self.side, self.grid.zone.name, self.grid.level
+        found = [(max(row * height - self.row0, 0) // BLOCK, col * width // BLOCK) for row, col in cells]
+        known = {at: Block(zone, *at, level) for at in set(found)}
+        return [known[at] for at in found]
 
 
 def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: slice) -> Square:
@@ -128,7 +132,7 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
         for row in range(rows.start // height, -(-rows.stop // height))
         for col in range(cols.start // width, -(-cols.stop // width))
     ]
-    blocks = [plane.block(*cell) for cell in cells]
+    blocks = plane.blocks(cells)
     versions = kept.versions(time, set(blocks))
     name = plane.array.path
     stands = [(cell, versions[block]) for cell, block in zip(cells, blocks, strict=True)]

@@ -106,24 +106,31 @@ class Stacked:
         time = first.start if isinstance(first, slice) else first
         array, (top, left) = self.arrays[time], self.corners[time]
         shape = rows.stop - rows.start, cols.stop - cols.start
-        out = np.full((*shape, *self.shape[3:]), self.fill_value, self.dtype)
         if array is None:
-            return out
-        height, width = array.shape[:2]
+            return self._empty(shape)
         inner = tuple(
             slice(min(max(span.start - first, 0), size), min(max(span.stop - first, 0), size))
-            for span, first, size in ((rows, top, height), (cols, left, width))
+            for span, first, size in zip((rows, cols), (top, left), array.shape, strict=False)
         )
-        if all(span.start < span.stop for span in inner):
-            at = tuple(
-                slice(span.start + first - start, span.stop + first - start)
-                for span, first, start in zip(inner, (top, left), (rows.start, cols.start), strict=True)
-            )
-            whole = (*inner, *(slice(0, n) for n in array.shape[2:]))
-            warm(array, whole)
-            small = read_small(array, *inner)
-            out[at] = array[whole] if small is None else small
+        if any(span.start == span.stop for span in inner):
+            return self._empty(shape)
+        whole = (*inner, *(slice(0, n) for n in array.shape[2:]))
+        warm(array, whole)
+        small = read_small(array, *inner)
+        found = np.asarray(array[whole]) if small is None else small
+        if found.shape[:2] == shape:
+            return found
+        out = self._empty(shape)
+        at = tuple(
+            slice(span.start + first - start, span.stop + first - start)
+            for span, first, start in zip(inner, (top, left), (rows.start, cols.start), strict=True)
+        )
+        out[at] = found
         return out
+
+    def _empty(self, shape: tuple[int, int]) -> np.ndarray:
+        """A rectangle that holds nothing."""
+        return np.full((*shape, *self.shape[3:]), self.fill_value, self.dtype)
 
 
 class YearsState:
