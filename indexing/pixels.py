@@ -12,12 +12,14 @@ from typing import Final, Self
 import numpy as np
 
 from indexing.ids import cols_of, levels_of, pixel_ids, rows_of, zone_codes, zones_of
+from service.cache import ByteCache
 from service.grid import Block, Zone, ZoneGrid
 from service.queries import norms_of
 from service.store.contract import Store
 from service.values import (
     BLOCK,
     OUTSIDE,
+    BoolArray,
     CacheUse,
     Float32Array,
     Float64Array,
@@ -31,6 +33,8 @@ from service.values import (
 
 CACHE_BYTES: Final = 256_000_000
 """Of decoded blocks, whatever the number of stores: a small server has 4 GB for everything."""
+_COUNTED_BYTES: Final = 8_000_000
+"""Of what is known about observation counts: 1,000 blocks."""
 _LOOKS: Final = 3
 """Times a block is read again when a refresh comes in between, before it is given out without being kept."""
 
@@ -101,6 +105,8 @@ class Snapshot:
     """Zone name -> grid, at this level."""
     level: int = 1
     """Of all of these: 1, or that of an overview."""
+    stale: int = 0
+    """Overview blocks that are missing, or older than the pixels below them."""
 
 
 class BlockCache:
@@ -153,6 +159,7 @@ class PixelReader:
         self._name = (store.location, store.identity, store.dims)
         self._room = cache.most // (BLOCK * BLOCK * (store.dims + 5))
         self._snapshots: dict[tuple[Window, int], Snapshot] = {}
+        self._counted: ByteCache[UInt8Array] = ByteCache(_COUNTED_BYTES, lambda bits: bits.nbytes)
         self._lock = threading.Lock()
         self._hits = 0
         self._misses = 0
@@ -164,8 +171,27 @@ class PixelReader:
         if known is None or known.revision != revision:
             versions = dict(self._store.versions(window, self._store.blocks(window, level=level)))
             grids = {grid.zone.name: grid.at_level(level) for grid in self._store.zones()}
-            known = self._snapshots[window, level] = Snapshot(revision, window, versions, grids, level)
+            stale = self._stale(window, level) if level > 1 else 0
+            known = self._snapshots[window, level] = Snapshot(revision, window, versions, grids, level, stale)
         return known
+
+    def _stale(self, window: Window, level: int) -> int:
+        """How many of the blocks of a level that should be there are missing or out of date."""
+        below = self._store.blocks(window)
+        above = {Block(block.zone, block.row // level, block.col // level, level) for block in below}
+        return len(self._store.stale(window, above))
+
+    def enough(self, at: Snapshot, block: Block, least: tuple[int, int, int]) -> BoolArray:
+        """(256, 256) bool: which pixels of a block were made from so many observations at least, in store order."""
+        key = at.window, block, at.versions.get(block, ""), least
+
+        def read() -> UInt8Array:
+            zone = Zone.parse(block.zone)
+            counts = self._store.counts_window(zone, at.window, block.rows, block.cols, level=block.level)
+            found = np.logical_and.reduce([each >= few for each, few in zip(counts.each, least, strict=True)])
+            return np.packbits(found)
+
+        return np.unpackbits(self._counted.made(key, read)).view(bool).reshape(BLOCK, BLOCK)
 
     def block(self, at: Snapshot, block: Block, *, scales: bool = False) -> Pixels:
         """(256, 256) pixels, from memory if they were read lately and have not changed since.
