@@ -22,6 +22,8 @@ from service.errors import SmaltiError, Unavailable
 A_co = TypeVar("A_co", bound="Answered", covariant=True)
 A = TypeVar("A", bound="Answered")
 
+ROOM: Final = 1.2
+"""How much of what is an equal share one machine takes at most, where shards are not too large for that."""
 ROUNDS: Final = 3
 """Times that what is still missing is asked of others."""
 REST_S: Final = 1.0
@@ -35,7 +37,9 @@ log = logging.getLogger("smalti.fleet")
 class Share:
     """Which shards of every index one machine holds.
 
-    By the name of each alone: when an index grows, none of those that stay changes hands.
+    Every machine finds the same shares by itself: each shard goes where its name prefers to be (rendezvous hashing),
+    unless there is no room left (consistent hashing with bounded loads, Mirrokni et al. 2018, arXiv 1608.01350). So
+    shares are of about one size, and when an index grows hardly any of the shards that stay changes hands.
     """
 
     part: int = 0
@@ -53,9 +57,18 @@ class Share:
         """Whether it is everything."""
         return self.of == 1
 
-    def holds(self, shard: str) -> bool:
-        """Whether a shard belongs to it."""
-        return self.of == 1 or (self.of > 1 and zlib.crc32(shard.encode()) % self.of == self.part)
+    def chosen(self, sizes: Mapping[str, int]) -> frozenset[str]:
+        """Those of all shards of an index, given by name with their sizes, that belong to it."""
+        if self.of < 2:
+            return frozenset(sizes if self.of else ())
+        room, loads, mine = ROOM * sum(sizes.values()) / self.of, [0] * self.of, set()
+        for name in sorted(sizes):
+            wanted = sorted(range(self.of), key=lambda part: zlib.crc32(f"{part} {name}".encode()))
+            least = min(wanted, key=loads.__getitem__)
+            part = next((part for part in wanted if loads[part] + sizes[name] <= room), least)
+            loads[part] += sizes[name]
+            mine |= {name} if part == self.part else set()
+        return frozenset(mine)
 
 
 class Answered(Protocol):

@@ -119,12 +119,19 @@ def test_nobody_is_believed_about_what_he_was_not_asked(caplog: pytest.LogCaptur
     assert (found, missing) == (["s1", "s2"], ())
 
 
-def test_shares_cover_every_shard_once_and_stay_when_others_come() -> None:
-    names = [f"s-{n:012x}" for n in range(300)]
+def test_shares_cover_every_shard_once_are_alike_and_hardly_change_when_others_come() -> None:
     shares = [Share.parse(f"{n}/3") for n in range(3)]
-    assert all(sum(share.holds(name) for share in shares) == 1 for name in names)
-    assert min(sum(map(share.holds, names)) for share in shares) > 70
-    assert all(Share.parse("all").holds(name) and not Share.parse("none").holds(name) for name in names)
+    for count in (1, 4, 7, 300):
+        sizes = {f"s-{n * 7919:012x}": 1 + n % 5 for n in range(count)}
+        chosen = [share.chosen(sizes) for share in shares]
+        assert sorted(name for each in chosen for name in each) == sorted(sizes)
+        loads = [sum(sizes[name] for name in each) for each in chosen]
+        assert max(loads) <= max(1.2 * sum(loads) / 3, sum(loads) / 3 + 5)
+    more = sizes | {f"s-{n * 104729:012x}": 3 for n in range(1, 11)}
+    moved = sum(len(before - share.chosen(more)) for before, share in zip(chosen, shares, strict=True))
+    assert moved < 30
+    assert Share.parse("all").chosen(sizes) == frozenset(sizes)
+    assert not Share.parse("none").chosen(sizes)
     assert Share.parse("all").is_all
 
 
