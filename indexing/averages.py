@@ -1,4 +1,4 @@
-"""What the pixels of a polygon have in common: the mean of their unit vectors."""
+"""What the pixels of a polygon have in common: the mean of their unit vectors, or of the vectors themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Average:
     """The mean of some pixels."""
 
     vector: Float32Array
-    """(d,) float32 mean of the unit vectors; anything where `pixels` is 0."""
+    """(d,) float32 mean of the unit vectors, or of the vectors; anything where `pixels` is 0."""
     pixels: int
     """Valid pixels, those it is the mean of."""
     inside: int
@@ -37,15 +37,18 @@ class Average:
     """(n,) what keeps the others from being valid, most frequent first."""
 
 
-def average_of(drawn: Drawn, read: Reader, most: int, field: str, blocks: int = MAX_BLOCKS) -> Average:
-    """The mean of the unit vectors of the valid pixels in a polygon, summed in float64.
+def average_of(
+    drawn: Drawn, read: Reader, most: int, field: str, blocks: int = MAX_BLOCKS, *, scaled: bool = False
+) -> Average:
+    """The mean of the valid pixels in a polygon, summed in float64.
 
     Args:
         drawn: The polygon, on the grids of a snapshot.
-        read: How to read a block.
+        read: How to read a block; with its scales, if `scaled`.
         most: How many pixels it may hold.
         field: What the caller calls it, for errors.
         blocks: How many blocks it may touch.
+        scaled: Whether to take the mean of the dequantised vectors, not of the unit vectors.
 
     Raises:
         LimitExceeded: It holds more pixels, or touches more blocks.
@@ -61,7 +64,7 @@ def average_of(drawn: Drawn, read: Reader, most: int, field: str, blocks: int = 
         used = mask & (held.norms > 0)
         others += _statuses(held, mask & ~used)
         pixels += int(used.sum())
-        part = _sum_of_units(held.codes[used])
+        part = _sum(held.codes[used], held.scales[used] if scaled and held.scales is not None else None)
         total = part if not len(total) else total + part
     mean = np.asarray(total / max(1, pixels), np.float32)
     ranked = np.argsort(-others, kind="stable")[: np.count_nonzero(others)]
@@ -94,10 +97,11 @@ def _statuses(held: Pixels, left: BoolArray) -> Int64Array:
     return counts
 
 
-def _sum_of_units(codes: Int8Array) -> Float64Array:
-    """(d,) float64 sum of c / |c| over (n, d) codes."""
+def _sum(codes: Int8Array, scales: Float32Array | None) -> Float64Array:
+    """(d,) float64 sum of scale x c over (n, d) codes; of c / |c| where there are no scales."""
     total = np.zeros(codes.shape[-1])
     for start in range(0, len(codes), _ROWS):
         wide = codes[start : start + _ROWS].astype(np.float64)
-        total += (1 / np.linalg.norm(wide, axis=1)) @ wide
+        weights = 1 / np.linalg.norm(wide, axis=1) if scales is None else scales[start : start + _ROWS]
+        total += weights @ wide
     return total
