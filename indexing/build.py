@@ -1,48 +1,44 @@
-"""Build an index: two passes over the blocks of a window, one block in memory at a time.
+"""Build an index, or have it hold what has come and changed since: a stream over blocks, in bounded memory.
 
-The first pass learns the lists from a seeded sample; the second adds every pixel and, as it goes by, finds the true
-neighbours of some held-out pixels, by which the finished index is measured and tuned.
+The lists are learnt from a sample; segments are made, each on its own; the whole is measured on held-out pixels; and
+a new manifest takes over in one step. What is finished when a build is killed is found by the next one.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from indexing.ann import AnnIndex, Builder, Parameters
-from indexing.manifest import FileRecord, IndexManifest, Tuning, current, grids_of, write_durably
-from service.errors import Conflict, NotFound
-from service.grid import Block, Zone
+from indexing.calibrate import tunings_of
+from indexing.growth import Plan, is_outgrown, plan
+from indexing.learn import BLOCKS_SAMPLED, learn
+from indexing.manifest import (
+    IndexManifest,
+    QuantiserRecord,
+    SegmentRecord,
+    current,
+    grids_of,
+    home_of,
+    load,
+    write_durably,
+)
+from indexing.segment import MOST_BLOCKS, PART, SegmentTask, build_segment, open_quantiser
+from indexing.truth import default_of
+from service.errors import Conflict, Corrupt, IdentityMismatch, NotFound
 from service.store.contract import Store
-from service.values import BLOCK, Float32Array, Int8Array, Int64Array, Window
-
-TARGET: Final = 0.98
-"""Least recall of the 10 best that a build tunes for."""
+from service.values import BLOCK, Window
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
-
-_HELD_OUT: Final = 256
-_NOISE: Final = 0.2
-"""Half of the held-out queries are moved by this share of their length: a query is seldom a stored pixel."""
-_BLOCKS_SAMPLED: Final = 256
-_ROWS: Final = 8192
-_K: Final = 10
-_NEIGHBOURS: Final = 64
-"""True neighbours remembered for each query: enough to know those that tie with the 10th."""
-_TIE: Final = 1e-6
-_TRIES: Final = ((16, 200), (32, 200), (32, 500), (64, 500), (64, 1000), (128, 2000), (256, 4000))
-"""(lists, candidates) tried in turn until the target is met."""
+Run = Callable[[Callable[[SegmentTask], SegmentRecord], Sequence[SegmentTask]], Iterable[SegmentRecord]]
+"""Has each task done, and gives the results in order: `map` here, other machines elsewhere."""
 
 
 def build_index(
@@ -51,40 +47,51 @@ def build_index(
     window: Window,
     folder: Path,
     *,
+    level: int = 1,
     seed: int = 0,
+    rebuild: bool = False,
     on_progress: Progress | None = None,
+    run: Run = map,
+    most_blocks: int = MOST_BLOCKS,
 ) -> IndexManifest:
-    """Index one window of a dataset and let it serve, replacing the index before it in one step.
+    """Index one window of a dataset and let it serve, in place of the index before it in one step.
 
-    A build that is killed leaves the index before it serving; the next build clears away what it left.
+    Where there is an index of the same pixels, only blocks that are new or changed are added to it. A build that is
+    killed leaves the index before it serving; the next build goes on where it was.
 
     Args:
         store: Where the vectors are. It should stay at one revision; blocks that change meanwhile are left out.
         dataset_id: The dataset's id, recorded.
         window: Which of its windows.
         folder: The folder of the dataset's indexes; made if it is not there.
+        level: Whose pixels: 1, or that of an overview.
         seed: What sampling and clustering start from.
+        rebuild: Whether to learn everything anew, whatever there is.
         on_progress: Told how far it is.
+        run: Has the segments made; each is a `build_segment` of a task, in `home_of(folder, window, level)`.
+        most_blocks: The most blocks of a segment.
 
     Raises:
-        NotFound: The window holds no pixel.
+        NotFound: The window holds no pixel, or there is no such level.
         Conflict: Another process is building this index.
         Corrupt: A block cannot be read.
     """
-    home = folder / str(window)
+    home = home_of(folder, window, level)
     home.mkdir(parents=True, exist_ok=True)
     with alone(home):
-        for leftover in home.glob(".building-*"):
+        for leftover in home.glob(f"{PART}*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        before = current(folder, window)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=home))
-        try:
-            manifest = _Build(store, window, scratch, np.random.default_rng(seed), seed, on_progress).run(dataset_id)
-            write_durably(scratch / "manifest.json", manifest.to_json())
-            generation = scratch.rename(home / f"g-{uuid.uuid4().hex[:12]}")
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        before = current(folder, window, level)
+        building = _Build(store, dataset_id, window, level, home, seed, on_progress)
+        standing = None if rebuild else building.standing(before)
+        # A build anew that is killed is gone on with, and never takes for new what it is to replace.
+        salt = before.name if rebuild and before else ""
+        manifest = building.run(standing, run, most_blocks, salt)
+        if standing is not None and manifest is standing:
+            return standing
+        generation = home / f"g-{uuid.uuid4().hex[:12]}"
+        generation.mkdir()
+        write_durably(generation / "manifest.json", manifest.to_json())
         write_durably(home / "current", generation.name)
         drop_generations(home, keep={generation, before})
     return manifest
@@ -109,142 +116,104 @@ def alone(home: Path, wait: float = 0) -> Iterator[None]:
 
 
 def drop_generations(home: Path, keep: set[Path | None]) -> None:
-    """Remove generations but a few; the one before stays until the next comes: a reader may be about to open it."""
-    for generation in home.glob("g-*"):
-        if generation not in keep:
-            shutil.rmtree(generation, ignore_errors=True)
+    """Remove generations but a few, and what only they refer to.
+
+    The one before stays until the next comes: a reader may be about to open it.
+    """
+    needed: set[str] = set()
+    for generation in keep:
+        if generation is not None and generation.is_dir():
+            try:
+                manifest = load(generation)
+            except Corrupt:
+                continue
+            needed |= {manifest.quantiser.name, *(segment.name for segment in manifest.segments)}
+    for path in home.iterdir():
+        if path.is_dir() and path not in keep and path.name[:2] in {"g-", "q-", "s-"} and path.name not in needed:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-@dataclass
-class _Truth:
-    """The exact neighbours of the held-out queries among all pixels seen so far."""
-
-    queries: Float32Array
-    """(n, d) unit vectors."""
-    positions: Int64Array
-    """(n, _NEIGHBOURS) positions in the index; -1 where there are fewer."""
-    scores: Float32Array
-    """(n, _NEIGHBOURS) cosines; -2 there."""
-
-    @classmethod
-    def of(cls, queries: Float32Array) -> _Truth:
-        shape = (len(queries), _NEIGHBOURS)
-        return cls(queries, np.full(shape, -1, np.int64), np.full(shape, -2, np.float32))
-
-    def see(self, positions: Int64Array, vectors: Float32Array) -> None:
-        """Take (n,) positions with their (n, d) unit vectors into account."""
-        for start in range(0, len(vectors), _ROWS):
-            rows = slice(start, start + _ROWS)
-            scores = np.concatenate([self.scores, self.queries @ vectors[rows].T], axis=1)
-            best = np.argpartition(-scores, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
-            held = np.broadcast_to(positions[rows], (len(scores), len(positions[rows])))
-            self.scores = np.take_along_axis(scores, best, axis=1)
-            self.positions = np.take_along_axis(np.concatenate([self.positions, held], axis=1), best, axis=1)
-
-    def recall(self, index: AnnIndex, probes: int, candidates: int) -> float:
-        """Share of the 10 best that an index proposes; pixels that tie with the 10th are as good as it."""
-        found = [
-            min(int(np.isin(best, index.candidates(query, candidates, probes)).sum()) / wanted, 1.0)
-            for query, best, wanted in self._best()
-        ]
-        return float(np.mean(found))
-
-    def _best(self) -> Iterator[tuple[Float32Array, Int64Array, int]]:
-        for query, positions, scores in zip(self.queries, self.positions, self.scores, strict=True):
-            wanted = min(_K, int((positions >= 0).sum()))
-            least = np.sort(scores)[::-1][wanted - 1] - _TIE
-            yield query, positions[(scores >= least) & (positions >= 0)], wanted
-
-
-@dataclass
 class _Build:
-    store: Store
-    window: Window
-    scratch: Path
-    random: np.random.Generator
-    seed: int
-    on_progress: Progress | None
+    def __init__(
+        self,
+        store: Store,
+        dataset_id: str,
+        window: Window,
+        level: int,
+        home: Path,
+        seed: int,
+        on_progress: Progress | None,
+    ) -> None:
+        self._store, self._dataset, self._window, self._level = store, dataset_id, window, level
+        self._home, self._seed, self._on_progress = home, seed, on_progress
+        self._revision = store.revision()[0]
+        blocks = store.blocks(window, level=level)
+        self._versions = {block: version for block, version in store.versions(window, blocks).items() if version}
+        self._done, self._steps = 0, 0
 
-    def run(self, dataset_id: str) -> IndexManifest:
-        blocks = self.store.blocks(self.window)
-        versions = self.store.versions(self.window, blocks)
-        revision = self.store.revision()[0]
-        queries, parameters, sample = self._learn(blocks)
-        builder, truth = Builder(parameters, sample, self.scratch), _Truth.of(queries)
-        for ordinal, block in enumerate(blocks):
-            offsets, vectors = self._unit_vectors(block)
-            positions = ordinal * BLOCK * BLOCK + offsets
-            builder.add(positions, vectors)
-            truth.see(positions, vectors)
-            self._tick(min(len(blocks), _BLOCKS_SAMPLED) + ordinal + 1, blocks)
-        files = builder.finish()
-        after = self.store.versions(self.window, blocks)
+    def standing(self, generation: Path | None) -> IndexManifest | None:
+        """The index that serves, if it is one that can be added to: of the same pixels, whole, and not outgrown."""
+        if generation is None:
+            return None
+        try:
+            manifest = load(generation)
+            manifest.require_serves(self._store, self._dataset, self._window, self._level)
+            open_quantiser(self._home / manifest.quantiser.name, manifest.quantiser)
+            for segment in manifest.segments:
+                for file in segment.files:
+                    file.check(self._home / segment.name)
+        except (Corrupt, Conflict, IdentityMismatch):
+            return None
+        share = manifest.count / max(len(manifest.blocks) * BLOCK * BLOCK, 1)
+        return None if is_outgrown(manifest, self._versions, share) else manifest
+
+    def run(self, standing: IndexManifest | None, run: Run, most: int, salt: str) -> IndexManifest:
+        if not self._versions:
+            raise NotFound(f"there is no pixel to index in window {self._window}.", field="window")
+        quantiser = standing.quantiser if standing else self._learnt(salt)
+        segments = standing.segments if standing else ()
+        todo = plan(quantiser, self._window, self._level, self._versions, segments, most)
+        if standing is not None and not todo.tasks and todo.kept == standing.segments:
+            return standing
+        records = self._made(todo, run, standing is None)
+        tunings = tunings_of(self._home, quantiser, records)
         return IndexManifest(
-            dataset=dataset_id,
-            identity=self.store.identity,
-            window=self.window,
-            grids=grids_of(self.store),
-            blocks=tuple((b, versions[b] if versions[b] == after[b] else "") for b in blocks),
-            parameters=builder.parameters,
-            count=builder.count,
-            tuning=_tune(AnnIndex(files, self.store.dims), truth),
-            revision=revision,
-            files=tuple(FileRecord.of(path) for path in files),
+            dataset=self._dataset,
+            identity=self._store.identity,
+            window=self._window,
+            level=self._level,
+            grids=grids_of(self._store),
+            quantiser=quantiser,
+            segments=records,
+            tunings=tunings,
+            tuning=default_of(tunings),
+            revision=self._revision,
             built=time.time(),
         )
 
-    def _learn(self, blocks: Sequence[Block]) -> tuple[Float32Array, Parameters, Float32Array]:
-        """Held-out queries, the layout, and the sample to learn it from, out of some blocks chosen at random."""
-        chosen = self.random.permutation(len(blocks))[:_BLOCKS_SAMPLED]
-        most = Parameters.of(len(blocks) * BLOCK * BLOCK, self.store.dims, self.seed).sample + _HELD_OUT
-        quota = -(-most // max(len(chosen), 1))
-        parts, seen = [], 0
-        for step, number in enumerate(chosen):
-            _, vectors = self._unit_vectors(blocks[number])
-            seen += len(vectors)
-            parts.append(vectors[self.random.permutation(len(vectors))[:quota]])
-            self._tick(step + 1, blocks)
-        if not seen:
-            raise NotFound(f"there is no pixel to index in window {self.window}.", field="window")
-        sample = self.random.permutation(np.concatenate(parts))
-        parameters = Parameters.of(seen * len(blocks) // len(chosen), self.store.dims, self.seed)
-        held = min(_HELD_OUT, max(1, len(sample) // 4))
-        rest = sample[held:] if len(sample) > held else sample
-        return self._queries(sample[:held]), parameters, rest[: parameters.sample]
+    def _learnt(self, salt: str) -> QuantiserRecord:
+        self._steps = len(self._versions) + min(len(self._versions), BLOCKS_SAMPLED)
+        blocks = sorted(self._versions.items())
+        salted = [self._dataset, str(sorted(grids_of(self._store).items())), salt]
+        return learn(self._store, self._window, self._level, blocks, self._seed, self._home, salted, self._tick)
 
-    def _queries(self, pixels: Float32Array) -> Float32Array:
-        noise = self.random.standard_normal(pixels.shape).astype(np.float32)
-        noise *= _NOISE / np.linalg.norm(noise, axis=1, keepdims=True)
-        noise[::2] = 0
-        moved = pixels + noise
-        return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), np.float32)
+    def _made(self, todo: Plan, run: Run, is_new: bool) -> tuple[SegmentRecord, ...]:
+        self._steps = self._steps if is_new else todo.blocks
+        done = self._steps - todo.blocks
+        self._reached(done)
+        make = partial(build_segment, self._store, home=self._home, on_block=self._tick)
+        made = []
+        for task, record in zip(todo.tasks, run(make, todo.tasks), strict=True):
+            made.append(record)
+            done += len(task.blocks)
+            self._reached(done)  # what was found made, or made elsewhere, was not ticked
+        return (*todo.kept, *made)
 
-    def _unit_vectors(self, block: Block) -> tuple[Int64Array, Float32Array]:
-        """(n,) offsets within the block and (n, d) vectors of length 1 of its pixels that have a direction."""
-        vectors = self.store.read(Zone.parse(block.zone), self.window, block.rows, block.cols)
-        offsets = np.flatnonzero(vectors.valid & vectors.codes.any(axis=-1))
-        return offsets.astype(np.int64), unit(vectors.codes.reshape(-1, vectors.dims)[offsets])
+    def _tick(self) -> None:
+        self._reached(self._done + 1)
 
-    def _tick(self, done: int, blocks: Sequence[Block]) -> None:
-        if self.on_progress:
-            self.on_progress(done, len(blocks) + min(len(blocks), _BLOCKS_SAMPLED))
-
-
-def unit(codes: Int8Array) -> Float32Array:
-    """(n, d) float32 vectors of length 1 along (n, d) int8 codes: the scale of a pixel does not turn it."""
-    vectors = codes.astype(np.float32)
-    vectors /= np.sqrt(np.einsum("nd,nd->n", vectors, vectors))[:, None]
-    return vectors
-
-
-def _tune(index: AnnIndex, truth: _Truth) -> Tuning:
-    """The cheapest setting that meets the target; the best one tried where none does."""
-    best: Tuning | None = None
-    for probes, candidates in _TRIES:
-        recall = truth.recall(index, probes, candidates)
-        if best is None or recall > best.recall:
-            best = Tuning(min(probes, index.lists), candidates, recall, len(truth.queries))
-        if recall >= TARGET:
-            break
-    assert best is not None  # noqa: S101  # _TRIES is not empty
-    return best
+    def _reached(self, step: int) -> None:
+        if step > self._done:
+            self._done = step
+            if self._on_progress:
+                self._on_progress(step, self._steps)

@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
 from indexing.areas import Within
-from indexing.ids import ids_at
-from indexing.opened import OpenedIndex
+from indexing.opened import Fresh, OpenedIndex
 from indexing.pixels import Snapshot
+from indexing.segment import Segment
 from service.queries import Query
 from service.values import BLOCK, BoolArray, Int64Array, UInt8Array
 
 _PIXELS: Final = BLOCK * BLOCK
 
 
-def candidates(query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, usable: BoolArray) -> Int64Array:
+def candidates(query: Query, at: Snapshot, within: Within, k: int, index: OpenedIndex, usable: Fresh) -> Int64Array:
     """Ids of candidates from the usable blocks of an index; looks into more lists until there are enough."""
-    if not usable.any():
+    share = float(np.mean(np.concatenate(usable))) if usable else 0.0
+    if not share:
         return np.empty(0, np.int64)
     probes, count = index.manifest.tuning.scaled(k)
-    probes = min(int(probes / usable.mean()), index.ann.lists)
-    allowed = None if usable.all() and within.is_all else _bits(at, within, index, usable)
-    direction = query.direction.astype(np.float32)
+    probes = min(int(probes / share), index.quantiser.lists)
+    allowed = None if share == 1 and within.is_all else [_bits(at, within, *each) for each in _each(index, usable)]
+    direction = query.direction.astype(np.float32)[None]
     while True:
-        positions = index.ann.candidates(direction, count, probes, allowed)
-        if len(positions) >= count or probes >= index.ann.lists:
-            return ids_at(index.first_ids[positions // _PIXELS], positions % _PIXELS)
-        probes = min(4 * probes, index.ann.lists)
+        (proposal,) = index.propose(direction, count, probes, allowed)
+        if len(proposal.position) >= count or probes >= index.quantiser.lists:
+            return index.ids(proposal)
+        probes = min(4 * probes, index.quantiser.lists)
 
 
-def _bits(at: Snapshot, within: Within, index: OpenedIndex, usable: BoolArray) -> UInt8Array:
-    """A bit for each position of the index, lowest first: whether it may be proposed."""
+def _each(index: OpenedIndex, usable: Fresh) -> Iterator[tuple[Segment, BoolArray]]:
+    yield from zip(index.segments, usable, strict=True)
+
+
+def _bits(at: Snapshot, within: Within, segment: Segment, usable: BoolArray) -> UInt8Array:
+    """A bit for each position of a segment, lowest first: whether it may be proposed."""
     if within.is_all:
-        return _whole_blocks(usable.tobytes())
+        return segment.whole(usable)
     bits = np.zeros((len(usable), _PIXELS // 8), np.uint8)
-    for ordinal in np.flatnonzero(usable):
-        block = index.manifest.blocks[ordinal][0]
-        bits[ordinal] = np.packbits(within.mask(at, block).ravel(), bitorder="little")
+    for slot in np.flatnonzero(usable):
+        block = segment.record.blocks[slot][0]
+        bits[slot] = np.packbits(within.mask(at, block).ravel(), bitorder="little")
     return bits.ravel()
-
-
-@lru_cache(maxsize=2)
-def _whole_blocks(usable: bytes) -> UInt8Array:
-    """The same where whole blocks, (blocks,) bool, may be proposed or not: kept, as it only changes with the store."""
-    bits = np.repeat(np.frombuffer(usable, np.uint8) * np.uint8(255), _PIXELS // 8)
-    bits.flags.writeable = False
-    return bits

@@ -1,10 +1,14 @@
 """What an index on disk says about itself, and which generation of it is current.
 
-    <folder>/<window>/current            the name of a generation, replaced atomically
-    <folder>/<window>/g-<...>/           manifest.json and the files of FAISS; never changed once named
-    <folder>/<window>/.building-<...>/   a build under way, or what a killed one left behind
+    <folder>/<window>/current       the name of a generation, replaced atomically; `<window>.x8` of overview level 8
+    <folder>/<window>/g-<...>/      manifest.json; never changed once named
+    <folder>/<window>/q-<...>/      a quantiser: the centres of the lists, and pixels held out to measure by
+    <folder>/<window>/s-<...>/      a segment, or shard: the pixels of up to 128 blocks
+    <folder>/<window>/.part-*/      what is being made, or what a killed build left behind
 
-An index is derived data: whatever is wrong with it, building it again is the cure.
+Quantisers and segments are named by what they were made from, never change, and are shared by successive generations:
+growing an index copies nothing, and a build that was killed is gone on with. An index is derived data: whatever is
+wrong with it, building it again is the cure.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -23,10 +28,13 @@ from service.grid import Block
 from service.store.contract import Store
 from service.values import ModelIdentity, Window
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 REBUILD: Final = "Build it again with `smalti index build`."
-_HASH_UP_TO: Final = 512_000_000
-"""Files up to this size are hashed when opened (a second at most); of larger ones only the size is compared."""
+ENGINE: Final = f"{KIND} faiss-{VERSION}"
+_HASH_UP_TO: Final = 64_000_000
+"""Files up to this size are hashed when opened (0.1 s at most); of larger ones only the size is compared, as nothing in
+them can lead a search astray that is not looked at again."""
+_DIGITS: Final = 20
 
 Grids = Mapping[str, tuple[float, float, int]]
 """Zone name -> (easting and northing of the origin in metres, EPSG): what row and column are counted from."""
@@ -41,9 +49,9 @@ class FileRecord:
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> Self:
-        """Measure a file."""
-        return cls(path.name, path.stat().st_size, _sha256(path))
+    def of(cls, path: Path, sha256: str | None = None) -> Self:
+        """Measure a file; its hash is taken as told where it is known."""
+        return cls(path.name, path.stat().st_size, sha256 or _sha256(path))
 
     def check(self, folder: Path, *, whole: bool = False) -> Path:
         """The path of the file, once it is known to be the one that was written; `whole` hashes it whatever its size.
@@ -64,8 +72,65 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class QuantiserRecord:
+    """The centres of the lists, shared by all segments."""
+
+    name: str
+    trained: int
+    """Pixels that it was trained for."""
+    parameters: Parameters
+    files: tuple[FileRecord, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the centres and the graph over them."""
+        return sum(record.bytes for record in self.files if record.name.endswith(".faiss"))
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """Read it back."""
+        files = tuple(FileRecord(**record) for record in document["files"])
+        return cls(document["name"], int(document["trained"]), Parameters(**document["parameters"]), files)
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """One segment: a shard, by the name that answers use for it."""
+
+    name: str
+    zone: str
+    blocks: tuple[tuple[Block, str], ...]
+    """Each slot's block with the version that was read; "" where the slot counts for nothing any more: its block
+    changed while it was read, or is held by another segment by now."""
+    counts: tuple[int, ...]
+    """Pixels of each slot that can be hits."""
+    files: tuple[FileRecord, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels that can be proposed."""
+        return sum(count for (_, version), count in zip(self.blocks, self.counts, strict=True) if version)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the lists; what candidates are ranked by is not counted."""
+        return sum(record.bytes for record in self.files if record.name.startswith("lists."))
+
+    def document(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self) | {"blocks": [[b.zone, b.row, b.col, b.level, version] for b, version in self.blocks]}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """Read it back."""
+        blocks = tuple((Block(str(z), int(r), int(c), int(n)), str(v)) for z, r, c, n, v in document["blocks"])
+        files = tuple(FileRecord(**record) for record in document["files"])
+        return cls(document["name"], document["zone"], blocks, tuple(map(int, document["counts"])), files)
+
+
+@dataclass(frozen=True)
 class Tuning:
-    """How hard to look, as measured when the index was built, for the 10 best pixels."""
+    """How hard to look, and what was found by it when the index was built."""
 
     probes: int
     """Lists to look into."""
@@ -73,7 +138,18 @@ class Tuning:
     """Candidates to rank exactly."""
     recall: float
     """Share of the true 10 best that were found, over `queries` held-out pixels."""
+    recall_at_100: float
+    """Share of the true 100 best, likewise."""
     queries: int
+
+    @property
+    def cost(self) -> float:
+        """In lists: ranking a dozen candidates takes as long as looking into a list."""
+        return self.probes + self.candidates / 12
+
+    def measured(self, k: int) -> float | None:
+        """The recall that tells most of the k best; None where nothing was measured that deep."""
+        return self.recall if k <= 10 else self.recall_at_100 if k <= 100 else None
 
     def scaled(self, k: int) -> tuple[int, int]:
         """(probes, candidates) for the k best: 10 k candidates at least, and more lists for more hits."""
@@ -89,35 +165,61 @@ class IndexManifest:
     identity: ModelIdentity
     """The model that made every vector in it."""
     window: Window
+    level: int
+    """Whose pixels it holds: 1, or that of an overview."""
     grids: Grids
-    blocks: tuple[tuple[Block, str], ...]
-    """Each block with the version that was read; position p in the index is pixel p % 65536 of block p // 65536.
-    The version is "" where the block changed while it was read: it counts as not held."""
-    parameters: Parameters
-    count: int
-    """Pixels held."""
+    quantiser: QuantiserRecord
+    segments: tuple[SegmentRecord, ...]
+    tunings: tuple[Tuning, ...]
+    """What was measured, cheapest first; one at least."""
     tuning: Tuning
+    """What is taken unless more is asked for."""
     revision: str
     """The store's revision when it was built."""
-    files: tuple[FileRecord, ...]
-    engine: str = f"{KIND} faiss-{VERSION}"
+    engine: str = ENGINE
     built: float = field(default=0.0, compare=False)
     """When, in seconds since 1970; 0 where not recorded."""
 
-    def require_serves(self, store: Store, dataset: str, window: Window) -> None:
+    @property
+    def parameters(self) -> Parameters:
+        """How the lists are laid out."""
+        return self.quantiser.parameters
+
+    @cached_property
+    def count(self) -> int:
+        """Pixels held."""
+        return sum(segment.pixels for segment in self.segments)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[Block, str], ...]:
+        """Each block that is held, with its version."""
+        return tuple((block, version) for segment in self.segments for block, version in segment.blocks if version)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of quantiser and lists."""
+        return self.quantiser.bytes + sum(segment.bytes for segment in self.segments)
+
+    def require_serves(self, store: Store, dataset: str, window: Window, level: int = 1) -> None:
         """Refuse to answer for anything but what was indexed.
 
         Raises:
             IdentityMismatch: The store's vectors are another model's.
-            Conflict: Another dataset, window, grid or number of dimensions. Each names both sides.
+            Conflict: Another dataset, window, level, grid or number of dimensions, or lists that another release
+                packed. Each names both sides.
         """
         if self.identity != store.identity:
             raise IdentityMismatch(
                 f"the index of dataset {dataset!r} was made from vectors of {self.identity}, the dataset holds "
                 f"{store.identity}.", remedy=REBUILD,
             )  # fmt: skip
-        held = {"dataset": self.dataset, "window": self.window, "dimensions": self.parameters.dims}
-        asked = {"dataset": dataset, "window": window, "dimensions": store.dims}
+        held = {
+            "dataset": self.dataset, "window": self.window, "level": self.level, "dimensions": self.parameters.dims,
+            "lists packed by": self.engine,
+        }  # fmt: skip
+        asked = {
+            "dataset": dataset, "window": window, "level": level, "dimensions": store.dims, "lists packed by": ENGINE
+        }  # fmt: skip
         now = grids_of(store)
         for zone, grid in self.grids.items():
             held[f"grid of zone {zone}"], asked[f"grid of zone {zone}"] = tuple(grid), now.get(zone)
@@ -131,7 +233,7 @@ class IndexManifest:
             "format": FORMAT,
             "identity": str(self.identity),
             "window": str(self.window),
-            "blocks": [[b.zone, b.row, b.col, version] for b, version in self.blocks],
+            "segments": [segment.document() for segment in self.segments],
         }
         return json.dumps(document, indent=1)
 
@@ -150,10 +252,10 @@ class IndexManifest:
             document["identity"] = ModelIdentity.parse(document["identity"])
             document["window"] = Window.parse(document["window"])
             document["grids"] = {zone: tuple(grid) for zone, grid in document["grids"].items()}
-            document["blocks"] = tuple((Block(zone, row, col), v) for zone, row, col, v in document["blocks"])
-            document["parameters"] = Parameters(**document["parameters"])
+            document["quantiser"] = QuantiserRecord.from_document(document["quantiser"])
+            document["segments"] = tuple(SegmentRecord.from_document(each) for each in document["segments"])
+            document["tunings"] = tuple(Tuning(**each) for each in document["tunings"])
             document["tuning"] = Tuning(**document["tuning"])
-            document["files"] = tuple(FileRecord(**record) for record in document["files"])
             return cls(**document)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corrupt(f"is not an index manifest ({error!r}).", remedy=REBUILD) from None
@@ -164,13 +266,24 @@ def grids_of(store: Store) -> Grids:
     return {grid.zone.name: (grid.x0, grid.y0, grid.epsg) for grid in store.zones()}
 
 
-def current(folder: Path, window: Window) -> Path | None:
+def home_of(folder: Path, window: Window, level: int = 1) -> Path:
+    """The folder of the index of one window and level."""
+    return folder / (str(window) if level == 1 else f"{window}.x{level}")
+
+
+def name_of(kind: str, *parts: Any) -> str:
+    """`s-` or `q-` and what something was made from, hashed: plain values only."""
+    told = json.dumps([FORMAT, ENGINE, *parts], sort_keys=True)
+    return f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]}"
+
+
+def current(folder: Path, window: Window, level: int = 1) -> Path | None:
     """The folder of the generation that serves now; None where none was ever built.
 
     Raises:
         Corrupt: The pointer names something that cannot be a generation.
     """
-    pointer = folder / str(window) / "current"
+    pointer = home_of(folder, window, level) / "current"
     try:
         name = pointer.read_text().strip()
     except FileNotFoundError:

@@ -3,56 +3,204 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from indexing.ann import AnnIndex
-from indexing.ids import first_id
-from indexing.manifest import REBUILD, IndexManifest, current, load
+from indexing.ann import Quantiser
+from indexing.manifest import IndexManifest, Tuning, current, load
 from indexing.mirror import Mirror
-from indexing.pixels import Snapshot
-from service.errors import Corrupt
+from indexing.pixels import Pixels, Snapshot
+from indexing.proposals import Proposal, propose
+from indexing.segment import Segment, open_quantiser
+from service.errors import Corrupt, Unavailable
 from service.grid import Block
 from service.store.contract import Store
-from service.values import BoolArray, Int64Array, Window
+from service.values import BoolArray, Float32Array, Int8Array, Int64Array, UInt8Array, Window
+
+Fresh = tuple[BoolArray, ...]
+"""For each segment (slots,) bool: which of its blocks the store still holds as they were read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OpenedIndex:
-    """An index generation in use."""
+    """An index generation in use. Safe to search from many threads."""
 
     generation: Path
     manifest: IndexManifest
-    ann: AnnIndex
-    first_ids: Int64Array
-    """(blocks,) id of the first pixel of each block."""
+    quantiser: Quantiser
+    segments: tuple[Segment, ...]
+    """All there are; some of them may lie on other machines only: see `held`."""
+    _standing: list[tuple[Snapshot, Fresh, list[Block]]] = field(default_factory=list)
+    """What was found of the snapshot asked about last, if any was."""
 
     @classmethod
-    def of(cls, generation: Path, store: Store, dataset: str, window: Window) -> Self:
+    def of(
+        cls,
+        generation: Path,
+        store: Store,
+        dataset: str,
+        window: Window,
+        level: int = 1,
+        *,
+        here: Callable[[str], bool] | None = None,
+        known: OpenedIndex | None = None,
+    ) -> Self:
         """Open a generation.
+
+        Args:
+            generation: Its folder.
+            store: Of the vectors it was made from.
+            dataset: The dataset's id.
+            window: Of the index.
+            level: Of the index.
+            here: Which segments lie on this machine, by name; all where absent.
+            known: Another generation of the index: what both share is not opened again.
 
         Raises:
             Corrupt: A file of it is missing or damaged. Names it.
             IdentityMismatch, Conflict: It was made from something else than asked for. Names both.
         """
-        manifest = load(generation)
-        manifest.require_serves(store, dataset, window)
-        ann = AnnIndex([record.check(generation) for record in manifest.files], store.dims)
-        if ann.count != manifest.count:
-            raise Corrupt(f"{generation} holds {ann.count:,} pixels, not {manifest.count:,}.", remedy=REBUILD)
-        return cls(generation, manifest, ann, np.array([first_id(block) for block, _ in manifest.blocks], np.int64))
+        manifest, home = load(generation), generation.parent
+        manifest.require_serves(store, dataset, window, level)
+        bits = manifest.parameters.bits
+        if known is not None and known.manifest.quantiser == manifest.quantiser:
+            quantiser, open_already = known.quantiser, {each.name: each for each in known.segments if each.rows}
+        else:
+            quantiser, open_already = open_quantiser(home / manifest.quantiser.name, manifest.quantiser)[0], {}
+        segments = []
+        for number, record in enumerate(manifest.segments):
+            if record.name in open_already:
+                segments.append(replace(open_already[record.name], number=number, record=record))
+            else:
+                is_here = here is None or here(record.name)
+                segments.append(Segment.open(home, number, record, quantiser, bits, here=is_here))
+        return cls(generation, manifest, quantiser, tuple(segments))
 
-    def fresh(self, at: Snapshot) -> BoolArray:
-        """For each block of the index: whether the store still holds it as it was read."""
-        return np.array([bool(v) and at.versions.get(block) == v for block, v in self.manifest.blocks], bool)
+    @cached_property
+    def held(self) -> tuple[int, ...]:
+        """Numbers of the segments that lie on this machine."""
+        return tuple(each.number for each in self.segments if each.lists is not None)
 
-    def changed(self, at: Snapshot, fresh: BoolArray) -> list[Block]:
-        """Blocks of the store that the index does not hold as they are."""
-        held = {block for (block, _), same in zip(self.manifest.blocks, fresh, strict=True) if same}
-        return [block for block in at.versions if block not in held]
+    @cached_property
+    def _slots(self) -> dict[Block, tuple[int, int]]:
+        return {
+            block: (segment.number, slot)
+            for segment in self.segments
+            for slot, (block, version) in enumerate(segment.record.blocks)
+            if version
+        }
+
+    def propose(
+        self,
+        directions: Float32Array,
+        count: int,
+        probes: int,
+        allowed: Sequence[UInt8Array | None] | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> list[Proposal]:
+        """The `count` candidates estimated nearest to each direction: see `proposals.propose`.
+
+        Args:
+            directions: (q, d) float32 of length 1.
+            count: 1 or more.
+            probes: How many of the lists to look into.
+            allowed: For each segment of the index a bit for each position, lowest first: only these can be proposed.
+            segments: Numbers of those to search; all where absent.
+
+        Raises:
+            Unavailable: One of them is not on this machine. Names it.
+        """
+        chosen = range(len(self.segments)) if segments is None else segments
+        return propose(
+            self.quantiser, [self.segments[n] for n in chosen], directions, count, probes,
+            None if allowed is None else [allowed[n] for n in chosen],
+        )  # fmt: skip
+
+    def ids(self, proposal: Proposal) -> Int64Array:
+        """(n,) pixel ids of candidates."""
+        out = np.empty(len(proposal.position), np.int64)
+        for segment, mine in self._by_segment(proposal):
+            out[mine] = segment.ids(proposal.position[mine])
+        return out
+
+    def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
+        """(n,) ids, (n, d) codes, (n,) norms and (n,) scales of candidates, in their order.
+
+        Raises:
+            Unavailable: One is of a segment that is not on this machine. Names it.
+        """
+        count = len(proposal.position)
+        ids, codes = np.empty(count, np.int64), np.empty((count, self.manifest.parameters.dims), np.int8)
+        norms, scales = np.empty(count, np.float32), np.empty(count, np.float32)
+        for segment, mine in self._by_segment(proposal):
+            if segment.rows is None:
+                raise Unavailable(f"shard {segment.name} is not on this machine.")
+            positions = proposal.position[mine]
+            ids[mine] = segment.ids(positions)
+            codes[mine], norms[mine], scales[mine] = segment.rows.at(positions)
+        return ids, codes, norms, scales
+
+    def _by_segment(self, proposal: Proposal) -> Iterator[tuple[Segment, BoolArray | slice]]:
+        """Each segment that candidates lie in, and which do."""
+        if len(self.segments) == 1:
+            yield self.segments[0], slice(None)
+            return
+        for number in np.unique(proposal.segment).tolist():
+            yield self.segments[number], proposal.segment == number
+
+    def block(self, block: Block) -> Pixels | None:
+        """(256, 256) pixels of a block as they were indexed, mapped; None where it is not held here.
+
+        Whether the store still holds the same, the caller knows: see `fresh`.
+        """
+        number, slot = self._slots.get(block, (-1, 0))
+        rows = self.segments[number].rows if number >= 0 else None
+        return None if rows is None else rows.block(slot)
+
+    def fresh(self, at: Snapshot) -> Fresh:
+        """For each segment (slots,) bool: whether the store still holds the block as it was read."""
+        return self._stands(at)[1]
+
+    def changed(self, at: Snapshot) -> list[Block]:
+        """Blocks of the store that the index does not hold as they are, in the store's order."""
+        return self._stands(at)[2]
+
+    def _stands(self, at: Snapshot) -> tuple[Snapshot, Fresh, list[Block]]:
+        known = self._standing[-1] if self._standing else None
+        if known is None or known[0] is not at:
+            fresh = tuple(
+                np.array([bool(v) and at.versions.get(block) == v for block, v in each.record.blocks], bool)
+                for each in self.segments
+            )
+            same = {
+                block
+                for each, usable in zip(self.segments, fresh, strict=True)
+                for (block, _), yes in zip(each.record.blocks, usable.tolist(), strict=True)
+                if yes
+            }
+            known = at, fresh, [block for block in at.versions if block not in same]
+            self._standing[:] = [known]
+        return known
+
+    def setting(self, k: int, recall: float | None = None) -> Tuning | None:
+        """How hard to look for the k best.
+
+        Args:
+            k: 1 or more.
+            recall: The share of them that must have been found when it was measured; as built where absent.
+
+        Returns:
+            The cheapest setting that does; None where none that was measured does.
+        """
+        if recall is None:
+            return self.manifest.tuning
+        deep = [(each, each.recall if k <= 10 else each.recall_at_100) for each in self.manifest.tunings]
+        return next((each for each, found in deep if found >= recall), None)
 
 
 class Serving:
@@ -69,33 +217,37 @@ class Serving:
         self._dataset = dataset
         self._mirror = folder if isinstance(folder, Mirror) else None
         self._folder = folder.folder if isinstance(folder, Mirror) else folder
-        self._opened: dict[Window, OpenedIndex] = {}
+        self._opened: dict[tuple[Window, int], OpenedIndex] = {}
         self._lock = threading.Lock()
 
-    def index(self, window: Window) -> OpenedIndex | None:
+    def index(self, window: Window, level: int = 1) -> OpenedIndex | None:
         """The index that serves now; opened again when another generation took over.
 
         Raises:
             Corrupt, IdentityMismatch, Conflict: As `OpenedIndex.of` does.
         """
         if self._mirror:
-            self._mirror.look(window)
+            self._mirror.look(window, level)
         with self._lock:
-            generation = current(self._folder, window)
-            known = self._opened.get(window)
+            generation = current(self._folder, window, level)
+            known = self._opened.get((window, level))
             if known and known.generation == generation:
                 return known
             if generation is None:
-                self._opened.pop(window, None)
+                self._opened.pop((window, level), None)
                 return None
             try:
-                opened = OpenedIndex.of(generation, self._store, self._dataset, window)
+                opened = self._open(generation, window, level, known)
             except Corrupt:
-                newer = current(self._folder, window)  # a rebuild may have cleared away what we were told to open
+                newer = current(self._folder, window, level)  # a build may have cleared away what we were told to open
                 if newer is None or newer == generation:
                     if self._mirror:
                         self._mirror.drop(generation)
                     raise
-                opened = OpenedIndex.of(newer, self._store, self._dataset, window)
-            self._opened[window] = opened
+                opened = self._open(newer, window, level, known)
+            self._opened[window, level] = opened
             return opened
+
+    def _open(self, generation: Path, window: Window, level: int, known: OpenedIndex | None) -> OpenedIndex:
+        here = self._mirror.holds if self._mirror else None
+        return OpenedIndex.of(generation, self._store, self._dataset, window, level, here=here, known=known)

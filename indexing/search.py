@@ -170,7 +170,7 @@ class Searcher:
         if index is None:
             self._require_few(at, list(at.versions), "there is no index")
             return f"no index, {len(at.versions)} blocks are scanned exactly"
-        changed = index.changed(at, index.fresh(at))
+        changed = index.changed(at)
         self._require_few(at, changed, _TOO_OLD)
         manifest = index.manifest
         return f"{manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}, {len(changed)} blocks changed since"
@@ -187,7 +187,7 @@ class Searcher:
         state = at.revision, index.generation
         known = self._standings.get(window)
         if known is None or known[0] != state:
-            manifest, behind = index.manifest, len(index.changed(at, index.fresh(at)))
+            manifest, behind = index.manifest, len(index.changed(at))
             standing = Standing(manifest.count, manifest.tuning.recall, manifest.built, behind)
             known = self._standings[window] = state, standing
         return known[1]
@@ -226,9 +226,12 @@ class Searcher:
         own: Int64Array | None,
     ) -> _Found:  # fmt: skip
         fresh = index.fresh(at)
-        changed = [block for block in index.changed(at, fresh) if block in within.blocks]
+        changed = [block for block in index.changed(at) if block in within.blocks]
         self._require_few(at, changed, _TOO_OLD)
-        usable = fresh & np.array([block in within.blocks for block, _ in index.manifest.blocks], bool)
+        usable = tuple(
+            each & np.array([block in within.blocks for block, _ in segment.record.blocks], bool)
+            for each, segment in zip(fresh, index.segments, strict=True)
+        )
         ids = candidates(query, at, within, k, index, usable)
         proposed = len(ids)
         if own is not None:

@@ -153,3 +153,13 @@ def paired_angles(first: Int8Array, second: Int8Array) -> Float32Array:
     for codes in (first, second):
         out[doubtful[~codes[doubtful].any(axis=1)]] = np.nan
     return out
+
+
+def pack_codes(codes: Int8Array) -> Any:
+    """(m, d) codes made ready to be multiplied with many others by `packed_products`."""
+    return numkong.dots_pack(np.ascontiguousarray(codes))
+
+
+def packed_products(codes: Int8Array, packed: Any) -> npt.NDArray[np.int32]:
+    """(n, m) int32 products of (n, d) codes with those that were packed: exact."""
+    return np.asarray(numkong.dots_packed(codes, packed))

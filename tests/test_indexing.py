@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import threading
-import time
 from pathlib import Path
 
 import faiss
@@ -15,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexing import build as building
-from indexing.ann import AnnIndex, Builder, Parameters
-from indexing.build import build_index, unit
+from indexing import packed
+from indexing.ann import Filling, MappedLists, Parameters, Quantiser, unit
+from indexing.build import build_index
 from indexing.exact import Top, scan
 from indexing.ids import cols_of, first_id, ids_at, levels_of, pixel_ids, rows_of, zones_of
 from indexing.manifest import IndexManifest, current, load
 from indexing.pixels import Pixels, block_of
+from indexing.truth import TARGET
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone
 from service.queries import Query
 from service.values import VALID, WATER, Float64Array, Int8Array, ModelIdentity, Vectors, Window
-from tests.conftest import ROOT
 from tests.fakes import IDENTITY, MemoryStore, alphaearth
 
 YEAR = Window.year(2024)
@@ -181,82 +179,96 @@ def some_vectors(count: int, dims: int, seed: int = 0) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("dims", [16, 128])
-def test_an_index_of_several_files_answers_like_one(tmp_path: Path, dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = some_vectors(20_000, dims)
-    answers = []
-    for segment in (10**9, 6_000):
-        monkeypatch.setattr("indexing.ann._SEGMENT", segment)
-        folder = tmp_path / str(segment)
-        folder.mkdir()
-        builder = Builder(Parameters.of(20_000, dims, seed=1), vectors[:4000], folder)
-        for start in range(0, 20_000, 3_000):
-            builder.add(np.arange(start, min(start + 3_000, 20_000)), vectors[start : start + 3_000])
-        files = builder.finish()
-        assert len(files) == (1 if segment == 10**9 else 4)
-        index = AnnIndex(files, dims)
-        assert index.count == 20_000
-        answers.append([index.candidates(v, 100, 8).tolist() for v in vectors[:50]])
-    assert answers[0] == answers[1]
-    assert all(found[0] == n for n, found in enumerate(answers[0]))
+def filled(folder: Path, vectors: np.ndarray, lists: int, bits: int = 1) -> tuple[Quantiser, MappedLists, Filling]:
+    """Vectors in lists that are mapped from a file, beside the same in memory."""
+    codes = np.rint(127 * vectors / np.abs(vectors).max(axis=1, keepdims=True)).astype(np.int8)
+    quantiser = Quantiser.trained(Parameters(vectors.shape[1], lists, bits, seed=1), codes[:8000])
+    filling = Filling(quantiser, bits)
+    for start in range(0, len(vectors), 3_001):  # not in step with the blocks of 32 that codes are packed in
+        part = vectors[start : start + 3_001]
+        filling.add(np.arange(start, start + len(part)), part)
+    folder.mkdir(exist_ok=True)
+    packed.write(folder / "lists.bin", filling.lists())
+    np.save(folder / "lists.npy", filling.layout().sizes)
+    layout = packed.read_sizes(folder / "lists.npy", quantiser.block_bytes(bits), folder / "lists.bin")
+    return quantiser, MappedLists(quantiser, folder / "lists.bin", layout, bits), filling
 
 
-def test_a_graph_finds_the_lists_that_trying_them_all_would_find(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("dims", "bits"), [(16, 2), (64, 2), (128, 1), (192, 1)])
+def test_lists_mapped_from_a_file_answer_as_those_in_memory_and_as_codes_that_are_not_packed(
+    tmp_path: Path, dims: int, bits: int
 ) -> None:
-    vectors = some_vectors(20_000, 128)
+    vectors = some_vectors(20_000, dims)
+    quantiser, mapped, filling = filled(tmp_path, vectors, 32, bits)
+    assert mapped.count == 20_000
+    nearest = quantiser.nearest(vectors[:64], 8)
+    estimates, positions = mapped.search(vectors[:64], nearest, 100)
+    filling._index.nprobe = 8
+    in_memory = filling._index.search(vectors[:64], 100)
+    assert np.array_equal(estimates, in_memory[0])
+    assert np.array_equal(positions, in_memory[1])
+
+    plain = faiss.IndexIVFRaBitQ(quantiser._index, dims, 32, faiss.METRIC_L2, True, bits)
+    plain.is_trained, plain.qb, plain.nprobe = True, 8, 8
+    plain.add_with_ids(vectors, np.arange(20_000))
+    _, others = plain.search(vectors[:64], 100)
+    shared = [len(np.intersect1d(ours, theirs)) / 100 for ours, theirs in zip(positions, others, strict=True)]
+    assert np.mean(shared) > 0.97, "the same codes, looked up in tables of rounded numbers"
+
+
+def test_a_graph_finds_the_lists_that_trying_them_all_would_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = np.rint(300 * some_vectors(20_000, 128)).clip(-127, 127).astype(np.int8)
+    monkeypatch.setattr("indexing.ann._TWO_LEVELS_FROM", 16)
     answers = []
     for lists_for_a_graph in (10**9, 16):
         monkeypatch.setattr("indexing.ann._HNSW_FROM", lists_for_a_graph)
-        folder = tmp_path / str(lists_for_a_graph)
-        folder.mkdir()
-        builder = Builder(Parameters(128, 256, 1, seed=1), vectors[:8000], folder)
-        builder.add(np.arange(20_000), vectors)
-        index = AnnIndex(builder.finish(), 128)
-        answers.append([index.candidates(v, 50, 16) for v in vectors[:100]])
-    same = [len(np.intersect1d(all_lists, graph)) / 50 for all_lists, graph in zip(*answers, strict=True)]
+        quantiser = Quantiser.trained(Parameters(128, 256, 1, seed=1), codes[:8000])
+        assert quantiser.lists == 256
+        answers.append(quantiser.nearest(unit(codes[:100]), 16)[1])
+    same = [len(np.intersect1d(all_lists, graph)) / 16 for all_lists, graph in zip(*answers, strict=True)]
     assert np.mean(same) > 0.97
 
 
 def test_only_allowed_positions_are_proposed(tmp_path: Path) -> None:
     vectors = some_vectors(8_000, 128)
-    builder = Builder(Parameters.of(8_000, 128, seed=1), vectors, tmp_path)
-    builder.add(np.arange(8_000), vectors)
-    index = AnnIndex(builder.finish(), 128)
+    quantiser, mapped, _ = filled(tmp_path, vectors, 16)
     allowed = np.zeros(8_000, bool)
     allowed[100:140] = True
     bits = np.packbits(allowed, bitorder="little")
-    assert sorted(index.candidates(vectors[5], 500, index.lists, bits).tolist()) == list(range(100, 140))
+    _, found = mapped.search(vectors[5:6], quantiser.nearest(vectors[5:6], 16), 500, bits)
+    assert sorted(found[found >= 0].tolist()) == list(range(100, 140))
 
 
-def test_an_opened_index_can_only_be_searched_and_searching_changes_no_file(tmp_path: Path) -> None:
-    """Adding to a mapped index would end the process inside FAISS."""
+def test_opened_lists_can_only_be_searched_and_searching_changes_no_file(tmp_path: Path) -> None:
+    """Adding to mapped lists would end the process inside FAISS."""
     vectors = some_vectors(3_000, 128)
-    builder = Builder(Parameters.of(3_000, 128, seed=1), vectors, tmp_path)
-    builder.add(np.arange(3_000), vectors)
-    (path,) = builder.finish()
+    quantiser, mapped, _ = filled(tmp_path, vectors, 16)
+    path = tmp_path / "lists.bin"
     before = path.read_bytes()
-    index = AnnIndex([path], 128)
-    assert {name for name in dir(index) if not name.startswith("_")} == {"candidates", "lists", "count"}
-    lists = faiss.downcast_InvertedLists(index._parts[0].invlists)
+    assert {name for name in dir(mapped) if not name.startswith("_")} == {"search", "count"}
+    lists = faiss.downcast_InvertedLists(mapped._index.invlists)
     assert isinstance(lists, faiss.OnDiskInvertedLists), "the lists are mapped, not in memory"
     assert lists.prefetch_nthread == 0
-    index.candidates(vectors[0], 10, 4)
+    mapped.search(vectors[:1], quantiser.nearest(vectors[:1], 4), 10)
     assert path.read_bytes() == before
+    os.truncate(path, len(before) - 64)
+    with pytest.raises(Corrupt, match=r"lists\.bin has"):
+        packed.read_sizes(tmp_path / "lists.npy", quantiser.block_bytes(1), path)
 
 
 def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
     vectors = some_vectors(20_000, 128)
-    builder = Builder(Parameters.of(20_000, 128, seed=1), vectors[:4000], tmp_path)
-    builder.add(np.arange(20_000), vectors)
-    index = AnnIndex(builder.finish(), 128)
-    alone = [index.candidates(v, 50, 8).tolist() for v in vectors[:64]]
+    quantiser, mapped, _ = filled(tmp_path, vectors, 32)
+
+    def ask(n: int) -> list[int]:
+        return mapped.search(vectors[n : n + 1], quantiser.nearest(vectors[n : n + 1], 8), 50)[1].ravel().tolist()
+
+    alone = [ask(n) for n in range(64)]
     wrong: list[int] = []
-
-    def look(offset: int) -> None:
-        wrong.extend(n for n in range(offset, 64, 4) if index.candidates(vectors[n], 50, 8).tolist() != alone[n])
-
-    threads = [threading.Thread(target=look, args=(n,)) for n in range(4)]
+    threads = [
+        threading.Thread(target=lambda k=k: wrong.extend(n for n in range(k, 64, 4) if ask(n) != alone[n]))
+        for k in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -272,10 +284,12 @@ def test_a_manifest_tells_what_was_indexed_and_comes_back_the_same(tmp_path: Pat
     assert load(generation) == manifest == IndexManifest.from_json(manifest.to_json())
     assert manifest.count == 300 * 300 - 30 * 40
     assert dict(manifest.blocks) == dict(store.versions(YEAR, store.blocks(YEAR)))
-    assert manifest.tuning.recall >= building.TARGET
+    assert manifest.tuning.recall >= TARGET
     assert manifest.revision == store.revision()[0]
     assert ticks == [(n, 8) for n in range(1, 9)]
-    assert manifest.files[0].bytes == (generation / manifest.files[0].name).stat().st_size
+    for part in (manifest.quantiser, *manifest.segments):
+        for record in part.files:
+            assert record.check(generation.parent / part.name, whole=True).stat().st_size == record.bytes
 
 
 def test_the_same_seed_builds_the_same_index(tmp_path: Path) -> None:
@@ -303,7 +317,7 @@ def test_nothing_to_index_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no pixel"):
         build_index(store, "none", YEAR, tmp_path)
     assert current(tmp_path, YEAR) is None
-    assert not list(tmp_path.glob("*/.building-*"))
+    assert not list(tmp_path.glob("*/.part-*"))
 
 
 def test_a_block_that_changes_while_it_is_read_does_not_count_as_held(tmp_path: Path) -> None:
@@ -315,8 +329,8 @@ def test_a_block_that_changes_while_it_is_read_does_not_count_as_held(tmp_path: 
             store.parts[0].vectors.codes[0, 60] ^= 1
 
     manifest = build_index(store, "demo", YEAR, tmp_path, on_progress=meddle)
-    assert dict(manifest.blocks)[first] == ""
-    assert sum(version == "" for _, version in manifest.blocks) == 1
+    assert first not in dict(manifest.blocks)
+    assert [version == "" for _, version in manifest.segments[0].blocks] == [True, False, False, False]
 
 
 def test_an_index_of_something_else_is_refused_naming_both(tmp_path: Path) -> None:
@@ -347,23 +361,23 @@ def test_a_damaged_manifest_is_corrupt(text: str) -> None:
 
 
 def test_a_file_faiss_cannot_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "pixels-0.faiss"
+    path = tmp_path / "centres.faiss"
     for body in (b"", b"nonsense" * 100):
         path.write_bytes(body)
-        with pytest.raises(Corrupt, match=r"pixels-0\.faiss"):
-            AnnIndex([path], 128)
-    faiss.write_index(faiss.IndexFlatL2(128), str(path))
+        with pytest.raises(Corrupt, match=r"centres\.faiss"):
+            Quantiser.read(path, 128)
+    faiss.write_index(faiss.IndexLSH(128, 64), str(path))
     with pytest.raises(Corrupt, match="another kind"):
-        AnnIndex([path], 128)
+        Quantiser.read(path, 128)
 
 
 def test_a_second_builder_is_refused_and_leftovers_are_cleared(tmp_path: Path) -> None:
     store = landscape(side=120)
     first = build_index(store, "demo", YEAR, tmp_path)
     generation = current(tmp_path, YEAR)
-    leftover = tmp_path / "2024" / ".building-killed"
+    leftover = tmp_path / "2024" / ".part-killed"
     leftover.mkdir()
-    (leftover / "pixels-0.faiss").write_bytes(b"half")
+    (leftover / "lists.bin").write_bytes(b"half")
     assert current(tmp_path, YEAR) == generation
     refused: list[Exception] = []
 
@@ -374,11 +388,11 @@ def test_a_second_builder_is_refused_and_leftovers_are_cleared(tmp_path: Path) -
             except Conflict as error:
                 refused.append(error)
 
-    second = build_index(store, "demo", YEAR, tmp_path, on_progress=again)
+    second = build_index(store, "demo", YEAR, tmp_path, rebuild=True, on_progress=again)
     assert len(refused) == 1
     assert second.count == first.count
     assert not leftover.exists()
-    build_index(store, "demo", YEAR, tmp_path)
+    build_index(store, "demo", YEAR, tmp_path, rebuild=True)
     assert len(list((tmp_path / "2024").glob("g-*"))) == 2, "the one before stays for readers that are about to open it"
     assert not generation.exists()
 
@@ -393,43 +407,11 @@ def test_a_build_that_fails_leaves_the_index_before_it(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index(store, "demo", YEAR, tmp_path, on_progress=fail)
+        build_index(store, "demo", YEAR, tmp_path, rebuild=True, on_progress=fail)
     assert current(tmp_path, YEAR) == before
-    assert [p.name for p in (tmp_path / "2024").iterdir() if p.is_dir()] == [before.name]
-
-
-_KILLED = """
-import sys, time
-from pathlib import Path
-from tests.test_indexing import YEAR, landscape
-from indexing.build import build_index
-store = landscape(side=200, seed=1)
-print("go", flush=True)
-while True:
-    build_index(store, "demo", YEAR, Path(sys.argv[1]))
-"""
-
-
-@pytest.mark.slow
-def test_builds_killed_at_random_moments_never_disturb_what_serves(tmp_path: Path) -> None:
-    store = landscape(side=200, seed=1)
-    build_index(store, "demo", YEAR, tmp_path)
-    rng = np.random.default_rng(0)
-    for _ in range(8):
-        process = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.05, 2.0))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        generation = current(tmp_path, YEAR)
-        assert generation is not None
-        manifest = load(generation)
-        index = AnnIndex([record.check(generation) for record in manifest.files], 128)
-        assert index.count == manifest.count == 200 * 200 - 30 * 40
-    build_index(store, "demo", YEAR, tmp_path)
-    assert not list(tmp_path.glob("*/.building-*"))
+    manifest = load(before)
+    assert all(f.check(before.parent / s.name, whole=True) for s in manifest.segments for f in s.files)
+    assert not list(tmp_path.glob("*/.part-*"))
 
 
 def test_unit_vectors_forget_the_scale() -> None:
@@ -440,7 +422,7 @@ def test_unit_vectors_forget_the_scale() -> None:
 def test_the_manifest_is_readable_json(tmp_path: Path) -> None:
     build_index(landscape(side=60), "demo", YEAR, tmp_path)
     document = json.loads((current(tmp_path, YEAR) / "manifest.json").read_text())
-    assert document["format"] == 1
+    assert document["format"] == 2
     assert document["identity"] == "fake@1/test"
     assert document["window"] == "2024"
-    assert document["engine"].startswith("ivf-rabitq faiss-")
+    assert document["engine"].startswith("ivf-rabitq-fastscan faiss-")

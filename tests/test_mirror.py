@@ -36,8 +36,8 @@ def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(tmp_path: Path, bucket: Bucket, store: MemoryStore = STORE) -> str:
-    """Build and publish; the name of the generation."""
-    build_published(store, "d", YEAR, tmp_path / "scratch", bucket)
+    """Build anew and publish; the name of the generation."""
+    build_published(store, "d", YEAR, tmp_path / "scratch", bucket, rebuild=True)
     return str(published(bucket, YEAR))
 
 
@@ -65,7 +65,6 @@ def test_a_replica_answers_from_its_copy_and_follows_the_next(tmp_path: Path, bu
     found = searcher.search(Question(QUERY, YEAR, 5))
     assert found.engine == "index"
     assert searcher.is_current(YEAR)
-    assert not list((tmp_path / "scratch").rglob("*.faiss")), "what was built is not kept twice"
 
     second, third = build(tmp_path, bucket), ""
     settled(mirror, second)
@@ -79,14 +78,24 @@ def test_a_replica_answers_from_its_copy_and_follows_the_next(tmp_path: Path, bu
 
 
 def test_what_nothing_points_at_is_removed_an_hour_later(tmp_path: Path, bucket: Bucket) -> None:
-    build_published(STORE, "d", YEAR, tmp_path / "scratch", bucket)
+    build(tmp_path, bucket)
     old = (datetime.now(UTC) - timedelta(hours=2)).strftime("g-%Y%m%dT%H%M%SZ-00000000")
     sending = (datetime.now(UTC) - timedelta(minutes=30)).strftime("g-%Y%m%dT%H%M%SZ-00000000")
     for name in (old, sending):
-        bucket.put(f"2024/{name}/pixels-0.faiss", b"x")
+        segment = f"s-{name[-8:]}" if name == old else "s-sent"
+        document = bucket.get(f"2024/{published(bucket, YEAR)}/manifest.json").decode()
+        held = load(tmp_path / "scratch" / "2024" / str(published(bucket, YEAR))).segments[0].name
+        bucket.put(f"2024/{name}/manifest.json", document.replace(held, segment).encode())
+        bucket.put(f"2024/{segment}/lists.bin", b"x")
     first = published(bucket, YEAR)
     second = build(tmp_path, bucket)
-    assert set(bucket.folders("2024")) == {sending, first, second}
+    left = set(bucket.folders("2024"))
+    assert {name for name in left if name.startswith("g-")} == {sending, first, second}
+    assert "s-sent" in left, "what is being sent is not cleared away"
+    assert "s-00000000" not in left
+    for name in (first, second):
+        manifest = load(tmp_path / "published" / "2024" / str(name))
+        assert {manifest.quantiser.name, *(each.name for each in manifest.segments)} <= left
 
 
 def test_a_published_index_that_is_not_what_it_says_is_not_taken(tmp_path: Path, bucket: Bucket) -> None:
@@ -94,17 +103,18 @@ def test_a_published_index_that_is_not_what_it_says_is_not_taken(tmp_path: Path,
     good = build(tmp_path, bucket)
     settled(mirror, good)
     bad = build(tmp_path, bucket)
-    whole = bucket.get(f"2024/{bad}/pixels-0.faiss")
-    bucket.put(f"2024/{bad}/pixels-0.faiss", whole[:-1] + bytes([whole[-1] ^ 1]))
+    key = f"2024/{load(tmp_path / 'published' / '2024' / bad).segments[0].name}/lists.bin"
+    whole = bucket.get(key)
+    bucket.put(key, whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(Corrupt, match="was changed"):
         mirror.fetch(YEAR)
-    bucket.delete(f"2024/{bad}/pixels-0.faiss")
+    bucket.delete(key)
     with pytest.raises(Corrupt, match="not whole"):
         mirror.fetch(YEAR)
     held = current(mirror.folder, YEAR)
     assert held == mirror.folder / "2024" / good, "what served goes on serving"
-    assert not list(mirror.folder.rglob(".incoming-*"))
-    bucket.put(f"2024/{bad}/pixels-0.faiss", whole)
+    assert not list(mirror.folder.rglob(".part-*"))
+    bucket.put(key, whole)
     settled(mirror, bad)
 
 
@@ -119,7 +129,8 @@ def test_a_damaged_copy_is_fetched_again(tmp_path: Path, bucket: Bucket) -> None
     mirror = Mirror(tmp_path / "copies", bucket)
     name = build(tmp_path, bucket)
     copy = settled(mirror, name)
-    (copy / "pixels-0.faiss").write_bytes(b"not an index")
+    (path,) = copy.parent.glob("s-*/lists.npy")
+    path.write_bytes(b"not an index")
     searcher = Searcher(STORE, "d", mirror)
     with pytest.raises(Corrupt):
         searcher.search(Question(QUERY, YEAR, 5))
@@ -129,7 +140,7 @@ def test_a_damaged_copy_is_fetched_again(tmp_path: Path, bucket: Bucket) -> None
 
 def test_a_copy_cut_short_by_a_kill_is_cleared_away(tmp_path: Path, bucket: Bucket) -> None:
     mirror = Mirror(tmp_path / "copies", bucket)
-    left = mirror.folder / "2024" / ".incoming-left"
+    left = mirror.folder / "2024" / ".part-left"
     left.mkdir(parents=True)
     settled(mirror, build(tmp_path, bucket))
     assert not left.exists()
@@ -159,15 +170,15 @@ def test_looks_are_seldom_and_one_at_a_time(tmp_path: Path, bucket: Bucket, monk
     monkeypatch.setattr(mirroring, "LOOK_AGAIN_S", 3600.0)
     mirror = Mirror(tmp_path / "copies", bucket)
     fetched: list[object] = []
-    monkeypatch.setattr(mirror, "fetch", fetched.append)
+    monkeypatch.setattr(mirror, "fetch", lambda *window: fetched.append(window))
     for _ in range(100):
         mirror.look(YEAR)
-    assert fetched == [YEAR]
+    assert fetched == [(YEAR, 1)]
 
 
 def test_a_generation_that_is_not_there_cannot_be_published(tmp_path: Path, bucket: Bucket) -> None:
     with pytest.raises((Corrupt, NotFound)):
-        publish(tmp_path / "g-none", YEAR, bucket)
+        publish(tmp_path / "2024" / "g-none", bucket)
     assert published(bucket, YEAR) is None
 
 

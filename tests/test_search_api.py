@@ -311,7 +311,7 @@ def test_what_is_stored_after_the_index_was_built_is_found_by_the_next_search(tm
     assert [f["properties"]["score"] for f in second["features"]][:2] == [1.0, 1.0]
     assert np.allclose(second["features"][1]["geometry"]["coordinates"], tiny.lonlat(51, 61))
 
-    for file in state.indexes("tiny").glob("2024/g-*/*.faiss"):
+    for file in state.indexes("tiny").glob("2024/q-*/*.faiss"):
         file.write_bytes(b"damaged")
     fresh = FastAPI()
     fresh.state.smalti = State(settings)
@@ -319,7 +319,7 @@ def test_what_is_stored_after_the_index_was_built_is_found_by_the_next_search(tm
     fresh.include_router(search.router)
     answer = TestClient(fresh).get(SEARCH, params={"lon": lon, "lat": lat})
     assert (answer.status_code, answer.json()["kind"]) == (500, "corrupt")
-    assert "pixels-0.faiss" in answer.json()["detail"]
+    assert "centres.faiss" in answer.json()["detail"]
 
 
 def test_openapi_describes_both_ways(world: World) -> None:

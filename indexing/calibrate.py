@@ -1,0 +1,55 @@
+"""How hard an index has to look: measured when it is built, on pixels held out, and written to its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from indexing.ann import unit
+from indexing.manifest import QuantiserRecord, SegmentRecord, Tuning
+from indexing.proposals import propose
+from indexing.rows import PIXELS
+from indexing.segment import Segment, open_quantiser
+from indexing.truth import ENOUGH, LADDER, Neighbours, Settings, Truth
+from service.values import Int64Array
+
+_AT_ONCE: Final = 32
+"""Queries that are asked together: with a few thousand candidates each, of many segments, they take some 100 MB."""
+
+
+def tunings_of(
+    home: Path, quantiser: QuantiserRecord, records: Sequence[SegmentRecord], ladder: Settings = LADDER
+) -> tuple[Tuning, ...]:
+    """What each setting finds of the true neighbours of the held-out queries, cheapest first.
+
+    Raises:
+        Corrupt: A file is missing or damaged. Names it.
+    """
+    centres, queries = open_quantiser(home / quantiser.name, quantiser)
+    bits = quantiser.parameters.bits
+    segments = [Segment.open(home, n, record, centres, bits) for n, record in enumerate(records)]
+    firsts = np.cumsum([0, *(each.slots * PIXELS for each in segments)])[:-1].astype(np.int64)
+    truth = Truth.of(
+        [
+            (Neighbours.read(home / each.name / "truth.npz"), first, each.alive)
+            for each, first in zip(segments, firsts, strict=True)
+        ]
+    )
+    directions = unit(queries)
+    tunings: list[Tuning] = []
+    for probes, candidates in ladder:
+        proposed: list[Int64Array] = []
+        for start in range(0, len(queries), _AT_ONCE):
+            part = propose(centres, segments, directions[start : start + _AT_ONCE], max(candidates), probes)
+            proposed += [firsts[each.segment] + each.position for each in part]
+        found = truth.recall(proposed, candidates)
+        tunings += [
+            Tuning(min(probes, centres.lists), count, ten, hundred, len(queries))
+            for count, (ten, hundred) in zip(candidates, found, strict=True)
+        ]
+        if probes >= centres.lists or tunings[-1].recall_at_100 >= ENOUGH:
+            break
+    return tuple(sorted(tunings, key=lambda each: each.cost))
