@@ -130,6 +130,10 @@ class Within:
         """The same with one more filter."""
         return replace(self, filters=(*self.filters, one))
 
+    def only(self, one: Filter, blocks: frozenset[Block]) -> Within:
+        """The same with one more filter, that lets through pixels of some blocks alone."""
+        return replace(self.filtered(one), blocks=self.blocks & blocks)
+
     def part(self, at: Snapshot, block: Block) -> BoolArray | None:
         """(256, 256) bool: pixels of a block that may be hits; None where all may."""
         mask = None if block in self.whole else self._placed(at, block)

@@ -26,6 +26,8 @@ Reader = Callable[[Block], Pixels]
 Mask = Callable[[Block], BoolArray | None]
 """(rows, cols) bool for a block: which of its pixels may be hits; None where all may."""
 
+_SPARSE: Final = 4096
+"""Of the 65,536 pixels of a block: up to so many are picked out before anything is multiplied."""
 _PENDING: Final = 8192
 """Pixels that wait to be ranked, at least: ranking few at a time costs more than keeping them."""
 
@@ -52,6 +54,10 @@ class Top:
         scores = np.concatenate([self.scores, other.scores])[first]
         order = np.lexsort((ids, -scores))[:k]
         return Top(ids[order], scores[order])
+
+    def followed(self, other: Top) -> Top:
+        """These, then others that are no better."""
+        return Top(np.concatenate([self.ids, other.ids]), np.concatenate([self.scores, other.scores]))
 
     def kept(self, keep: BoolArray) -> Top:
         """Those of which (n,) `keep` is true."""
@@ -129,13 +135,18 @@ class _Best:
 
     def see(self, block: Block, held: Pixels, usable: BoolArray | None) -> None:
         """Take the pixels of a block into account."""
+        width = held.norms.shape[-1]
+        picked = None if usable is None or np.count_nonzero(usable) > _SPARSE else np.flatnonzero(usable)
+        if picked is not None:
+            held, usable = held.taken(picked), None
         cells = self._possible(held, usable)
         if not len(cells):
             return
         rows = held.taken(cells)
+        cells = cells if picked is None else picked[cells]
         scores = self._screen.look_again(rows)
         near = np.flatnonzero(scores >= self._floor.value - self._screen.error)
-        row, col = np.divmod(cells[near], held.norms.shape[-1])
+        row, col = np.divmod(cells[near], width)
         ids = ids_at(np.array([first_id(block)]), row * BLOCK + col)
         self._pending.append((ids, rows.taken(near), scores[near]))
         self._waiting += len(near)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from indexing.areas import Drawn, Within
+from indexing.areas import Drawn, Filter, Within
 from indexing.exact import Reader
 from indexing.pixels import Snapshot
 from indexing.question import PixelCount
@@ -15,6 +15,11 @@ from service.grid import Block
 from service.queries import Query
 from service.together import together
 from service.values import Int64Array
+
+
+def any_of(shapes: Sequence[Drawn]) -> Filter:
+    """Lets through what lies in any of some polygons."""
+    return lambda block: np.logical_or.reduce([shape.mask(block) for shape in shapes if block in shape.near])
 
 
 def counted(

@@ -13,34 +13,27 @@ from typing import Final
 
 import numpy as np
 
-from indexing.areas import Within, drawn, within_of
+from indexing.areas import drawn
 from indexing.averages import MAX_BLOCKS, Average, average_of
-from indexing.candidates import candidates
-from indexing.exact import Reader, Top, rank, scan
+from indexing.exact import Top, scan
+from indexing.finding import Finder, Found, Limits
 from indexing.ids import cols_of, rows_of, zones_of
+from indexing.medoids import some_of
 from indexing.mirror import Mirror
-from indexing.opened import OpenedIndex, Serving
-from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, lonlat_of
-from indexing.question import Engine, Hit, Question, SearchResult
+from indexing.opened import Serving
+from indexing.pixels import BlockCache, PixelReader, Places, Snapshot, lonlat_of
+from indexing.question import Hit, Question, RangeQuestion, RangeResult, SearchResult
+from indexing.ranges import any_of, counted
+from indexing.refining import refined
 from service.deadline import Deadline
-from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
-from service.grid import Block
+from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.polygons import MAX_PIECES, Polygon
 from service.queries import Query
 from service.store.contract import Store
-from service.values import (
-    BLOCK,
-    CacheUse,
-    Float64Array,
-    Int64Array,
-    Window,
-)
+from service.values import CacheUse, Float32Array, Float64Array, Window
 
-EXACT_BLOCKS: Final = 64
-"""The most blocks scanned exactly for one answer: 4.2 million pixels, a second or two."""
-
-_PIXELS: Final = BLOCK * BLOCK
-_TOO_OLD: Final = "the index is too old"
+EXACT_BLOCKS: Final = 256
+"""The most blocks read from a store and scanned for one answer: 17 million pixels, half a minute where none is near."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,8 @@ class Searcher:
         dataset_id: The dataset's id; an index of another one is refused.
         folder: The folder of its indexes, which need not be there: small windows are searched without. Or the copies
             of what is published elsewhere.
-        exact_blocks: The most blocks scanned for one answer.
+        exact_blocks: The most blocks read from the store and scanned for one answer; four times as many where an
+            index holds them.
         cache: Where decoded blocks are kept, shared with other searchers; its own if absent.
     """
 
@@ -80,7 +74,7 @@ class Searcher:
     ) -> None:
         self._store = store
         self._dataset = dataset_id
-        self._exact_blocks = exact_blocks
+        self._limits = Limits(dataset_id, exact_blocks)
         self._reader = PixelReader(store, cache or BlockCache())
         self._serving = Serving(store, dataset_id, folder)
         self._standings: dict[Window, tuple[object, Standing]] = {}
@@ -99,6 +93,7 @@ class Searcher:
         blocks: int = MAX_BLOCKS,
         pieces: int = MAX_PIECES,
         deadline: Deadline | None = None,
+        scaled: bool = False,
     ) -> Average:
         """The mean of the unit vectors of the valid pixels whose centre lies in a polygon.
 
@@ -110,6 +105,7 @@ class Searcher:
             blocks: How many blocks with data it may touch.
             pieces: How many pieces its edges may take.
             deadline: When to give up, if ever.
+            scaled: Whether to take the mean of the dequantised vectors instead.
 
         Raises:
             LimitExceeded: It holds more, touches too many blocks, or its edges are too long to be followed.
@@ -118,14 +114,39 @@ class Searcher:
         """
         at = self._reader.snapshot(window)
         shape = drawn(at, polygon, field, pieces)
-        return average_of(shape, self._reading(at, deadline), most, field, blocks)
+        finder = self._finder(at, deadline=deadline, scales=scaled)
+        return average_of(shape, finder.read, most, field, blocks, scaled=scaled)
+
+    def pixels_in(
+        self, window: Window, polygon: Polygon, count: int, field: str, deadline: Deadline | None = None
+    ) -> Float32Array:
+        """(n, d) float32 vectors of `count` valid pixels whose centre lies in a polygon: see `some_of`.
+
+        Args:
+            window: One of the store's windows.
+            polygon: Where.
+            count: How many, if there are so many.
+            field: What the caller calls the polygon, for errors.
+            deadline: When to give up, if ever.
+
+        Raises:
+            LimitExceeded: Its edges are too long to be followed.
+            Unavailable: It took too long.
+            Corrupt: A block cannot be read.
+        """
+        at = self._reader.snapshot(window)
+        ids = some_of(drawn(at, polygon, field), self._finder(at, deadline=deadline).read, count)
+        _, held = self._reader.pixels(at, ids, scales=True)
+        assert held.scales is not None  # noqa: S101  # they were asked for
+        return np.asarray(held.codes * held.scales[:, None], np.float32)
 
     def search(self, question: Question) -> SearchResult:
         """The k pixels of a window most like a query, fewer where it holds fewer.
 
         Raises:
             IdentityMismatch: The query, or the index, was made by another model than the dataset.
-            InvalidInput: The query has another number of dimensions.
+            InvalidInput: The query has another number of dimensions, counts are asked for and none are recorded, or
+                no setting of the index was measured to find as much as asked for.
             NotFound: There is no such level.
             LimitExceeded: A polygon's edges are too long to be followed.
             Conflict: The index is of another dataset, window or grid.
@@ -133,22 +154,50 @@ class Searcher:
                 too long.
             Corrupt: The index or a block cannot be read. Names it.
         """
-        query, k, where = question.query, question.k, question.where
-        query.require_same_space(self._store.identity, self._store.dims, "the dataset")
-        at = self._reader.snapshot(question.window, question.level)
-        within = within_of(at, where.area, where.inside, where.outside)
-        index = None if question.exact or question.level > 1 else self._serving.index(question.window)
-        dropped = np.empty(0, np.int64) if where.exclude is None else np.unique(where.exclude)
-        most, read = k + len(dropped), self._reading(at, question.deadline)
-        if index is None or (within.is_part and len(within.blocks) <= self._exact_blocks):
-            found = self._exactly(query, at, within, most, read)
-        else:
-            found = self._with_index(query, at, within, most, read, index, question.own)
-        kept = ~np.isin(found.top.ids, dropped)
-        hits = _hits(at, Top(found.top.ids[kept][:k], found.top.scores[kept][:k]))
-        return SearchResult(
-            hits, found.engine, at.revision, found.recall, found.scanned, found.candidates, question.level
-        )
+        at = self._asked(question)
+        finder = self._finder(at, question)
+        if question.refine:
+            fine = self._reader.snapshot(question.window)
+            return self._told(question, fine, refined(question, finder, self._finder(fine, question, exact=True)))
+        return self._told(question, at, finder.spaced(question, finder.within(question.where)))
+
+    def search_many(
+        self, queries: Sequence[Query], window: Window, k: int, *, recall: float | None = None
+    ) -> list[Top]:
+        """The k pixels most like each of many queries: much less work for each than one by one.
+
+        Raises:
+            As `search` does.
+        """
+        if not queries:
+            return []
+        questions = [Question(query, window, k, recall=recall) for query in queries]
+        at = [self._asked(question) for question in questions][-1]
+        return self._finder(at, questions[0]).many(questions)
+
+    def count(self, question: RangeQuestion) -> RangeResult:
+        """How many pixels are at least so alike, in each polygon: every one of them is scored.
+
+        Raises:
+            As `search` does, but for the index. Unavailable where there is too much to scan.
+        """
+        at = self._asked(question)
+        finder = self._finder(at, question, exact=True)
+        within, shapes, left = finder.within(question.where), [], MAX_PIECES
+        for n, polygon in enumerate(question.polygons):
+            shapes.append(drawn(at, polygon, f"areas[{n}]", left))
+            left -= shapes[-1].pieces
+        if shapes:
+            within = within.only(any_of(shapes), frozenset().union(*(shape.near for shape in shapes)))
+        blocks = finder.scannable(within, "every pixel is to be scored")
+        query, read = question.query, finder.read
+        counts, scanned = counted(query, at, within, shapes, blocks, read, question.least)
+        top = Top.none()
+        if question.most:
+            top, _ = scan(
+                query, blocks, read, question.most, mask=lambda block: within.part(at, block), least=question.least
+            )
+        return RangeResult(counts, _hits(at, query, top), at.revision, scanned, at.level, at.stale)
 
     def is_current(self, window: Window) -> bool:
         """Whether an index serves this window that holds every block as the store has it now."""
@@ -156,8 +205,7 @@ class Searcher:
             index = self._serving.index(window)
         except (Corrupt, Conflict, IdentityMismatch):
             return False
-        held = dict(index.manifest.blocks) if index else {}
-        return index is not None and held == dict(self._reader.snapshot(window).versions)
+        return index is not None and not index.changed(self._reader.snapshot(window))
 
     def describe(self, window: Window) -> str:
         """How a search of this window would be answered, in words.
@@ -168,10 +216,10 @@ class Searcher:
         at = self._reader.snapshot(window)
         index = self._serving.index(window)
         if index is None:
-            self._require_few(at, list(at.versions), "there is no index")
+            self._limits.require_few(at, len(at.versions), 0, "there is no index")
             return f"no index, {len(at.versions)} blocks are scanned exactly"
         changed = index.changed(at)
-        self._require_few(at, changed, _TOO_OLD)
+        self._limits.require_few(at, len(changed), 0, "the index is too old")
         manifest = index.manifest
         return f"{manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}, {len(changed)} blocks changed since"
 
@@ -205,67 +253,63 @@ class Searcher:
         """How this store's blocks kept in memory were used."""
         return self._reader.use()
 
-    def _reading(self, at: Snapshot, deadline: Deadline | None) -> Reader:
-        """How a block of a snapshot is read, while there is time."""
+    def _asked(self, question: Question | RangeQuestion) -> Snapshot:
+        """What is there to be searched, once the question can be asked of it."""
+        question.query.require_same_space(self._store.identity, self._store.dims, "the dataset")
+        self._limits.require_recorded(self._store, question.level, question.where)
+        return self._reader.snapshot(question.window, question.level)
 
-        def read(block: Block) -> Pixels:
-            if deadline:
-                deadline.check()
-            return self._reader.block(at, block)
+    def _finder(
+        self,
+        at: Snapshot,
+        question: Question | RangeQuestion | None = None,
+        *,
+        deadline: Deadline | None = None,
+        exact: bool = False,
+        scales: bool = False,
+    ) -> Finder:
+        """What looks for pixels of a snapshot, in the index that serves now.
 
-        return read
+        Where everything is scored anyway an index is only where pixels are near, and one that cannot serve is none.
+        """
+        exact = exact or question is None or question.query.metric != "cosine" or getattr(question, "exact", False)
+        try:
+            index = self._serving.index(at.window, at.level)
+        except (Corrupt, Conflict, IdentityMismatch):
+            if not exact:
+                raise
+            index = None
+        scales = scales or (question is not None and question.query.metric == "euclidean")
+        deadline = question.deadline if question is not None else deadline
+        return Finder(self._reader, at, index, self._limits, deadline, scales=scales, exact=exact)
 
-    def _exactly(self, query: Query, at: Snapshot, within: Within, k: int, read: Reader) -> _Found:
-        blocks = [block for block in at.versions if block in within.blocks]
-        self._require_few(at, blocks, "there is no index")
-        top, scanned = scan(query, blocks, read, k, mask=lambda block: within.mask(at, block))
-        return _Found(top, "exact", 1.0, scanned, 0)
-
-    def _with_index(
-        self, query: Query, at: Snapshot, within: Within, k: int, read: Reader, index: OpenedIndex,
-        own: Int64Array | None,
-    ) -> _Found:  # fmt: skip
-        fresh = index.fresh(at)
-        changed = [block for block in index.changed(at) if block in within.blocks]
-        self._require_few(at, changed, _TOO_OLD)
-        usable = tuple(
-            each & np.array([block in within.blocks for block, _ in segment.record.blocks], bool)
-            for each, segment in zip(fresh, index.segments, strict=True)
+    def _told(self, question: Question, at: Snapshot, found: Found) -> SearchResult:
+        return SearchResult(
+            hits=_hits(at, question.query, found.top),
+            engine=found.engine,
+            revision=at.revision,
+            recall=found.recall,
+            scanned=found.scanned,
+            candidates=found.candidates,
+            level=at.level,
+            missing=found.missing,
+            probes=found.probes,
+            stale=at.stale,
+            exhausted=len(found.top.ids) < question.k,
         )
-        ids = candidates(query, at, within, k, index, usable)
-        proposed = len(ids)
-        if own is not None:
-            ids = np.concatenate([ids, within.held(at, own)])
-        ids, found = self._reader.pixels(at, ids)
-        top, scanned = scan(query, changed, read, k, mask=lambda block: within.mask(at, block))
-        top = top.merged(rank(query, ids, found, k), k)
-        recall = index.manifest.tuning.recall if within.is_all else None
-        return _Found(top, "index+exact" if changed else "index", recall, scanned + len(ids), proposed)
-
-    def _require_few(self, at: Snapshot, blocks: Sequence[Block], why: str) -> None:
-        if len(blocks) > self._exact_blocks:
-            raise Unavailable(
-                f"{why} for window {at.window} of dataset {self._dataset!r}, and {len(blocks):,} blocks are too many "
-                f"to scan (at most {self._exact_blocks:,}).",
-                remedy=f"Run `smalti index build {self._dataset}`.",
-            )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What a search found, before it is told in degrees."""
-
-    top: Top
-    engine: Engine
-    recall: float | None
-    scanned: int
-    candidates: int
-
-
-def _hits(at: Snapshot, top: Top) -> tuple[Hit, ...]:
+def _hits(at: Snapshot, query: Query, top: Top) -> tuple[Hit, ...]:
+    """The pixels in degrees, ranked."""
+    if not len(top.ids):
+        return ()
     lon, lat = lonlat_of(at, top.ids)
     numbers = zip(
         lon.tolist(), lat.tolist(), top.scores.tolist(), zones_of(top.ids),
         rows_of(top.ids).tolist(), cols_of(top.ids).tolist(), strict=True,
     )  # fmt: skip
-    return tuple(Hit(x, y, score, n, zone, row, col) for n, (x, y, score, zone, row, col) in enumerate(numbers, 1))
+    euclidean = query.metric == "euclidean"
+    return tuple(
+        Hit(x, y, score, n, zone, row, col, distance=query.distance_at(score) if euclidean else None)
+        for n, (x, y, score, zone, row, col) in enumerate(numbers, 1)
+    )

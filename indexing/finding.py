@@ -1,0 +1,260 @@
+"""Looking for the pixels of one snapshot: out of an index what it holds, block by block what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from indexing.areas import Filter, Within, within_of
+from indexing.batches import ranked
+from indexing.exact import Top, rank, scan
+from indexing.pixels import PixelReader, Pixels, Snapshot
+from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, proposed, reach_of
+from indexing.question import Engine, Question, Where
+from indexing.spacing import away_from, spread
+from service.deadline import Deadline
+from service.errors import InvalidInput, NotFound, Unavailable
+from service.grid import Block
+from service.store.contract import Store
+from service.values import BLOCK, BoolArray, Int64Array
+
+_MAPPED: Final = 4
+"""Blocks that an index holds cost this much less to scan than those of a store."""
+_DEEPER: Final = 8
+_LEAST_DEEP: Final = 1024
+"""Hits that shall keep their distance are chosen among so many times as many pixels at a time, or so many at least."""
+_TOO_OLD: Final = "the index is too old"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found, before it is told in degrees."""
+
+    top: Top
+    engine: Engine
+    recall: float | None
+    scanned: int
+    candidates: int
+    probes: int = 0
+    missing: tuple[str, ...] = ()
+
+    def after(self, before: Found | None) -> Found:
+        """The same with what was done before it."""
+        if before is None:
+            return self
+        return replace(
+            self,
+            engine=self.engine if self.engine == before.engine else "index+exact",
+            recall=before.recall,
+            scanned=self.scanned + before.scanned,
+            candidates=self.candidates + before.candidates,
+            probes=max(self.probes, before.probes),
+            missing=tuple(sorted({*self.missing, *before.missing})),
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What can be asked of a dataset."""
+
+    dataset: str
+    blocks: int
+    """The most that are read from the store and scanned for one answer."""
+
+    @property
+    def pixels(self) -> int:
+        """Up to so many that may be hits are all scored."""
+        return min(FEW_PIXELS, self.blocks * BLOCK * BLOCK)
+
+    def require_few(self, at: Snapshot, read: int, mapped: int, why: str) -> None:
+        """Refuse to scan more blocks than one answer may take.
+
+        Args:
+            at: Of what.
+            read: Blocks to be read from the store.
+            mapped: Blocks that an index holds.
+            why: All have to be.
+
+        Raises:
+            Unavailable: Those are too many.
+        """
+        if read + mapped / _MAPPED > self.blocks:
+            raise Unavailable(
+                f"{why} for window {at.window} of dataset {self.dataset!r}, and {read + mapped:,} blocks are too many "
+                f"to scan (at most {self.blocks:,}, or {_MAPPED * self.blocks:,} that an index holds).",
+                remedy=f"Run `smalti index build {self.dataset}`, or ask for a smaller area.",
+            )
+
+    def require_recorded(self, store: Store, level: int, where: Where) -> None:
+        """Refuse levels and counts that are not there.
+
+        Raises:
+            NotFound: There is no such level.
+            InvalidInput: No counts are recorded.
+        """
+        if level not in store.levels():
+            raise NotFound(
+                f"dataset {self.dataset!r} has no level {level}, only {', '.join(map(str, store.levels()))}.",
+                field="level",
+            )
+        if any(where.least_counts) and level not in store.counted():
+            raise InvalidInput(f"dataset {self.dataset!r} records no observation counts at level {level}.", field="min")
+
+
+class Finder:
+    """Looks for pixels of one snapshot. One for each question.
+
+    Args:
+        reader: Reads them.
+        at: The snapshot.
+        index: What serves it, if anything does.
+        limits: How much may be scanned.
+        deadline: When to give up, if ever.
+        scales: Whether pixels are read with their scales.
+        exact: Whether every pixel is scored, whatever there is of an index.
+    """
+
+    def __init__(
+        self,
+        reader: PixelReader,
+        at: Snapshot,
+        index: Index | None,
+        limits: Limits,
+        deadline: Deadline | None,
+        *,
+        scales: bool,
+        exact: bool,
+    ) -> None:
+        self.at, self._index = at, index
+        self._reader, self._limits, self._deadline = reader, limits, deadline
+        self._scales, self._exact = scales, exact
+        self._changed = frozenset(at.versions if index is None else index.changed(at))
+
+    def within(self, where: Where) -> Within:
+        """Which pixels may be hits, but for single ones that are left out."""
+        least = where.least_counts
+
+        def enough(block: Block) -> BoolArray:
+            return self._reader.enough(self.at, block, least)
+
+        return within_of(self.at, where.area, where.inside, where.outside, (enough,) if any(least) else ())
+
+    def read(self, block: Block) -> Pixels:
+        """(256, 256) pixels of a block: as the index holds it where the store still does, else out of the store.
+
+        Raises:
+            Unavailable: There is no time left.
+        """
+        if self._deadline:
+            self._deadline.check()
+        held = None if self._index is None or block in self._changed else self._index.block(block)
+        return held if held is not None else self._reader.block(self.at, block, scales=self._scales)
+
+    def scannable(self, within: Within, why: str) -> list[Block]:
+        """The blocks within, if they are few enough to be scanned.
+
+        Raises:
+            Unavailable: They are too many.
+        """
+        blocks = [block for block in self.at.versions if block in within.blocks]
+        mapped = 0
+        if len(blocks) > self._limits.blocks and self._index is not None:
+            mapped = sum(block not in self._changed and self._index.block(block) is not None for block in blocks)
+        self._limits.require_few(self.at, len(blocks) - mapped, mapped, why)
+        return blocks
+
+    def spaced(self, question: Question, within: Within) -> Found:
+        """The best k, that keep their distance where they are asked to.
+
+        Found in rounds, each without what lies too near to the pixels that those before it kept. A round looks at many
+        more than are wanted, as the best lie side by side.
+        """
+        if not question.spacing:
+            return self.best(question, within, question.k)
+        kept, done, most = Top.none(), None, max(_DEEPER * question.k, _LEAST_DEEP)
+        while True:
+            done = self.best(question, self._away(within, kept.ids, question.spacing), most).after(done)
+            chosen = spread(self.at, done.top.ids, question.spacing, question.k, kept.ids)
+            kept = kept.followed(Top(done.top.ids[chosen], done.top.scores[chosen]))
+            if len(kept.ids) >= question.k or len(done.top.ids) < most:
+                return replace(done, top=kept)
+
+    def best(self, question: Question, within: Within, k: int) -> Found:
+        """The best k pixels within."""
+        dropped = np.empty(0, np.int64) if question.where.exclude is None else np.unique(question.where.exclude)
+        found = self._best(question, within, k + len(dropped))
+        if not len(dropped):
+            return found
+        top = found.top.kept(~np.isin(found.top.ids, dropped))
+        return replace(found, top=Top(top.ids[:k], top.scores[:k]))
+
+    def many(self, questions: Sequence[Question]) -> list[Top]:
+        """The best k for each of several questions that differ in their queries alone, and filter nothing."""
+        first, index = questions[0], self._index
+        within = self.within(first.where)
+        if index is None or self._changed or self._exact or index.setting(first.k, first.recall) is None:
+            return [self.best(question, within, question.k).top for question in questions]
+        tuning = index.setting(first.k, first.recall)
+        assert tuning is not None  # noqa: S101  # it was asked for above
+        probes, count = tuning.scaled(first.k)
+        directions = np.stack([question.query.direction for question in questions])
+        proposals = index.propose(directions.astype(np.float32), count, probes)
+        return ranked(index, proposals, directions, first.k)
+
+    def _away(self, within: Within, kept: Int64Array, metres: float) -> Within:
+        if not len(kept):
+            return within
+        far: Filter = lambda block: away_from(self.at, kept, metres, block)  # noqa: E731  # it is what is bound here
+        return within.filtered(far)
+
+    def _best(self, question: Question, within: Within, k: int) -> Found:
+        index, few = self._index, self._limits.pixels
+        if self._exact or index is None:
+            return self._scanned(question, within, k, "every pixel is to be scored" if index else "there is no index")
+        if few and within.is_part and len(within.blocks) <= min(FEW_BLOCKS, self._limits.blocks):
+            return self._scanned(question, within, k, "")
+        reach = reach_of(self.at, within, index)
+        if within.is_part and reach.pixels <= few:
+            return self._scanned(question, within, k, "")
+        return self._indexed(question, within, k, index, reach)
+
+    def _scanned(self, question: Question, within: Within, k: int, why: str) -> Found:
+        blocks = self.scannable(within, why)
+        top, count = scan(question.query, blocks, self.read, k, mask=lambda block: within.part(self.at, block))
+        return Found(top, "exact", 1.0, count, 0)
+
+    def _indexed(self, question: Question, within: Within, k: int, index: Index, reach: Reach) -> Found:
+        tuning = index.setting(question.k, question.recall)
+        if tuning is None:
+            if len(self.at.versions) <= self._limits.blocks:
+                return self._scanned(question, within, k, "")
+            best = max(index.manifest.tunings, key=lambda each: each.recall)
+            raise InvalidInput(
+                f"no setting of this index was measured to find {question.recall}; the best finds {best.recall:.4f}.",
+                field="recall",
+                remedy="Ask for less, or for `exact`.",
+            )
+        changed = [block for block in self.at.versions if block in self._changed and block in within.blocks]
+        self._limits.require_few(self.at, len(changed), 0, _TOO_OLD)
+        direction = question.query.direction.astype(np.float32)
+        proposal, probes = proposed(index, reach, direction, tuning, k)
+        ids, codes, norms, scales = index.rows(proposal)
+        top = rank(question.query, ids, Pixels(codes, norms, None, scales), k).merged(self._own(question, within, k), k)
+        scanned = 0
+        if changed:
+            newer, scanned = scan(question.query, changed, self.read, k, mask=lambda block: within.part(self.at, block))
+            top = top.merged(newer, k)
+        return Found(
+            top, "index+exact" if changed else "index", tuning.measured(question.k) if within.is_all else None,
+            scanned + len(ids), len(ids), probes, getattr(index, "missing", ()),
+        )  # fmt: skip
+
+    def _own(self, question: Question, within: Within, k: int) -> Top:
+        """The best of those that the query was made from, whatever the index proposes."""
+        if question.own is None or not len(question.own) or self.at.level > 1:
+            return Top.none()
+        ids, rows = self._reader.pixels(self.at, within.held(self.at, question.own), scales=self._scales)
+        return rank(question.query, ids, rows, k)
