@@ -45,6 +45,22 @@ class Summary:
         """Pixels of level 1: each stands for itself."""
         return cls(vectors, vectors.valid.astype(np.uint32), counts)
 
+    @classmethod
+    def empty(cls, shape: tuple[int, int], dims: int) -> Self:
+        """Pixels that hold nothing."""
+        return cls.of(Vectors.empty(shape, dims), Counts.zeros(shape))
+
+    def put(self, row: int, col: int, part: Summary) -> None:
+        """Lay a smaller rectangle into this one, its first pixel at a row and column."""
+        height, width = part.weight.shape
+        at = slice(row, row + height), slice(col, col + width)
+        for mine, its in zip(self._arrays, part._arrays, strict=True):
+            mine[at] = its
+
+    @property
+    def _arrays(self) -> tuple[npt.NDArray[np.generic], ...]:
+        return (self.vectors.codes, self.vectors.scales, self.vectors.status, self.weight, *self.counts.each)
+
 
 def halved(below: Summary) -> Summary:
     """Halve a rectangle: the weighted mean of each 2 x 2 pixels, re-quantised (v2).

@@ -26,7 +26,7 @@ from service.store.mean import Summary, halved
 from service.store.repository import Repository
 from service.store.snapshot import Snapshot
 from service.store.world import Part, gathered
-from service.values import BLOCK, NOT_EMBEDDED, Counts, Vectors, Window
+from service.values import BLOCK, NOT_EMBEDDED, Window
 
 Progress = Callable[[int, int], None]
 Look = Callable[[str, icechunk.Session], Snapshot]
@@ -118,8 +118,19 @@ def _summarised(now: Snapshot, time: int, block: Block) -> Summary:
     """What a block shows of those below it."""
     if block.level == FINEST.level:
         return gathered(block, _parts(now, time, block), now.dims)
-    rows, cols = (slice(2 * s.start, 2 * s.stop) for s in (block.rows, block.cols))
-    return halved(_summary(now, Zone.parse(block.zone), block.level // 2, time, rows, cols))
+    below = children(now.grids, block)
+    found = now.versions(time, below)
+    held = [child for child in below if found[child]]
+    whole = Summary.empty((BLOCK, BLOCK), now.dims)
+    if held:  # often one of four: a small area has few neighbours
+        rows, cols = _around([child.rows for child in held]), _around([child.cols for child in held])
+        part = halved(_summary(now, Zone.parse(block.zone), block.level // 2, time, rows, cols))
+        whole.put(rows.start // 2 - block.rows.start, cols.start // 2 - block.cols.start, part)
+    return whole
+
+
+def _around(spans: Sequence[slice]) -> slice:
+    return slice(min(span.start for span in spans), max(span.stop for span in spans))
 
 
 def _parts(now: Snapshot, time: int, block: Block) -> Iterator[Part]:
@@ -136,8 +147,7 @@ def _summary(now: Snapshot, zone: Zone, level: int, time: int, rows: slice, cols
     if level == 1:
         return Summary.of(*now.pixels(zone, time, rows, cols))
     if not now.holds(zone, level):
-        shape = rows.stop - rows.start, cols.stop - cols.start
-        return Summary.of(Vectors.empty(shape, now.dims), Counts.zeros(shape))
+        return Summary.empty((rows.stop - rows.start, cols.stop - cols.start), now.dims)
     layer = now.layer(zone, level)
     found = Summary.of(read_window(layer, time, rows, cols), read_counts_window(layer, time, rows, cols))
     rows, cols = (slice(s.start, min(s.stop, n)) for s, n in ((rows, layer.grid.height), (cols, layer.grid.width)))
