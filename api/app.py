@@ -24,6 +24,7 @@ from api.routes import (
     page,
     queries,
     search,
+    shards,
     stac,
     tile,
     tiles,
@@ -48,6 +49,7 @@ ROUTES: Final = (
     tile,
     tiles,
     search,
+    shards,
     queries,
     bases,
     embed,
@@ -90,7 +92,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         router: APIRouter = module.router
         # Inside the Gate: a limit of the whole app would answer before it, in plain text.
         limits = settings.limits
-        app.include_router(router, max_body_size=limits.body_bytes if module is embed else limits.question_bytes)
+        app.include_router(
+            router, max_body_size=limits.body_bytes if module in (embed, shards) else limits.question_bytes
+        )
     page.mount(app)
     app.add_middleware(
         GZipMiddleware,

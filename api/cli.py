@@ -23,7 +23,7 @@ from rich.markup import escape
 from api import demo as demo_
 from api import logs
 from api.app import create_app
-from api.commands import data, encoders, models, proofs, training, working
+from api.commands import data, encoders, index, models, proofs, training, working
 from api.settings import Scope, Settings
 from api.state import State
 from api.terminal import console
@@ -40,7 +40,7 @@ app = typer.Typer(
 app.add_typer(data.datasets_app, name="datasets")
 app.add_typer(data.store_app, name="store")
 app.add_typer(data.pca_app, name="pca")
-app.add_typer(data.index_app, name="index")
+app.add_typer(index.index_app, name="index")
 app.add_typer(models.models_app, name="models")
 for judge in (proofs.verify, proofs.bench, proofs.evaluate):
     models.models_app.command()(judge)

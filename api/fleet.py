@@ -17,9 +17,9 @@ import httpx2
 import orjson
 
 from api.problems import STATUS
-from api.security import KEY_HEADER
+from api.settings import KEY_HEADER
 from api.settings import Fleet as Settings
-from indexing.fleet import Fleet, Question, Share
+from indexing.fleet import Fleet, Question
 from indexing.wire import MEDIA_TYPE
 from service import VERSION
 from service.errors import Corrupt, Forbidden, SmaltiError, Unavailable
@@ -140,10 +140,7 @@ def _refusal(status: int, body: bytes) -> SmaltiError:
     return Unavailable(f"{told}.") if status >= 500 else Corrupt(f"{told}.")
 
 
-def fleet_of(settings: Settings) -> Fleet | None:
-    """The fleet that the settings name; None where this server holds everything alone."""
-    share = Share.parse(settings.shards)
-    if share.is_all and not settings.peers:
-        return None
+def fleet_of(settings: Settings) -> Fleet:
+    """The peers that the settings name."""
     line = Line(settings.key.get_secret_value() if settings.key else None)
-    return Fleet([HttpPeer(peer, line) for peer in settings.peers], share, settings.seconds)
+    return Fleet([HttpPeer(peer, line) for peer in settings.peers], settings.seconds)

@@ -13,12 +13,13 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from api.problems import problem
-from api.settings import ApiKey, Network, Scope, Settings
+from api.settings import KEY_HEADER, ApiKey, Network, Scope, Settings
 from api.state import get_state
 from service.errors import Forbidden, Unauthorized
 
-KEY_HEADER: Final = "X-API-Key"
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_LARGE: Final = ("/embed", "/shards/candidates")
+"""Where a body may have `body_bytes`."""
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
@@ -109,6 +110,18 @@ async def require_metrics(request: Request) -> None:
         check_scope(request, "admin")
 
 
+async def require_peer(request: Request) -> None:
+    """A route dependency: what servers of one fleet ask each other is nobody else's, even where reading is public.
+
+    With keys configured, `read`; without, this machine or a network declared local.
+    """
+    settings = get_state(request).settings
+    if settings.api_keys:
+        _check_key(request.headers.get(KEY_HEADER), "read", settings.api_keys)
+    else:
+        check_scope(request, "embed")
+
+
 class Gate:
     """What is refused before anything looks at it: another server's name, or a body that says it is too large.
 
@@ -132,7 +145,7 @@ class Gate:
             remedy = "Add the name to SMALTI_ALLOWED_HOSTS."
             return problem(403, "forbidden", f"this server does not answer to {host[:80]!r}.", "Host", remedy)
         limits = self.settings.limits
-        most = limits.body_bytes if scope["path"] == "/embed" else limits.question_bytes
+        most = limits.body_bytes if scope["path"] in _LARGE else limits.question_bytes
         if length.isdigit() and int(length[:19]) > most:
             return problem(413, "limit-exceeded", f"the body is over {most:,} bytes.", "body", "Send less at once.")
         return None

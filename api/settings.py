@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Scope = Literal["read", "write", "embed", "admin"]
 """What a key may do. `write` saves queries and bases, `embed` runs encoders and stores what they make."""
 
+KEY_HEADER: Final = "X-API-Key"
+"""What a key is sent in."""
+
 Network = IPv4Network | IPv6Network
 
 _SERVER: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")

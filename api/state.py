@@ -13,17 +13,22 @@ from anyio import CapacityLimiter
 from fastapi import Request
 
 from api.catalogue import Catalogue, Dataset
+from api.fleet import fleet_of
 from api.jobs import Jobs
 from api.kept import Kept
 from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
 from api.watch import Watch
-from indexing.build import Progress, build_index
+from indexing.answering import candidates_for
+from indexing.build import Progress, Run, build_index
+from indexing.fleet import Share
 from indexing.manifest import IndexManifest
 from indexing.mirror import Mirror, build_published
+from indexing.opened import OpenedIndex
 from indexing.pixels import BlockCache
 from indexing.search import Searcher
+from indexing.shards import IndexName
 from service.bucket import open_bucket
 from service.encoder import Encoder
 from service.errors import NotFound, SmaltiError, Unavailable
@@ -33,6 +38,8 @@ from service.shelf import Shelf
 from service.values import Window
 
 TALLY_S: Final = 10.0
+ASKED_AT_ONCE: Final = 16
+"""Questions of other servers of the fleet that are worked on; more wait."""
 
 
 class State:
@@ -53,6 +60,9 @@ class State:
         self._encoders: dict[str, Encoder] = {}
         self._searchers: dict[str, Searcher] = {}
         self._blocks = BlockCache()
+        self.fleet = fleet_of(settings.fleet)
+        self._share = Share.parse(settings.fleet.shards)
+        self.asked = CapacityLimiter(ASKED_AT_ONCE)
         self._tally: tuple[float, Tally | SmaltiError] | None = None
         self.scrapes = CapacityLimiter(1)
         self.tiles = Kept(settings.caches.tile_bytes)
@@ -132,7 +142,9 @@ class State:
             known = self._searchers.get(dataset.store.location)
             if known is None:
                 folder = self._mirror(dataset.id) or self.indexes(dataset.id)
-                known = Searcher(dataset.store, dataset.id, folder, cache=self._blocks)
+                known = Searcher(
+                    dataset.store, dataset.id, folder, cache=self._blocks, share=self._share, fleet=self.fleet
+                )
                 self._searchers[dataset.store.location] = known
             return known
 
@@ -198,25 +210,58 @@ class State:
         """The folder of one dataset's search indexes: where they lie, or copies of what lies in a bucket."""
         if not self.storage.remote:
             return Path(self.storage.location) / "index" / dataset_id
-        return self.settings.home / "copies" / sha256(self.storage.location.encode()).hexdigest()[:12] / dataset_id
+        place = sha256(self.storage.location.encode()).hexdigest()[:12]
+        share = "" if self._share.is_all else f".{self._share.part}-of-{self._share.of}"
+        return self.settings.home / "copies" / f"{place}{share}" / dataset_id
+
+    def build_folder(self, dataset_id: str) -> Path:
+        """The folder that one dataset's indexes are built in."""
+        return self.settings.home / "build" / dataset_id if self.storage.remote else self.indexes(dataset_id)
 
     def _mirror(self, dataset_id: str) -> Mirror | None:
         published = self.storage.at("index", dataset_id)
-        return Mirror(self.indexes(dataset_id), published) if self.storage.remote else None
+        return Mirror(self.indexes(dataset_id), published, self._share) if self.storage.remote else None
 
     def build_index(
-        self, dataset: Dataset, window: Window, *, seed: int = 0, on_progress: Progress | None = None
+        self,
+        dataset: Dataset,
+        window: Window,
+        *,
+        level: int = 1,
+        seed: int = 0,
+        rebuild: bool = False,
+        on_progress: Progress | None = None,
+        run: Run = map,
     ) -> IndexManifest:
         """Index a window of a dataset, whose store must be the one that holds it, and let it serve everywhere.
+
+        Args:
+            dataset: The dataset.
+            window: One of its windows.
+            level: Whose pixels.
+            seed: What sampling and clustering start from.
+            rebuild: Whether to make everything anew.
+            on_progress: Told how far it is.
+            run: Has the segments made, in `build_folder`.
 
         Raises:
             NotFound, Conflict, Corrupt, ReadOnly, Unavailable: As `build_published` does; what served goes on.
         """
+        how: dict[str, Any] = {
+            "level": level, "seed": seed, "rebuild": rebuild, "on_progress": on_progress, "run": run
+        }  # fmt: skip
+        folder = self.build_folder(dataset.id)
         if not self.storage.remote:
-            folder = self.indexes(dataset.id)
-            return build_index(dataset.store, dataset.id, window, folder, seed=seed, on_progress=on_progress)
-        bucket, scratch = self.storage.at("index", dataset.id), self.settings.home / "build" / dataset.id
-        return build_published(dataset.store, dataset.id, window, scratch, bucket, seed=seed, on_progress=on_progress)
+            return build_index(dataset.store, dataset.id, window, folder, **how)
+        bucket = self.storage.at("index", dataset.id)
+        return build_published(dataset.store, dataset.id, window, folder, bucket, **how)
+
+    def candidates(self, message: bytes) -> bytes:
+        """What another server of the fleet is answered: see `candidates_for`."""
+        return candidates_for(message, self._index)
+
+    def _index(self, name: IndexName) -> OpenedIndex | None:
+        return self.searcher(self.datasets[name.dataset].at(name.window)).index(name.window, name.level)
 
     def fetch_index(self, dataset_id: str, window: Window) -> None:
         """Have the newest index of a window here, where indexes are copied.

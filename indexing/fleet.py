@@ -71,6 +71,9 @@ class Share:
         return frozenset(mine)
 
 
+ALL: Final = Share()
+
+
 class Answered(Protocol):
     """What a peer sent back."""
 
@@ -140,12 +143,10 @@ class Fleet:
 
     Args:
         peers: Them. The asker itself may be among them: it is asked for nothing that it holds.
-        share: What the asker holds itself.
         seconds: How long each of them has to answer.
     """
 
-    def __init__(self, peers: Sequence[Peer], share: Share, seconds: float) -> None:
-        self.share = share
+    def __init__(self, peers: Sequence[Peer], seconds: float) -> None:
         self.seconds = seconds
         self._peers = tuple(peers)
         self._known = [_Known() for _ in peers]
@@ -168,7 +169,8 @@ class Fleet:
             shards for which there was none, sorted.
         """
         left, asked, answers = set(wanted), set[tuple[int, str]](), list[tuple[A, frozenset[str]]]()
-        end = time.monotonic() + min(seconds or ROUNDS * self.seconds, ROUNDS * self.seconds)
+        longest = ROUNDS * self.seconds
+        end = time.monotonic() + (longest if seconds is None else min(seconds, longest))
         for turn in range(ROUNDS):
             allowed = min(self.seconds, end - time.monotonic())
             plan = self._plan(question.index, left, asked) if allowed > 0 else {}

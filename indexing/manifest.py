@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from indexing.ann import KIND, VERSION, Parameters
+from indexing.fleet import Share
 from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.grid import Block
 from service.store.contract import Store
@@ -194,6 +195,10 @@ class IndexManifest:
     def blocks(self) -> tuple[tuple[Block, str], ...]:
         """Each block that is held, with its version."""
         return tuple((block, version) for segment in self.segments for block, version in segment.blocks if version)
+
+    def held_by(self, share: Share) -> frozenset[str]:
+        """Names of the segments that belong to a share of them."""
+        return share.chosen({segment.name: len(segment.blocks) for segment in self.segments})
 
     @property
     def bytes(self) -> int:

@@ -17,13 +17,13 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from indexing.build import Progress, Run, alone, build_index, drop_generations
+from indexing.fleet import ALL, Share
 from indexing.manifest import FileRecord, IndexManifest, current, home_of, load, write_durably
 from indexing.segment import PART, put_in_place
 from service.bucket import Bucket
@@ -59,12 +59,12 @@ class Mirror:
     Args:
         folder: Where the copies lie; made when there is something to copy.
         bucket: Where the indexes are published.
-        holds: Which segments to copy, by name; all where absent.
+        share: Which segments to copy.
     """
 
-    def __init__(self, folder: Path, bucket: Bucket, holds: Callable[[str], bool] | None = None) -> None:
+    def __init__(self, folder: Path, bucket: Bucket, share: Share = ALL) -> None:
         self.folder = folder
-        self.holds = holds or _any
+        self.share = share
         self._bucket = bucket
         self._lock = threading.Lock()
         self._looks: dict[tuple[Window, int], _Look] = {}
@@ -127,8 +127,9 @@ class Mirror:
             self._folder(home, name, ())
             manifest = load(generation)
             self._folder(home, manifest.quantiser.name, manifest.quantiser.files)
+            mine = manifest.held_by(self.share)
             for segment in manifest.segments:
-                if self.holds(segment.name):
+                if segment.name in mine:
                     self._folder(home, segment.name, segment.files)
             write_durably(home / "current", name)
             drop_generations(home, keep={generation, before})
@@ -149,10 +150,6 @@ class Mirror:
             put_in_place(incoming, folder)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _any(_name: str) -> bool:
-    return True
 
 
 def _is_whole(folder: Path, files: tuple[FileRecord, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 
 from indexing.ann import Quantiser
+from indexing.fleet import ALL, Share
 from indexing.manifest import IndexManifest, Tuning, current, load
 from indexing.mirror import Mirror
 from indexing.pixels import Pixels, Snapshot
@@ -47,7 +48,7 @@ class OpenedIndex:
         window: Window,
         level: int = 1,
         *,
-        here: Callable[[str], bool] | None = None,
+        share: Share = ALL,
         known: OpenedIndex | None = None,
     ) -> Self:
         """Open a generation.
@@ -58,7 +59,7 @@ class OpenedIndex:
             dataset: The dataset's id.
             window: Of the index.
             level: Of the index.
-            here: Which segments lie on this machine, by name; all where absent.
+            share: Which segments lie on this machine.
             known: Another generation of the index: what both share is not opened again.
 
         Raises:
@@ -67,7 +68,7 @@ class OpenedIndex:
         """
         manifest, home = load(generation), generation.parent
         manifest.require_serves(store, dataset, window, level)
-        bits = manifest.parameters.bits
+        bits, here = manifest.parameters.bits, manifest.held_by(share)
         if known is not None and known.manifest.quantiser == manifest.quantiser:
             quantiser, open_already = known.quantiser, {each.name: each for each in known.segments if each.rows}
         else:
@@ -77,8 +78,7 @@ class OpenedIndex:
             if record.name in open_already:
                 segments.append(replace(open_already[record.name], number=number, record=record))
             else:
-                is_here = here is None or here(record.name)
-                segments.append(Segment.open(home, number, record, quantiser, bits, here=is_here))
+                segments.append(Segment.open(home, number, record, quantiser, bits, here=record.name in here))
         return cls(generation, manifest, quantiser, tuple(segments))
 
     @cached_property
@@ -210,13 +210,15 @@ class Serving:
         store: The store they were made from.
         dataset: The dataset's id.
         folder: Where they lie, which need not be there; or the copies of what is published elsewhere.
+        share: Which segments of each are searched here, where they are no copies, of which all are.
     """
 
-    def __init__(self, store: Store, dataset: str, folder: Path | Mirror) -> None:
+    def __init__(self, store: Store, dataset: str, folder: Path | Mirror, share: Share = ALL) -> None:
         self._store = store
         self._dataset = dataset
         self._mirror = folder if isinstance(folder, Mirror) else None
         self._folder = folder.folder if isinstance(folder, Mirror) else folder
+        self._share = folder.share if isinstance(folder, Mirror) else share
         self._opened: dict[tuple[Window, int], OpenedIndex] = {}
         self._lock = threading.Lock()
 
@@ -249,5 +251,4 @@ class Serving:
             return opened
 
     def _open(self, generation: Path, window: Window, level: int, known: OpenedIndex | None) -> OpenedIndex:
-        here = self._mirror.holds if self._mirror else None
-        return OpenedIndex.of(generation, self._store, self._dataset, window, level, here=here, known=known)
+        return OpenedIndex.of(generation, self._store, self._dataset, window, level, share=self._share, known=known)

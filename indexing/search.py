@@ -15,18 +15,20 @@ import numpy as np
 
 from indexing.areas import drawn
 from indexing.averages import MAX_BLOCKS, Average, average_of
-from indexing.exact import Top, scan
+from indexing.exact import Reader, Top, scan
 from indexing.finding import Finder, Found, Limits
+from indexing.fleet import ALL, Fleet, Share
 from indexing.ids import cols_of, rows_of, zones_of
 from indexing.medoids import some_of
 from indexing.mirror import Mirror
-from indexing.opened import Serving
-from indexing.pixels import BlockCache, PixelReader, Places, Snapshot, lonlat_of
+from indexing.opened import OpenedIndex, Serving
+from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, lonlat_of
 from indexing.question import Hit, Question, RangeQuestion, RangeResult, SearchResult
 from indexing.ranges import any_of, counted
 from indexing.refining import refined
 from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch
+from service.grid import Block
 from service.polygons import MAX_PIECES, Polygon
 from service.queries import Query
 from service.store.contract import Store
@@ -61,6 +63,8 @@ class Searcher:
         exact_blocks: The most blocks read from the store and scanned for one answer; four times as many where an
             index holds them.
         cache: Where decoded blocks are kept, shared with other searchers; its own if absent.
+        share: Which shards of its indexes are searched here.
+        fleet: Who is asked for the others; nobody if absent.
     """
 
     def __init__(
@@ -71,12 +75,15 @@ class Searcher:
         *,
         exact_blocks: int = EXACT_BLOCKS,
         cache: BlockCache | None = None,
+        share: Share = ALL,
+        fleet: Fleet | None = None,
     ) -> None:
         self._store = store
         self._dataset = dataset_id
         self._limits = Limits(dataset_id, exact_blocks)
         self._reader = PixelReader(store, cache or BlockCache())
-        self._serving = Serving(store, dataset_id, folder)
+        self._serving = Serving(store, dataset_id, folder, share)
+        self._fleet = fleet or Fleet((), 0.0)
         self._standings: dict[Window, tuple[object, Standing]] = {}
 
     def places(self, window: Window, lonlat: Float64Array) -> Places:
@@ -114,8 +121,7 @@ class Searcher:
         """
         at = self._reader.snapshot(window)
         shape = drawn(at, polygon, field, pieces)
-        finder = self._finder(at, deadline=deadline, scales=scaled)
-        return average_of(shape, finder.read, most, field, blocks, scaled=scaled)
+        return average_of(shape, self._reading(at, deadline, scales=scaled), most, field, blocks, scaled=scaled)
 
     def pixels_in(
         self, window: Window, polygon: Polygon, count: int, field: str, deadline: Deadline | None = None
@@ -135,7 +141,7 @@ class Searcher:
             Corrupt: A block cannot be read.
         """
         at = self._reader.snapshot(window)
-        ids = some_of(drawn(at, polygon, field), self._finder(at, deadline=deadline).read, count)
+        ids = some_of(drawn(at, polygon, field), self._reading(at, deadline), count)
         _, held = self._reader.pixels(at, ids, scales=True)
         assert held.scales is not None  # noqa: S101  # they were asked for
         return np.asarray(held.codes * held.scales[:, None], np.float32)
@@ -199,6 +205,14 @@ class Searcher:
             )
         return RangeResult(counts, _hits(at, query, top), at.revision, scanned, at.level, at.stale)
 
+    def index(self, window: Window, level: int = 1) -> OpenedIndex | None:
+        """What is here of the index that serves now; None where there is none.
+
+        Raises:
+            Corrupt, Conflict, IdentityMismatch: It cannot serve.
+        """
+        return self._serving.index(window, level)
+
     def is_current(self, window: Window) -> bool:
         """Whether an index serves this window that holds every block as the store has it now."""
         try:
@@ -259,29 +273,30 @@ class Searcher:
         self._limits.require_recorded(self._store, question.level, question.where)
         return self._reader.snapshot(question.window, question.level)
 
-    def _finder(
-        self,
-        at: Snapshot,
-        question: Question | RangeQuestion | None = None,
-        *,
-        deadline: Deadline | None = None,
-        exact: bool = False,
-        scales: bool = False,
-    ) -> Finder:
+    def _reading(self, at: Snapshot, deadline: Deadline | None, *, scales: bool = False) -> Reader:
+        """How a block is read from the store, with the status of its pixels, while there is time."""
+
+        def read(block: Block) -> Pixels:
+            if deadline:
+                deadline.check()
+            return self._reader.block(at, block, scales=scales)
+
+        return read
+
+    def _finder(self, at: Snapshot, question: Question | RangeQuestion, *, exact: bool = False) -> Finder:
         """What looks for pixels of a snapshot, in the index that serves now.
 
         Where everything is scored anyway an index is only where pixels are near, and one that cannot serve is none.
         """
-        exact = exact or question is None or question.query.metric != "cosine" or getattr(question, "exact", False)
+        euclidean = question.query.metric == "euclidean"
+        exact = exact or euclidean or (isinstance(question, Question) and question.exact)
         try:
             index = self._serving.index(at.window, at.level)
         except (Corrupt, Conflict, IdentityMismatch):
             if not exact:
                 raise
             index = None
-        scales = scales or (question is not None and question.query.metric == "euclidean")
-        deadline = question.deadline if question is not None else deadline
-        return Finder(self._reader, at, index, self._limits, deadline, scales=scales, exact=exact)
+        return Finder(self._reader, at, index, self._limits, question.deadline, scales=euclidean, exact=exact)
 
     def _told(self, question: Question, at: Snapshot, found: Found) -> SearchResult:
         return SearchResult(

@@ -99,6 +99,8 @@ class Candidates:
     """(n, d) int8."""
     scales: Float32Array
     """(n,) float32."""
+    asked: tuple[str, ...] = ()
+    """The shards that were asked about: does not travel."""
 
     def to_bytes(self) -> bytes:
         """As it travels."""
@@ -175,7 +177,7 @@ class Proposing:
         answered, holds = _names(head.get("shards")), frozenset(_names(head.get("holds")))
         wide = {name: held[name].astype(np.int64) for name in ("query", "shard", "position")}
         estimate, scales = held["estimate"].astype(np.float32), held["scales"].astype(np.float32)
-        found = Candidates(answered, holds, **wide, estimate=estimate, codes=held["codes"], scales=scales)
+        found = Candidates(answered, holds, **wide, estimate=estimate, codes=held["codes"], scales=scales, asked=shards)
         if not self._could_be(found, shards):
             raise Corrupt("sends what is no answer to the question.")
         return found

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.fleet import HttpPeer, Line, fleet_of
-from api.security import KEY_HEADER
+from api.fleet import HttpPeer, Line
+from api.settings import KEY_HEADER
 from api.settings import Fleet as FleetSettings
 from indexing import fleet as fleets
 from indexing.fleet import Fleet, Share
@@ -76,7 +76,7 @@ def gathered(fleet: Fleet, wanted: str) -> tuple[list[str], tuple[str, ...]]:
 
 def test_every_shard_is_asked_of_one_that_holds_it() -> None:
     peers = [FakePeer("a", {"s1", "s2"}), FakePeer("b", {"s2", "s3"}), FakePeer("c", {"s1", "s2", "s3"})]
-    fleet = Fleet(peers, Share(), 1.0)
+    fleet = Fleet(peers, 1.0)
     for _ in range(3):
         assert gathered(fleet, "s1 s2 s3") == (["s1", "s2", "s3"], ()), "none counts twice"
     later = [shard for peer in peers for shards in peer.asked[1:] for shard in shards]
@@ -91,7 +91,7 @@ def test_what_one_cannot_answer_another_does_and_else_it_is_missing_by_name(
     monkeypatch.setattr(fleets, "REST_S", 0.2)
     gone = Unavailable("cannot be reached.")
     peers = [FakePeer("a", {"s1", "s2"}), FakePeer("b", {"s2"}), FakePeer("c", set())]
-    fleet = Fleet(peers, Share(), 1.0)
+    fleet = Fleet(peers, 1.0)
     assert gathered(fleet, "s1 s2") == (["s1", "s2"], ())
     peers[0].fault = gone
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_what_one_cannot_answer_another_does_and_else_it_is_missing_by_name(
     assert gathered(fleet, "s1 s2") == (["s1", "s2"], ())
     peers[0].fault = Corrupt("sends something else.")
     assert gathered(fleet, "s1 s2") == (["s2"], ("s1",))
-    assert gathered(Fleet([], Share(), 1.0), "s9 s1") == ([], ("s1", "s9"))
+    assert gathered(Fleet([], 1.0), "s9 s1") == ([], ("s1", "s9"))
 
 
 def test_nobody_is_believed_about_what_he_was_not_asked(caplog: pytest.LogCaptureFixture) -> None:
@@ -113,7 +113,7 @@ def test_nobody_is_believed_about_what_he_was_not_asked(caplog: pytest.LogCaptur
             future.set_result(Echoed(("s1", "s2", "s3"), frozenset({"s1", "s2", "s3"})))
             return future
 
-    fleet = Fleet([FakePeer("a", {"s1"}), Boaster("b", set())], Share(), 1.0)
+    fleet = Fleet([FakePeer("a", {"s1"}), Boaster("b", set())], 1.0)
     with caplog.at_level(logging.WARNING):
         found, missing = gathered(fleet, "s1 s2")
     assert (found, missing) == (["s1", "s2"], ())
@@ -146,11 +146,6 @@ def test_a_peer_is_a_server_and_nothing_else(peer: str) -> None:
     with pytest.raises(ValidationError) as refused:
         FleetSettings(peers=f"http://ok:1,{peer}")
     assert "word" not in refused.value.errors()[0]["msg"]
-
-
-def test_without_settings_there_is_no_fleet() -> None:
-    assert fleet_of(FleetSettings()) is None
-    assert fleet_of(FleetSettings(shards="0/2")) is not None
 
 
 ROGUES = {

@@ -173,6 +173,16 @@ def test_the_examples_are_valid_and_fit() -> None:
     assert rule["host"] in ingress["spec"]["tls"][0]["hosts"]
 
 
+def test_the_job_that_builds_an_index_may_and_runs_a_command_that_exists(tmp_path: Path) -> None:
+    job = yaml.safe_load((K8S / "examples" / "index-build.yaml").read_text())
+    spec = container(job)
+    check_image(spec["image"], {"cpu"})
+    check_command(spec["args"], tmp_path)
+    (port,) = named("dask", "Service smalti-dask")["spec"]["ports"]
+    assert spec["args"][-2:] == ["--scheduler", f"tcp://smalti-dask:{port['port']}"]
+    assert job["spec"]["template"]["metadata"]["labels"].items() >= DASK_CLIENT.items()
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_containers_are_told_what_they_understand(overlay: str, tmp_path: Path) -> None:
     for workload in workloads(overlay):

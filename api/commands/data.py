@@ -24,7 +24,6 @@ from service.values import Area, ModelIdentity, Window, checked_id
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
 pca_app = typer.Typer(no_args_is_help=True, help="Colours: the PCA bases of the view `pca`.")
-index_app = typer.Typer(no_args_is_help=True, help="The search index.")
 
 
 def ingest(
@@ -140,19 +139,3 @@ def _box(text: str) -> Area:
     except ValueError:
         raise InvalidInput(f"{text!r} is not four numbers.", field="bbox") from None
     return Area(west, south, east, north)
-
-
-@index_app.command("build")
-def index_build(
-    ctx: typer.Context,
-    dataset: DatasetId,
-    window: WindowText = None,
-    seed: Annotated[int, typer.Option(help="Seed of the training sample.")] = 0,
-) -> None:
-    """Build the search index. The old one serves until the new one is whole."""
-    state: State = ctx.obj
-    held = state.datasets[dataset]
-    for span in windows_of(held, window):
-        with bar(f"Indexing {span}, blocks") as tick:
-            manifest = state.build_index(held.at(span), span, seed=seed, on_progress=tick)
-        console.print(f"{span}: {manifest.count:,} pixels, recall@10 {manifest.tuning.recall:.3f}")

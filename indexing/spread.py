@@ -1,0 +1,216 @@
+"""An index whose shards lie on several machines, searched as if one held them all.
+
+The asker chooses how hard to look and which pixels may be proposed; every shard is searched in the same lists, on
+whichever machine; what all find is put together by estimated distance and cut once. So an answer is the one that a
+single machine would give, to the bit, as long as nothing is missing, and what is missing is told by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from indexing.allowed import Allowed
+from indexing.fleet import Fleet
+from indexing.manifest import IndexManifest, Tuning
+from indexing.opened import Fresh, OpenedIndex
+from indexing.pixels import Pixels, Snapshot
+from indexing.proposals import Proposal
+from indexing.segment import Segment
+from indexing.shards import Candidates, IndexName, Proposing
+from service.deadline import Deadline
+from service.grid import Block
+from service.queries import norms_of
+from service.values import Float32Array, Int8Array, Int64Array, UInt8Array
+
+_HERE: Final = -1
+
+
+def name_of(manifest: IndexManifest) -> IndexName:
+    """What an index is called among machines."""
+    return IndexName(manifest.dataset, manifest.identity, manifest.window, manifest.level, manifest.quantiser.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Candidates of all directions and shards, one after the other."""
+
+    query: Int64Array
+    segment: Int64Array
+    position: Int64Array
+    estimate: Float32Array
+    row: Int64Array
+    """Where among those that came from elsewhere; `_HERE` of our own."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Gathered(Proposal):
+    """A proposal some of whose pixels came with their codes."""
+
+    row: Int64Array
+    codes: Int8Array
+    scales: Float32Array
+
+
+class SpreadIndex:
+    """An index for one question, some of whose shards are asked of other machines.
+
+    Args:
+        index: What this machine has of it.
+        fleet: The other machines.
+        deadline: When the question has to be answered, if ever.
+    """
+
+    def __init__(self, index: OpenedIndex, fleet: Fleet, deadline: Deadline | None = None) -> None:
+        self._index, self._fleet, self._deadline = index, fleet, deadline
+        self._name = name_of(index.manifest)
+        self._missing: set[str] = set()
+        self.manifest = index.manifest
+        self.segments: tuple[Segment, ...] = index.segments
+        self.generation: Path = index.generation
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the shards that could not be asked, sorted."""
+        return tuple(sorted(self._missing))
+
+    def propose(
+        self,
+        directions: Float32Array,
+        count: int,
+        probes: int,
+        allowed: Sequence[UInt8Array | None] | None = None,
+        segments: Sequence[int] | None = None,
+    ) -> list[Proposal]:
+        """See `OpenedIndex.propose`; shards that nobody answers for are left out, and noted.
+
+        Raises:
+            Unavailable: The time for the question is over.
+        """
+        chosen = range(len(self.segments)) if segments is None else segments
+        held = set(self._index.held)
+        mine, theirs = [n for n in chosen if n in held], [n for n in chosen if n not in held]
+        if not theirs:
+            return self._index.propose(directions, count, probes, allowed, mine)
+        if self._deadline is not None:
+            self._deadline.check()
+        ours: list[Proposal] = []
+        answers, missing = self._fleet.gather(
+            self._question(directions, count, probes, allowed, theirs),
+            [self.segments[n].name for n in theirs],
+            lambda: ours.extend(self._index.propose(directions, count, probes, allowed, mine)),
+            None if self._deadline is None else self._deadline.left,
+        )
+        self._missing.update(missing)
+        return self._merged(ours, answers, len(directions), count)
+
+    def ids(self, proposal: Proposal) -> Int64Array:
+        """(n,) pixel ids of candidates."""
+        return self._ids(proposal.segment.astype(np.int64), proposal.position)
+
+    def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
+        """See `OpenedIndex.rows`."""
+        if not isinstance(proposal, _Gathered):
+            return self._index.rows(proposal)
+        here = proposal.row == _HERE
+        ids = self.ids(proposal)
+        codes = np.empty((len(ids), proposal.codes.shape[1]), np.int8)
+        norms, scales = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
+        own = Proposal(proposal.segment[here], proposal.position[here], proposal.estimate[here])
+        _, codes[here], norms[here], scales[here] = self._index.rows(own)
+        there = proposal.row[~here]
+        codes[~here], scales[~here] = proposal.codes[there], proposal.scales[there]
+        norms[~here] = norms_of(codes[~here])
+        return ids, codes, norms, scales
+
+    def block(self, block: Block) -> Pixels | None:
+        """See `OpenedIndex.block`: blocks of other machines' shards are read from the store."""
+        return self._index.block(block)
+
+    def fresh(self, at: Snapshot) -> Fresh:
+        """See `OpenedIndex.fresh`."""
+        return self._index.fresh(at)
+
+    def changed(self, at: Snapshot) -> list[Block]:
+        """See `OpenedIndex.changed`."""
+        return self._index.changed(at)
+
+    def setting(self, k: int, recall: float | None = None) -> Tuning | None:
+        """See `OpenedIndex.setting`."""
+        return self._index.setting(k, recall)
+
+    def _question(
+        self,
+        directions: Float32Array,
+        count: int,
+        probes: int,
+        allowed: Sequence[UInt8Array | None] | None,
+        theirs: Sequence[int],
+    ) -> Proposing:
+        masks = {}
+        for number in theirs:
+            segment = self.segments[number]
+            told, counting = None if allowed is None else allowed[number], segment.counting
+            both = told if counting is None else counting if told is None else told & counting
+            if both is not None:
+                masks[segment.name] = Allowed.of(both)
+        slots = {self.segments[n].name: self.segments[n].slots for n in theirs}
+        return Proposing(self._name, directions, count, probes, slots, masks)
+
+    def _merged(
+        self,
+        ours: Sequence[Proposal],
+        answers: Sequence[tuple[Candidates, frozenset[str]]],
+        queries: int,
+        count: int,
+    ) -> list[Proposal]:
+        """The first `count` of what all propose for each direction, equal estimates in the order of pixels."""
+        numbers = {segment.name: segment.number for segment in self.segments}
+        tables, codes, scales, rows = [table_of(ours)], [], [], 0
+        for found, believed in answers:
+            keep = np.array([name in believed for name in found.asked], bool)[found.shard]
+            segment = np.array([numbers[name] for name in found.asked], np.int64)[found.shard]
+            row = rows + np.arange(int(keep.sum()))
+            tables.append(Table(found.query[keep], segment[keep], found.position[keep], found.estimate[keep], row))
+            codes.append(found.codes[keep])
+            scales.append(found.scales[keep])
+            rows += len(row)
+        columns = {name: np.concatenate([getattr(each, name) for each in tables]) for name in Table.__annotations__}
+        ids = self._ids(columns["segment"], columns["position"])
+        order = np.lexsort((ids, columns["estimate"], columns["query"]))
+        ends = np.searchsorted(columns["query"][order], np.arange(queries + 1))
+        dims = self.manifest.parameters.dims
+        sent = (
+            np.concatenate([np.empty((0, dims), np.int8), *codes]),
+            np.concatenate([np.empty(0, np.float32), *scales]),
+        )
+        out: list[Proposal] = []
+        for query in range(queries):
+            part = order[ends[query] : min(ends[query] + count, ends[query + 1])]
+            out.append(
+                _Gathered(
+                    columns["segment"][part].astype(np.int32), columns["position"][part], columns["estimate"][part],
+                    columns["row"][part], *sent,
+                )
+            )  # fmt: skip
+        return out
+
+    def _ids(self, segment: Int64Array, position: Int64Array) -> Int64Array:
+        ids = np.empty(len(position), np.int64)
+        for number in np.unique(segment).tolist():
+            mine = segment == number
+            ids[mine] = self.segments[number].ids(position[mine])
+        return ids
+
+
+def table_of(found: Sequence[Proposal]) -> Table:
+    """Proposals for successive directions, one after the other."""
+    sizes = [len(each.position) for each in found]
+    segment = np.concatenate([np.empty(0, np.int64), *(each.segment for each in found)])
+    position = np.concatenate([np.empty(0, np.int64), *(each.position for each in found)])
+    estimate = np.concatenate([np.empty(0, np.float32), *(each.estimate for each in found)])
+    return Table(np.repeat(np.arange(len(found)), sizes), segment, position, estimate, np.full(sum(sizes), _HERE))

@@ -1,0 +1,161 @@
+"""An index whose shards lie on several machines answers as one machine does, to the bit; what is missing has a name."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexing.ann import unit
+from indexing.answering import candidates_for
+from indexing.build import build_index
+from indexing.fleet import ALL, Fleet, Question, Share
+from indexing.manifest import current
+from indexing.opened import OpenedIndex
+from indexing.shards import Proposing
+from indexing.spread import SpreadIndex, name_of
+from service.deadline import Deadline
+from service.errors import Conflict, IdentityMismatch, NotFound, SmaltiError, Unavailable
+from service.values import ModelIdentity, Window
+from tests.fakes import MemoryStore
+from tests.test_indexing import YEAR, landscape
+
+PIXELS = 65536
+
+
+Built = tuple[Path, MemoryStore]
+
+
+@pytest.fixture(scope="module", params=[(16, 200), pytest.param((128, 560), marks=pytest.mark.slow)])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An index of four or nine shards of a block each; with 16 dimensions many estimates are equal."""
+    dims, side = request.param
+    folder, store = tmp_path_factory.mktemp("index"), landscape(side=side, dims=dims)
+    build_index(store, "d", YEAR, folder, most_blocks=1)
+    return folder, store
+
+
+@dataclass
+class Machine:
+    """A peer in this process: its answers go through all that would travel."""
+
+    index: OpenedIndex | None
+    fault: SmaltiError | None = None
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    name = "machine"
+
+    def ask(self, question: Question[Any], shards: tuple[str, ...], seconds: float) -> Future[Any]:
+        self.asked.append(shards)
+        future: Future[Any] = Future()
+        try:
+            if self.fault:
+                raise self.fault
+            message = candidates_for(question.to_bytes(shards), lambda _: self.index)
+            assert len(message) <= question.most
+            future.set_result(question.read(message, shards))
+        except SmaltiError as error:
+            future.set_exception(error)
+        return future
+
+
+def opened(built: Built, share: Share) -> OpenedIndex:
+    folder, store = built
+    generation = current(folder, YEAR)
+    assert generation is not None
+    return OpenedIndex.of(generation, store, "d", YEAR, share=share)
+
+
+def directions(built: Built, count: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    codes = built[1].parts[0].vectors.codes.reshape(-1, built[1].dims)
+    return unit(codes[codes.any(axis=1)][rng.integers(0, 30_000, count)])
+
+
+def told(index: OpenedIndex | SpreadIndex, *args: Any) -> list[tuple[Any, ...]]:
+    return [
+        (each.segment.tolist(), each.position.tolist(), each.estimate.tolist(), *(r.tolist() for r in index.rows(each)))
+        for each in index.propose(*args)
+    ]
+
+
+@pytest.mark.parametrize("shares", [["0/2", "1/2"], ["none", "0/3", "1/3", "2/3"], ["0/3", "1/3", "0/2", "all"]])
+def test_machines_together_propose_what_one_does(built: Built, shares: list[str]) -> None:
+    one = opened(built, ALL)
+    first, *others = (opened(built, Share.parse(share)) for share in shares)
+    fleet = Fleet([Machine(index) for index in others], 5.0)
+    rng = np.random.default_rng(2)
+    some = [np.packbits(rng.random(each.slots * PIXELS) < 0.01, bitorder="little") for each in one.segments]
+    none = [None if n % 2 else bits * np.uint8(n % 4 > 0) for n, bits in enumerate(some)]
+    for queries, count, probes, allowed, segments in (
+        (3, 50, 4, None, None), (20, 7, 16, None, None), (2, 300, 16, some, None), (2, 9, 2, none, [0, 2, 3]),
+    ):  # fmt: skip
+        asked = directions(built, queries), count, probes, allowed, segments
+        spread = SpreadIndex(first, fleet)
+        assert told(spread, *asked) == told(one, *asked)
+        assert spread.missing == ()
+
+
+def test_shards_that_nobody_answers_for_are_missing_by_name_and_the_rest_is_as_it_was(built: Built) -> None:
+    one, share = opened(built, ALL), Share.parse("0/2")
+    machine = Machine(opened(built, Share.parse("1/2")), Unavailable("cannot be reached."))
+    spread = SpreadIndex(opened(built, share), Fleet([machine], 5.0))
+    asked = directions(built, 2), 30, 4
+    mine = opened(built, share).held
+    assert 0 < len(mine) < len(one.segments)
+    assert told(spread, *asked) == told(one, *asked, None, mine)
+    assert spread.missing == tuple(sorted(each.name for each in one.segments if each.number not in mine))
+    alone = SpreadIndex(opened(built, Share.parse("none")), Fleet([machine], 5.0))
+    assert told(alone, *asked) == told(one, *asked, None, [])
+    assert len(alone.missing) == len(one.segments)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"identity": ModelIdentity("fake", "2", "test")}, IdentityMismatch),
+        ({"window": Window.year(2023)}, Conflict),
+        ({"level": 8}, Conflict),
+        ({"dataset": "e"}, Conflict),
+    ],
+)
+def test_an_index_of_something_else_is_refused_by_both_names(
+    built: Built, change: dict[str, Any], kind: type[SmaltiError]
+) -> None:
+    index = opened(built, ALL)
+    question = Proposing(replace(name_of(index.manifest), **change), directions(built, 1), 3, 2, {"s-x": 1}, {})
+    with pytest.raises(kind) as error:
+        candidates_for(question.to_bytes(("s-x",)), lambda _: index)
+    assert all(str(value) in str(error.value) for value in change.values())
+    assert str(index.manifest.identity) in str(error.value)
+    with pytest.raises(NotFound):
+        candidates_for(question.to_bytes(("s-x",)), lambda _: None)
+
+
+def test_a_machine_that_is_a_generation_ahead_answers_for_what_did_not_change(built: Built) -> None:
+    one, share = opened(built, ALL), Share.parse("none")
+    number = next(n for n, each in enumerate(one.segments) if each.slots == 1)
+    segment = one.segments[number]
+    record = replace(segment.record, blocks=((segment.record.blocks[0][0], ""),))
+    ahead = replace(one, segments=tuple(replace(e, record=record) if e is segment else e for e in one.segments))
+    spread = SpreadIndex(opened(built, share), Fleet([Machine(ahead)], 5.0))
+    asked = directions(built, 2), 30, 4
+    rest = [each.number for each in one.segments if each is not segment]
+    assert told(spread, *asked) == told(one, *asked, None, rest)
+    assert spread.missing == (segment.name,), "else pixels of that block would be lost in silence"
+    none = [None if each is not segment else np.zeros(PIXELS // 8, np.uint8) for each in one.segments]
+    again = SpreadIndex(opened(built, share), Fleet([Machine(ahead)], 5.0))
+    assert told(again, *asked, none) == told(one, *asked, none)
+    assert again.missing == (), "of what is not asked for nothing is missing"
+
+
+def test_a_time_that_is_over_is_not_asked_for(built: Built) -> None:
+    share = Share.parse("none")
+    machine = Machine(opened(built, ALL))
+    spread = SpreadIndex(opened(built, share), Fleet([machine], 5.0), Deadline(1.0, 0.0))
+    with pytest.raises(Unavailable, match="longer than the 1 seconds"):
+        spread.propose(directions(built, 1), 3, 2)
+    assert not machine.asked
