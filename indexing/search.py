@@ -26,6 +26,7 @@ from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, l
 from indexing.question import Hit, Question, RangeQuestion, RangeResult, SearchResult
 from indexing.ranges import any_of, counted
 from indexing.refining import refined
+from indexing.spread import SpreadIndex
 from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.grid import Block
@@ -296,7 +297,9 @@ class Searcher:
             if not exact:
                 raise
             index = None
-        return Finder(self._reader, at, index, self._limits, question.deadline, scales=euclidean, exact=exact)
+        spread = index is not None and len(index.held) < len(index.segments)
+        asked = SpreadIndex(index, self._fleet, question.deadline) if index is not None and spread else index
+        return Finder(self._reader, at, asked, self._limits, question.deadline, scales=euclidean, exact=exact)
 
     def _told(self, question: Question, at: Snapshot, found: Found) -> SearchResult:
         return SearchResult(

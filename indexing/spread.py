@@ -23,11 +23,13 @@ from indexing.proposals import Proposal
 from indexing.segment import Segment
 from indexing.shards import Candidates, IndexName, Proposing
 from service.deadline import Deadline
+from service.errors import Unavailable
 from service.grid import Block
 from service.queries import norms_of
 from service.values import Float32Array, Int8Array, Int64Array, UInt8Array
 
 _HERE: Final = -1
+_NAMED: Final = 3
 
 
 def name_of(manifest: IndexManifest) -> IndexName:
@@ -89,7 +91,7 @@ class SpreadIndex:
         """See `OpenedIndex.propose`; shards that nobody answers for are left out, and noted.
 
         Raises:
-            Unavailable: The time for the question is over.
+            Unavailable: The time for the question is over, or nobody answers for any of them.
         """
         chosen = range(len(self.segments)) if segments is None else segments
         held = set(self._index.held)
@@ -106,6 +108,12 @@ class SpreadIndex:
             None if self._deadline is None else self._deadline.left,
         )
         self._missing.update(missing)
+        if not mine and len(missing) == len(theirs):
+            raise Unavailable(
+                f"none of the {len(missing)} shards of this index can be asked: {', '.join(missing[:_NAMED])}"
+                f"{' and others' if len(missing) > _NAMED else ''}.",
+                remedy="Start the servers that hold them; see the log for what is wrong with each.",
+            )
         return self._merged(ours, answers, len(directions), count)
 
     def ids(self, proposal: Proposal) -> Int64Array:
