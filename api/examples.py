@@ -14,6 +14,7 @@ from api.likeness import Examples
 from api.schemas import Geometry
 from api.state import State
 from indexing.averages import MAX_BLOCKS, Average
+from indexing.medoids import SAMPLE, medoids
 from service.colour import VectorView
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded, NotFound, OutsideBounds
@@ -21,7 +22,7 @@ from service.footprint import ByIdentity
 from service.plan import Source
 from service.polygons import MAX_PIECES, Polygon
 from service.queries import MAX_EXAMPLES, Query
-from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Int64Array, ModelIdentity, Window
+from service.values import OUTSIDE, STATUS_NAMES, VALID, Float32Array, Float64Array, Int64Array, ModelIdentity, Window
 
 MAX_AVERAGED: Final = 4_000_000
 """Pixels that the polygons of one request may hold: some seconds."""
@@ -164,24 +165,43 @@ class _Looking:
         return np.concatenate([np.empty((0, self.at.dataset.store.dims), np.float32), *parts])
 
     def _of(self, polygon: Polygon, field: str) -> Float32Array:
-        average = self.state.searcher(self.at.dataset).average(
+        searcher, euclidean = self.state.searcher(self.at.dataset), self.examples.metric == "euclidean"
+        average = searcher.average(
             self.at.window, polygon, self.pixels, field,
-            blocks=self.blocks, pieces=self.pieces, deadline=self.deadline,
+            blocks=self.blocks, pieces=self.pieces, deadline=self.deadline, scaled=euclidean,
         )  # fmt: skip
         if not average.pixels:
             raise _no_vector(average, self.at.window, field)
         self.pixels -= average.inside
         self.blocks -= average.blocks
         self.pieces -= average.pieces
-        return average.vector[None]
+        if self.examples.polygons_as == "mean":
+            return average.vector[None]
+        if self.examples.polygons_as == "all":
+            return searcher.pixels_in(self.at.window, polygon, self.share, field, self.deadline)
+        some = searcher.pixels_in(self.at.window, polygon, SAMPLE, field, self.deadline)
+        return some[medoids(some.astype(float) if euclidean else _directions(some))[: self.share]]
+
+    @property
+    def share(self) -> int:
+        """Examples that each polygon may give where each of its pixels is one."""
+        asked = self.examples
+        drawn = len(asked.polygons) + len(asked.against_polygons)
+        others = sum(len(getattr(asked, name)) for name in (*_POINTS, *_VECTORS))
+        return (MAX_EXAMPLES - others) // drawn
+
+
+def _directions(vectors: Float32Array) -> Float64Array:
+    wide = vectors.astype(np.float64)
+    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), np.float64)
 
 
 def _no_vector(average: Average, window: Window, field: str) -> NotFound:
     remedy = "GET /datasets/{dataset}/{window}/coverage tells where there are vectors."
     if not average.inside:
         return NotFound(f"holds the centre of no pixel that {window} has.", field=field, remedy=remedy)
-    why = ", ".join(STATUS_NAMES[int(status)] for status in average.statuses) or "they have no direction"
-    message = f"none of its {average.inside:,} pixels holds a vector in {window}: {why}."
+    why = ", ".join(STATUS_NAMES[int(status)] for status in average.statuses)
+    message = f"none of its {average.inside:,} pixels holds a vector in {window}{': ' if why else ''}{why}."
     return NotFound(message, field=field, remedy=remedy)
 
 

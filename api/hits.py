@@ -65,6 +65,8 @@ class Searched(BaseModel):
     recall: float | None = Field(description="share of the true 10 best that the index finds; 1: exact; null: unknown")
     scanned: int = Field(description="pixels that were scored one by one")
     candidates: int = Field(description="pixels that the index proposed")
+    probes: int = Field(description="lists of the index that were looked into")
+    stale: int = Field(description="`level` above 1: blocks looked at that are older than the pixels below them")
     partial: bool = Field(description="whether shards of the index did not answer")
     missing: list[str] = Field(description="their names")
 
@@ -84,7 +86,10 @@ class SearchAnswer(BaseModel):
     recall: float | None = Field(description="the least of all windows; null: of one it is not known")
     partial: bool = Field(description="whether shards of an index did not answer, so that hits may be missing")
     missing: list[str] = Field(description="their names")
+    spacing: float = Field(description="metres between any two hits of a window, at least")
     searched: list[Searched] = Field(description="each window, in the order asked")
+    wanted: int = Field(description="examples for that the query was made of")
+    unwanted: int = Field(description="examples against")
     query: str = Field(description="id of the query; POST /queries with the same examples saves it under this id")
     saved: bool = Field(description="whether it is saved, so that view=similarity:{query} works")
     features: list[HitFeature]
@@ -148,7 +153,10 @@ class Found:
             "recall": self.recall,
             "partial": bool(self.missing),
             "missing": self.missing,
+            "spacing": self.question.spacing,
             "searched": [_searched(at, result) for at, result in self.windows],
+            "wanted": len(self.question.query.wanted),
+            "unwanted": len(self.question.query.unwanted),
             "query": self.question.query.id,
             "saved": self.saved,
             "features": [feature(at, hit, rank) for rank, (at, hit) in enumerate(self.hits, 1)],
@@ -238,6 +246,8 @@ def _searched(at: DatasetWindow, result: SearchResult) -> Mapping[str, Any]:
         "recall": result.recall,
         "scanned": result.scanned,
         "candidates": result.candidates,
+        "probes": result.probes,
+        "stale": result.stale,
         "partial": result.partial,
         "missing": list(result.missing),
     }

@@ -78,11 +78,6 @@ class Examples(Strict):
         """Whether there is anything to look for."""
         return bool(self.points or self.vectors or self.polygons)
 
-    @property
-    def unwanted(self) -> bool:
-        """Whether anything is not to be like."""
-        return bool(self.against or self.against_vectors or self.against_polygons)
-
 
 class Filters(Strict):
     """Which pixels may be hits."""

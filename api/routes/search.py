@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from api.catalogue import DatasetWindow
 from api.forms import MEDIA, chosen
 from api.hits import Found, SearchAnswer
-from api.likeness import HitForm, SearchBody, SearchParams
+from api.likeness import HitForm, RangeBody, SearchBody, SearchParams, TableForm
 from api.params import dataset_window
 from api.problems import documented
-from api.questions import asked, body_of
+from api.questions import asked, body_of, counted
+from api.ranges import Ranges, RangesAnswer
 from api.security import require
 from api.state import State, get_state
-from indexing.question import Question, SearchResult
+from indexing.question import Question, RangeQuestion, RangeResult, SearchResult
 from service.errors import NotFound
 
 router = APIRouter(tags=["likeness"], dependencies=[Depends(require("read"))])
@@ -27,6 +28,10 @@ _SAME: Final = " What is the same for all rows is told by headers as well"
 _ROW: Final = (
     "a row a hit: rank, score, distance (Euclidean), lon, lat, status, zone, window, dataset, model, revision, engine, "
     "recall, partial."
+)
+_COUNTS: Final = (
+    "a row an area of a window: window, area (-1: everywhere), inside, valid, alike, hectares, valid_hectares, "
+    "dataset, model, revision, engine."
 )
 
 
@@ -50,6 +55,7 @@ def _answers(model: type[BaseModel], row: str) -> dict[int | str, dict[str, Any]
 
 _HITS: Final = _answers(SearchAnswer, _ROW)
 _HIT_FORMS: Final = get_args(HitForm)
+_TABLE_FORMS: Final = get_args(TableForm)
 _FORM: Final = "form of the answer; absent: by Accept, else "
 
 
@@ -76,6 +82,26 @@ def search_by_examples(
     return _found(state, at, body, chosen(f, request.headers.get("accept"), _HIT_FORMS))
 
 
+@router.post(
+    "/datasets/{dataset}/{window}/search/areas",
+    response_class=JSONResponse,
+    responses=_answers(RangesAnswer, _COUNTS),
+)
+def measure(
+    request: Request,
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    state: Annotated[State, Depends(get_state)],
+    body: RangeBody,
+    f: Annotated[TableForm | None, Param(description=f"{_FORM}json. Tables hold counts and no hits")] = None,
+) -> Response:
+    """How many pixels and hectares of some areas are like some examples: each pixel is compared. Saves nothing."""
+    form = chosen(f, request.headers.get("accept"), _TABLE_FORMS)
+    questions = counted(state, at, body)
+    found = tuple((one, _count(state, one, question)) for one, question in questions)
+    first = questions[0][1]
+    return Ranges(at, first, _is_saved(state, first.query.id), found).told(form)
+
+
 def _found(state: State, at: DatasetWindow, body: SearchBody, form: HitForm) -> Response:
     questions = asked(state, at, body)
     found = tuple((one, _search(state, one, question)) for one, question in questions)
@@ -86,6 +112,11 @@ def _found(state: State, at: DatasetWindow, body: SearchBody, form: HitForm) -> 
 def _search(state: State, at: DatasetWindow, question: Question) -> SearchResult:
     searcher = state.searcher(at.dataset)
     return state.watch.search(at.dataset.id, at.window, question.k, lambda: searcher.search(question))
+
+
+def _count(state: State, at: DatasetWindow, question: RangeQuestion) -> RangeResult:
+    searcher = state.searcher(at.dataset)
+    return state.watch.count(at.dataset.id, at.window, lambda: searcher.count(question))
 
 
 def _is_saved(state: State, key: str) -> bool:

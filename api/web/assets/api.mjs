@@ -49,6 +49,7 @@ export const fitBasis = (dataset, more = {}) => post("/bases", { dataset, ...mor
 export const legend = (dataset, window, view) => ask(`${at(dataset, window)}/legend?${view}`, { quiet: true });
 export const vectors = (dataset, window, points) => post(`${at(dataset, window)}/vectors`, { points });
 export const search = (dataset, window, body, signal) => post(`${at(dataset, window)}/search`, body, { signal });
+export const measure = (dataset, window, body, signal) => post(`${at(dataset, window)}/search/areas`, body, { signal, quiet: true });
 export const saveQuery = (body, signal) => post("/queries", body, { signal });
 export const query = (id) => ask(`/queries/${encodeURIComponent(id)}`);
 export const askArea = (body) => post("/areas", body);

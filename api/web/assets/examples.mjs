@@ -53,9 +53,9 @@ export function hectares(ring) {
 
 function purpose() {
   const radio = (value, text) => el("label", {}, el("input", { type: "radio", name: "use", value, ...(state.use === value ? { checked: true } : {}),
-    onchange: () => set({ use: value, ...(value === "example" ? { view: "similarity" } : {}) }) }), el("span", { text }));
+    onchange: () => set({ use: value, ...(value === "within" ? {} : { view: "similarity" }) }) }), el("span", { text }));
   return el("li", { class: "purpose" }, el("fieldset", { class: "segments" }, el("legend", { class: "unseen", text: "What the area is for" }),
-    radio("within", "search in it"), radio("example", "use its average")));
+    radio("within", "search in it"), radio("example", "like it"), radio("counter", "not like it")));
 }
 
 function mark(point, kind, label) {
@@ -77,11 +77,16 @@ export function render() {
   show($("find-hint"), !asks());
   options($("k"), HITS.map((n) => [String(n), String(n)]), String(state.k));
   options($("apart"), APART.map((m) => [String(m), m === 0 ? "any" : m < 1000 ? `${m} m` : `${m / 1000} km`]), String(state.apart));
+  $("metric").value = state.metric;
+  $("exact").checked = Boolean(state.exact);
 }
 
 export function wire() {
   $("modes").addEventListener("change", (event) => arm(event.target.value));
   $("k").addEventListener("change", ({ target }) => set({ k: Number(target.value) }));
   $("apart").addEventListener("change", ({ target }) => set({ apart: Number(target.value) }));
+  $("metric").addEventListener("change", ({ target }) => set({ metric: target.value }));
+  $("exact").addEventListener("change", ({ target }) => set({ exact: target.checked ? "1" : "" }));
+  $("how").open = state.metric !== "cosine" || Boolean(state.exact);
   $("clear").addEventListener("click", () => { clear(); arm("new"); });
 }

@@ -60,13 +60,21 @@ function declutter() {
 }
 
 function words() {
-  const { hits, answer, asked } = found;
+  const { hits, answer } = found;
   if (found.state === "searching") return "Looking …";
   if (found.state !== "found") return "";
   if (!hits.length) return state.area.length && state.use === "within" ? "Nothing embedded lies in this area." : "No pixel to compare with.";
-  const how = answer.engine === "exact" ? "every pixel compared" : "index, scored exactly";
-  const short = state.apart && hits.length < state.k ? ` The best ${asked.toLocaleString("en")} pixels lie in no more places than these.` : "";
-  return `${count(hits.length, "place")} in ${answer.window}: ${how}.${short}`;
+  const short = hits.length < state.k ? (state.apart ? " There are no more so far apart." : " There are no more.") : "";
+  const gone = answer.partial ? ` ${count(answer.missing.length, "part")} of the index did not answer: there may be better ones.` : "";
+  return `${count(hits.length, "place")} in ${answer.window}: ${how(answer)}.${short}${gone}`;
+}
+
+// What was done, as the server tells it: nobody should take candidates for everything.
+function how({ engine, recall, searched }) {
+  const scanned = searched.reduce((sum, one) => sum + one.scanned, 0);
+  if (engine === "exact") return `each of ${count(scanned, "pixel")} compared`;
+  const finds = recall === null ? "by the index" : `by an index that finds ${(100 * recall).toFixed(1).replace(/\.0$/, "")} % of the best ten`;
+  return engine === "index" ? `${finds}, scored exactly` : `${finds}, and what changed since pixel by pixel; scored exactly`;
 }
 
 // Whoever works with the keyboard stays where they were, though the list is made anew.

@@ -55,7 +55,7 @@ const WORDS = {
   observations: ["seldom seen", "often seen"],
 };
 const UNITS = {
-  similarity: () => "cosine with the examples",
+  similarity: ({ unit }) => (unit === "cosine" ? "cosine with the examples" : unit),
   change: () => `1 − cosine of ${state.other} and ${state.window}`,
   observations: ({ text }) => text.split(".")[0],
   bands: ({ bands }) => `number ${bands[0]} of the ${current().dims}, as stored`,

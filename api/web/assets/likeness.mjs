@@ -5,11 +5,10 @@ import { current } from "./catalogue.mjs";
 import { on, set, state } from "./state.mjs";
 
 const EARTH_KM = 6371.0088;
-const SPARE = 100; // hits asked for each one wanted, where they must lie apart
 const radians = (degrees) => (degrees * Math.PI) / 180;
 
 export const limits = { hits: 1000 }; // the server's own, once it has told
-export const found = { state: "none", hits: [], asked: 0, error: null, answer: null };
+export const found = { state: "none", hits: [], error: null, answer: null };
 const listeners = [];
 export const onFound = (listener) => listeners.push(listener);
 const tell = (changes) => { Object.assign(found, changes); listeners.forEach((listener) => listener(found)); };
@@ -23,7 +22,7 @@ export async function giveVectors(vectors, model) {
   set({ query: id, like: [], unlike: [], area: [], at: [], view: "similarity" });
 }
 
-async function recall() {
+export async function recall() {
   const id = state.query;
   if (!id || uploaded.id === id) return;
   if (id === UNSAVED) throw new api.Refusal(0, { detail: "The uploaded series of this link was not saved.", remedy: "Upload it again." });
@@ -35,15 +34,18 @@ async function recall() {
 export const barren = () => found.state === "refused" && found.error.status === 404;
 
 export const polygon = (ring) => ({ type: "Polygon", coordinates: [[...ring, ring[0]]] });
-const averaged = () => state.area.length > 2 && state.use === "example";
+const drawn = (use) => state.area.length > 2 && state.use === use;
+const averaged = () => drawn("example");
 export const asks = () => state.like.length > 0 || averaged() || Boolean(state.query);
 
 // Only what is said: an older server refuses members it does not know.
-function examples() {
+export function examples() {
   const body = { points: state.like };
   if (state.unlike.length) body.against = state.unlike;
   if (averaged()) body.polygons = [polygon(state.area)];
+  if (drawn("counter")) body.against_polygons = [polygon(state.area)];
   if (state.query) Object.assign(body, { vectors: uploaded.vectors, model: uploaded.model });
+  if (state.metric !== "cosine") body.metric = state.metric;
   return body;
 }
 
@@ -51,7 +53,8 @@ const views = new Map();
 // What `view=` of a window's tiles takes. One example is its own name; more are saved first.
 export async function similarityView(window) {
   if (!asks()) return null;
-  if (state.like.length === 1 && !state.unlike.length && !averaged() && !state.query) {
+  const { points, ...more } = examples();
+  if (points.length === 1 && !Object.keys(more).length) {
     return `similarity:${state.like[0].map((n) => Number(n.toFixed(6))).join(",")}`;
   }
   await recall();
@@ -90,19 +93,8 @@ export function origin() {
   return [0, 1].map((axis) => state.area.reduce((sum, corner) => sum + corner[axis], 0) / state.area.length);
 }
 
-// The best hits that lie apart, so that ten hits are ten places and not ten pixels of one field.
-function spread(features) {
-  const kept = [];
-  for (const { geometry, properties } of features) {
-    const at = geometry.coordinates;
-    if (kept.length >= state.k) break;
-    const near = (other) => kilometres(other, at) * 1000 < state.apart;
-    if (state.apart && (state.like.some(near) || kept.some((hit) => near(hit.at)))) continue;
-    const from = origin();
-    kept.push({ at, score: properties.score, km: from && kilometres(from, at), rank: kept.length + 1 });
-  }
-  return kept;
-}
+const placed = ({ geometry: { coordinates: at }, properties: { score, rank } }) =>
+  ({ at, score, rank, km: origin() && kilometres(origin(), at) });
 
 let running = null;
 export async function search() {
@@ -112,18 +104,19 @@ export async function search() {
   tell({ state: "searching", error: null });
   try {
     await recall();
-    const k = state.apart ? Math.min(limits.hits, state.k * SPARE) : state.k;
-    const body = { ...examples(), k, exclude_examples: true };
-    if (state.area.length > 2 && state.use === "within") body.within = polygon(state.area);
+    const body = { ...examples(), k: Math.min(limits.hits, state.k), exclude_examples: true };
+    if (state.apart) body.spacing = state.apart;
+    if (state.exact) body.exact = true;
+    if (drawn("within")) body.within = polygon(state.area);
     const answer = await api.search(state.dataset, state.window, body, mine.signal);
     if (mine.signal.aborted) return;
-    tell({ state: "found", answer, asked: k, hits: spread(answer.features) });
+    tell({ state: "found", answer, hits: answer.features.map(placed) });
   } catch (error) {
     if (!mine.signal.aborted) tell({ state: "refused", hits: [], error, answer: null });
   }
 }
 
-export const watchLikeness = () => on(["dataset", "window", "like", "unlike", "area", "use", "query", "k", "apart"], search);
+export const watchLikeness = () => on(["dataset", "window", "like", "unlike", "area", "use", "query", "metric", "k", "apart", "exact"], search);
 
 // A click: a new question, or one more example.
 export function ask(point, mode) {

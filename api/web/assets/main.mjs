@@ -14,6 +14,7 @@ import * as inspector from "./inspect.mjs";
 import { paint, refresh } from "./layers.mjs";
 import { explain } from "./legend.mjs";
 import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
+import * as measure from "./measure.mjs";
 import * as looks from "./looks.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
@@ -24,7 +25,7 @@ import * as sheet from "./sheet.mjs";
 import * as upload from "./upload.mjs";
 
 const LAND_WAIT_MS = 250;
-const SHOWS = ["dataset", "window", "view", "basis", "bands", "sensor", "most", "contrast", "gamma", "colormap", "threshold", "least", "other", "like", "unlike", "query", "use"];
+const SHOWS = ["dataset", "window", "view", "basis", "bands", "sensor", "most", "contrast", "gamma", "colormap", "threshold", "least", "other", "like", "unlike", "query", "use", "metric"];
 
 function redraw() {
   paint(map, state.window);
@@ -55,7 +56,7 @@ function followChoices() {
   on(SHOWS, redraw);
   on(["swipe"], compare.render);
   on(["opacity"], () => { paint(map, state.window); compare.render(); });
-  on(["like", "unlike", "area", "use", "query", "at", "k", "apart"], examples.render);
+  on(["like", "unlike", "area", "use", "query", "at", "k", "apart", "metric", "exact"], examples.render);
   on(["area"], () => draw.render());
   watchLikeness();
 }
@@ -77,6 +78,7 @@ async function begin() {
   choose.fillBases();
   examples.render();
   draw.render();
+  measure.render();
   places.render();
   onCatalogue((dataset, changed) => {
     if (!begun) follow();
@@ -101,7 +103,7 @@ api.settings().then(({ basemap, max_hits }) => {
   limits.hits = max_hits;
   if (basemap) ready.then(() => { addBasemap(map, basemap); compare.useBasemap(basemap); });
 }, () => {});
-for (const part of [choose, looks, compare, draw, examples, hits, inspector, upload, sheet, places]) part.wire();
+for (const part of [choose, looks, compare, draw, examples, hits, inspector, measure, upload, sheet, places]) part.wire();
 keys.wire(pick, whole);
 addControls(whole);
 watchLoading(map);

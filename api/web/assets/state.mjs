@@ -39,10 +39,12 @@ const KEYS = {
   like: [points, []],
   unlike: [points, []],
   area: [points, []],
-  use: [among("within", "example"), "within"], // the area: search within it, or its average is an example
+  use: [among("within", "example", "counter"), "within"], // the area: search within it, or its average is an example, or a counterexample
   query: [text(), ""], // id of uploaded examples
   k: [among(...HITS), 10],
   apart: [among(...APART), 100], // metres between hits
+  metric: [among("cosine", "euclidean"), "cosine"],
+  exact: [among("1"), ""], // every pixel compared, whatever the index says
   at: [points, []], // the pixel looked at
 };
 
