@@ -42,7 +42,7 @@ def some_of(drawn: Drawn, read: Reader, count: int) -> Int64Array:
         mask = drawn.mask(block)
         if mask.any():
             cells = np.flatnonzero(mask & (read(block).norms > 0))
-            ids.append(ids_at(np.int64(first_id(block)), cells))
+            ids.append(ids_at(np.array([first_id(block)]), cells))
     every = np.concatenate(ids)
     if len(every) <= count:
         return np.sort(every)
@@ -68,7 +68,7 @@ def medoids(vectors: Float64Array, count: int = MEDOIDS) -> Int64Array:
 
 def _begun(vectors: Float64Array, count: int) -> Float64Array:
     rng = np.random.default_rng(_SEED)
-    chosen = vectors[_squares(vectors, vectors.mean(axis=0)[None])[:, 0].argmin()][None]
+    chosen: Float64Array = vectors[_squares(vectors, vectors.mean(axis=0)[None])[:, 0].argmin()][None]
     while len(chosen) < count:
         far = _squares(vectors, chosen).min(axis=1)
         if far.max() <= _ALIKE * np.square(vectors).max():
