@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,6 @@ from service.grid import Block
 from service.queries import norms_of
 from service.values import Float32Array, Int8Array, Int64Array, UInt8Array
 
-_HERE: Final = -1
 _NAMED: Final = 3
 
 
@@ -45,17 +45,21 @@ class Table:
     segment: Int64Array
     position: Int64Array
     estimate: Float32Array
-    row: Int64Array
-    """Where among those that came from elsewhere; `_HERE` of our own."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Gathered(Proposal):
-    """A proposal some of whose pixels came with their codes."""
+class _Sent:
+    """Pixels that came from other machines with their codes."""
 
-    row: Int64Array
+    keys: Int64Array
+    """(n,) ascending, each once: see `_keys`."""
     codes: Int8Array
     scales: Float32Array
+
+    def joined(self, keys: Int64Array, codes: Int8Array, scales: Float32Array) -> _Sent:
+        """These and others."""
+        every, first = np.unique(np.concatenate([self.keys, keys]), return_index=True)
+        return _Sent(every, np.concatenate([self.codes, codes])[first], np.concatenate([self.scales, scales])[first])
 
 
 class SpreadIndex:
@@ -71,6 +75,8 @@ class SpreadIndex:
         self._index, self._fleet, self._deadline = index, fleet, deadline
         self._name = name_of(index.manifest)
         self._missing: set[str] = set()
+        dims = index.manifest.parameters.dims
+        self._sent = _Sent(np.empty(0, np.int64), np.empty((0, dims), np.int8), np.empty(0, np.float32))
         self.manifest = index.manifest
         self.segments: tuple[Segment, ...] = index.segments
         self.generation: Path = index.generation
@@ -114,7 +120,8 @@ class SpreadIndex:
                 f"{' and others' if len(missing) > _NAMED else ''}.",
                 remedy="Start the servers that hold them; see the log for what is wrong with each.",
             )
-        return self._merged(ours, answers, len(directions), count)
+        tables = [table_of(ours), *(self._table(found, believed) for found, believed in answers)]
+        return self._merged(tables, len(directions), count)
 
     def ids(self, proposal: Proposal) -> Int64Array:
         """(n,) pixel ids of candidates."""
@@ -122,16 +129,16 @@ class SpreadIndex:
 
     def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
         """See `OpenedIndex.rows`."""
-        if not isinstance(proposal, _Gathered):
-            return self._index.rows(proposal)
-        here = proposal.row == _HERE
+        here = np.isin(proposal.segment, self._index.held)
         ids = self.ids(proposal)
-        codes = np.empty((len(ids), proposal.codes.shape[1]), np.int8)
+        codes = np.empty((len(ids), self._sent.codes.shape[1]), np.int8)
         norms, scales = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
         own = Proposal(proposal.segment[here], proposal.position[here], proposal.estimate[here])
         _, codes[here], norms[here], scales[here] = self._index.rows(own)
-        there = proposal.row[~here]
-        codes[~here], scales[~here] = proposal.codes[there], proposal.scales[there]
+        there = np.searchsorted(
+            self._sent.keys, _keys(proposal.segment[~here].astype(np.int64), proposal.position[~here])
+        )
+        codes[~here], scales[~here] = self._sent.codes[there], self._sent.scales[there]
         norms[~here] = norms_of(codes[~here])
         return ids, codes, norms, scales
 
@@ -169,43 +176,25 @@ class SpreadIndex:
         slots = {self.segments[n].name: self.segments[n].slots for n in theirs}
         return Proposing(self._name, directions, count, probes, slots, masks)
 
-    def _merged(
-        self,
-        ours: Sequence[Proposal],
-        answers: Sequence[tuple[Candidates, frozenset[str]]],
-        queries: int,
-        count: int,
-    ) -> list[Proposal]:
-        """The first `count` of what all propose for each direction, equal estimates in the order of pixels."""
+    def _table(self, found: Candidates, believed: frozenset[str]) -> Table:
+        """What a peer proposes of the shards that it is believed for; its codes are kept."""
         numbers = {segment.name: segment.number for segment in self.segments}
-        tables, codes, scales, rows = [table_of(ours)], [], [], 0
-        for found, believed in answers:
-            keep = np.array([name in believed for name in found.asked], bool)[found.shard]
-            segment = np.array([numbers[name] for name in found.asked], np.int64)[found.shard]
-            row = rows + np.arange(int(keep.sum()))
-            tables.append(Table(found.query[keep], segment[keep], found.position[keep], found.estimate[keep], row))
-            codes.append(found.codes[keep])
-            scales.append(found.scales[keep])
-            rows += len(row)
-        columns = {name: np.concatenate([getattr(each, name) for each in tables]) for name in Table.__annotations__}
-        ids = self._ids(columns["segment"], columns["position"])
-        order = np.lexsort((ids, columns["estimate"], columns["query"]))
-        ends = np.searchsorted(columns["query"][order], np.arange(queries + 1))
-        dims = self.manifest.parameters.dims
-        sent = (
-            np.concatenate([np.empty((0, dims), np.int8), *codes]),
-            np.concatenate([np.empty(0, np.float32), *scales]),
+        keep = np.array([name in believed for name in found.asked], bool)[found.shard]
+        segment = np.array([numbers[name] for name in found.asked], np.int64)[found.shard[keep]]
+        position = found.position[keep]
+        self._sent = self._sent.joined(_keys(segment, position), found.codes[keep], found.scales[keep])
+        return Table(found.query[keep], segment, position, found.estimate[keep])
+
+    def _merged(self, tables: Sequence[Table], queries: int, count: int) -> list[Proposal]:
+        """The first `count` of what all propose for each direction, equal estimates in the order of pixels."""
+        query, segment, position, estimate = (
+            np.concatenate([getattr(table, name) for table in tables])
+            for name in ("query", "segment", "position", "estimate")
         )
-        out: list[Proposal] = []
-        for query in range(queries):
-            part = order[ends[query] : min(ends[query] + count, ends[query + 1])]
-            out.append(
-                _Gathered(
-                    columns["segment"][part].astype(np.int32), columns["position"][part], columns["estimate"][part],
-                    columns["row"][part], *sent,
-                )
-            )  # fmt: skip
-        return out
+        order = np.lexsort((self._ids(segment, position), estimate, query))
+        ends = np.searchsorted(query[order], np.arange(queries + 1)).tolist()
+        parts = [order[start : min(start + count, end)] for start, end in pairwise(ends)]
+        return [Proposal(segment[part].astype(np.int32), position[part], estimate[part]) for part in parts]
 
     def _ids(self, segment: Int64Array, position: Int64Array) -> Int64Array:
         ids = np.empty(len(position), np.int64)
@@ -221,4 +210,9 @@ def table_of(found: Sequence[Proposal]) -> Table:
     segment = np.concatenate([np.empty(0, np.int64), *(each.segment for each in found)])
     position = np.concatenate([np.empty(0, np.int64), *(each.position for each in found)])
     estimate = np.concatenate([np.empty(0, np.float32), *(each.estimate for each in found)])
-    return Table(np.repeat(np.arange(len(found)), sizes), segment, position, estimate, np.full(sum(sizes), _HERE))
+    return Table(np.repeat(np.arange(len(found)), sizes), segment, position, estimate)
+
+
+def _keys(segment: Int64Array, position: Int64Array) -> Int64Array:
+    """(n,) int64, one for each pixel of an index."""
+    return np.asarray(segment << 32 | position, np.int64)
