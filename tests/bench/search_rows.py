@@ -55,17 +55,18 @@ class Spent:
 
 
 def taking_turns(
-    ways: Mapping[str, Callable[[int], Any]], turns: int, calls: Mapping[str, int] | None = None
+    ways: Mapping[str, Callable[[int], Any]], turns: int, calls: Mapping[str, int] | None = None, *, first: bool = True
 ) -> dict[str, Spent]:
-    """What the calls of each way took, in turn; the first call of each is not counted.
+    """What the calls of each way took, in turn.
 
     Args:
         ways: What each does, given the number of the call.
         turns: How many.
         calls: How often a way is called a turn, where not once.
+        first: Whether each is called once before, uncounted.
     """
     spent = {name: Spent() for name in ways}
-    for way in ways.values():
+    for way in ways.values() if first else ():
         way(0)
     for _ in range(turns):
         for name, way in ways.items():
