@@ -23,7 +23,7 @@ def candidates_for(message: bytes, index_of: Callable[[IndexName], OpenedIndex |
         index_of: Finds what is here of an index by dataset, window and level.
 
     Raises:
-        InvalidInput, LimitExceeded, Corrupt: It is no question, or asks for too much.
+        InvalidInput, LimitExceeded: It is no question, or asks for too much.
         NotFound: There is no such index here.
         IdentityMismatch, Conflict: It is of another model, or another training. Names both.
     """

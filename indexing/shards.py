@@ -145,10 +145,13 @@ class Proposing:
         """The question as it came from another machine, and which shards it is about.
 
         Raises:
-            InvalidInput, Corrupt: It is none.
+            InvalidInput: It is none.
             LimitExceeded: It asks for too much.
         """
-        head, arrays = unpacked(message, _ASKED)
+        try:
+            head, arrays = unpacked(message, _ASKED)
+        except Corrupt as error:
+            raise InvalidInput(error.message, field="body") from None
         slots, count, probes = _slots(head.get("shards")), head.get("count"), head.get("probes")
         directions = arrays["directions"]
         if type(count) is not int or type(probes) is not int or count < 1 or not 1 <= probes <= _MAX_PROBES:
