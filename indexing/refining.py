@@ -9,7 +9,7 @@ import numpy as np
 
 from indexing.areas import Within
 from indexing.finding import Finder, Found
-from indexing.ids import cols_of, rows_of, zones_of
+from indexing.ids import cols_of, pixel_ids, rows_of, zones_of
 from indexing.question import Question, Where
 from service.grid import Block
 from service.values import BLOCK, BoolArray, Int64Array
@@ -36,9 +36,16 @@ def refined(question: Question, coarse: Finder, fine: Finder) -> Found:
     where = Where(question.where.area, question.where.inside, question.where.outside)  # counts are those of 10 m
     asked = replace(question, where=where, own=None, spacing=0.0)
     found = coarse.best(asked, coarse.within(where), max(_CELLS * question.k, _LEAST_CELLS))
-    cells = _cells(found.top.ids, question.level, within)
+    first = np.empty(0, np.int64) if question.own is None else _above(question.own, question.level)
+    cells = _cells(np.concatenate([first, found.top.ids]), question.level, within)
     only = within.only(lambda block: _below(cells[block], block, question.level), frozenset(cells))
     return replace(fine.spaced(below, only).after(found), engine=found.engine, recall=None)
+
+
+def _above(own: Int64Array, level: int) -> Int64Array:
+    """Ids of the overview pixels that cover some pixels of 10 m."""
+    each = zip(zones_of(own), rows_of(own) // level, cols_of(own) // level, strict=True)
+    return np.array([pixel_ids(zone, row, col, level) for zone, row, col in each], np.int64).ravel()
 
 
 def _cells(ids: Int64Array, level: int, within: Within) -> dict[Block, Int64Array]:

@@ -171,11 +171,15 @@ class Query:
         return np.maximum(share * (share - 2 * np.float64(cosines)) + 1, 0)
 
     def exact_scores(self, codes: Int8Array, scales: Float32Array | None = None) -> Float64Array:
-        """(n,) float64 score of each (n, d) code vector: what hits are ranked by."""
-        rows = codes.astype(np.float64)
+        """(n,) float64 score of each (n, d) code vector: what hits are ranked by.
+
+        Each row is summed in the same order whatever rows are beside it, so a pixel has one score.
+        """
         if self.metric == "cosine":
-            return np.asarray((rows @ self.direction) / np.linalg.norm(rows, axis=-1), np.float64)
-        rows *= _required(scales).astype(np.float64)[:, None]
+            rows = codes.astype(np.float64)
+            lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+            return np.asarray(np.einsum("nd,d->n", rows, self.direction) / lengths, np.float64)
+        rows = (codes * _required(scales)[:, None]).astype(np.float64)  # a vector is what float32 makes of it
         return np.asarray(1 - np.linalg.norm(rows - self._sum, axis=-1) / self.length, np.float64)
 
     def to_document(self) -> dict[str, Any]:
