@@ -38,7 +38,10 @@ _LEVEL: Final = (
     "how coarse the pixels are that are compared: 1 is 10 m, 8 is 80 m, 32 is 320 m. Pixels of a coarser level are the "
     "mean of the valid ones under them"
 )
-_SPACING: Final = "metres between any two hits of a window at least: with 500 a hundred hits are a hundred places"
+_SPACING: Final = (
+    "metres at least between any two hits of a window, and from points that are left out: a hundred hits are then a "
+    "hundred places"
+)
 _RECALL: Final = (
     "share of the true 10 best that the index shall have been measured to find; it then looks longer. Absent: as built"
 )

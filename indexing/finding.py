@@ -11,6 +11,7 @@ import numpy as np
 from indexing.areas import Filter, Within, within_of
 from indexing.batches import ranked
 from indexing.exact import Top, rank, scan
+from indexing.ids import cells_of
 from indexing.pixels import PixelReader, Pixels, Snapshot
 from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, proposed, reach_of
 from indexing.question import Engine, Question, Where
@@ -170,26 +171,34 @@ class Finder:
         """The best k, that keep their distance where they are asked to.
 
         Found in rounds, each without what lies too near to the pixels that those before it kept. A round looks at many
-        more than are wanted, as the best lie side by side.
+        more than are wanted, as the best lie side by side. They keep the same distance from pixels that shall be no
+        hit: what lies beside an example that is left out is no other place.
         """
         if not question.spacing:
             return self.best(question, within, question.k)
         kept, done, most = Top.none(), None, max(_DEEPER * question.k, _LEAST_DEEP)
+        dropped = self._dropped(question)
         while True:
-            done = self.best(question, self._away(within, kept.ids, question.spacing), most).after(done)
-            chosen = spread(self.at, done.top.ids, question.spacing, question.k, kept.ids)
+            far = self._away(within, np.concatenate([kept.ids, dropped]), question.spacing)
+            done = self.best(question, far, most).after(done)
+            chosen = spread(self.at, done.top.ids, question.spacing, question.k, kept.ids, dropped)
             kept = kept.followed(Top(done.top.ids[chosen], done.top.scores[chosen]))
             if len(kept.ids) >= question.k or len(done.top.ids) < most:
                 return replace(done, top=kept)
 
     def best(self, question: Question, within: Within, k: int) -> Found:
         """The best k pixels within."""
-        dropped = np.empty(0, np.int64) if question.where.exclude is None else np.unique(question.where.exclude)
+        dropped = self._dropped(question)
         found = self._best(question, within, k + len(dropped))
         if not len(dropped):
             return found
         top = found.top.kept(~np.isin(found.top.ids, dropped))
         return replace(found, top=Top(top.ids[:k], top.scores[:k]))
+
+    def _dropped(self, question: Question) -> Int64Array:
+        """Ids of the pixels of this level that shall be no hit."""
+        exclude = question.where.exclude
+        return np.empty(0, np.int64) if exclude is None else np.unique(cells_of(exclude, self.at.level))
 
     def many(self, questions: Sequence[Question]) -> list[Top]:
         """The best k for each of several questions that differ in their queries alone, and filter nothing."""

@@ -61,6 +61,12 @@ def levels_of(ids: Int64Array) -> Int64Array:
     return np.asarray(np.int64(1) << (ids >> 2 * _BITS + 8), np.int64)
 
 
+def cells_of(ids: Int64Array, level: int) -> Int64Array:
+    """(n,) ids of the pixels of a level that (n,) pixels of 10 m lie in."""
+    zones = np.int64(level.bit_length() - 1) << 2 * _BITS + 8 | zone_codes(ids) << 2 * _BITS
+    return np.asarray(zones | rows_of(ids) // level << _BITS | cols_of(ids) // level, np.int64)
+
+
 def zones_of(ids: Int64Array) -> list[Zone]:
     """The zone of each of (n,) pixel ids.
 

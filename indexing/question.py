@@ -31,7 +31,8 @@ class Where:
     outside: tuple[Polygon, ...] = ()
     """No pixel whose centre lies in any of them."""
     exclude: Int64Array | None = None
-    """(n,) ids of pixels that shall be no hit."""
+    """(n,) ids of pixels of 10 m that shall be no hit, nor what they lie in of a coarser level. Hits keep their spacing
+    from them too."""
     min_s2: int = 0
     """Least count of valid Sentinel-2 dates behind a pixel; of an overview's, the mean of those below it."""
     min_s1_asc: int = 0

@@ -23,7 +23,7 @@ _SCALE: Final = 0.999
 """UTM is drawn at 0.9996 to 1.0014 of its size: what is nearer than this on the grid is nearer on the ground."""
 
 
-def spread(at: Snapshot, ids: Int64Array, metres: float, k: int, kept: Int64Array) -> Int64Array:
+def spread(at: Snapshot, ids: Int64Array, metres: float, k: int, kept: Int64Array, apart: Int64Array) -> Int64Array:
     """Which of (n,) pixels to keep, best first: (m,) positions, so that with those kept before there are at most k.
 
     Args:
@@ -32,10 +32,11 @@ def spread(at: Snapshot, ids: Int64Array, metres: float, k: int, kept: Int64Arra
         metres: How far from each other they shall be, at least.
         k: How many to keep in all.
         kept: (j,) ids of pixels that are kept already.
+        apart: (i,) ids of pixels that are not hits, and to which hits keep the same distance.
     """
     places = places_of(at, ids)
     left = np.arange(len(ids))
-    for place in places_of(at, kept):
+    for place in places_of(at, np.concatenate([kept, apart])):
         left = left[_far(places[left], place, metres)]
     found: list[int] = []
     while len(left) and len(found) + len(kept) < k:

@@ -229,7 +229,11 @@ def test_hits_lie_apart_and_are_the_best_that_do(world: World) -> None:
         i, j = left.pop(0)
         if all(np.hypot(i - a, j - b) * 10 >= 150 for a, b in kept):
             kept.append((i, j))
-    assert cells(world, world.post(points=[world.place(40, 50)], k=20, spacing=150)) == kept
+    asked = {"points": [world.place(40, 50)], "k": 20, "spacing": 150}
+    assert cells(world, world.post(**asked)) == kept
+    elsewhere = cells(world, world.post(**asked, exclude_examples=True))
+    assert kept[0] == (40, 50)
+    assert elsewhere[:19] == kept[1:], "they keep the same distance from an example that is left out"
 
 
 def test_vectors_and_areas_count_against(world: World) -> None:
