@@ -13,7 +13,7 @@ import numpy as np
 
 from indexing.ann import Quantiser
 from indexing.fleet import ALL, Share
-from indexing.manifest import IndexManifest, Tuning, current, load
+from indexing.manifest import IndexManifest, Stamp, Tuning, current, load, stamp_of
 from indexing.mirror import Mirror
 from indexing.pixels import Pixels, Snapshot
 from indexing.proposals import Proposal, propose
@@ -220,6 +220,8 @@ class Serving:
         self._folder = folder.folder if isinstance(folder, Mirror) else folder
         self._share = folder.share if isinstance(folder, Mirror) else share
         self._opened: dict[tuple[Window, int], OpenedIndex] = {}
+        self._stamps: dict[tuple[Window, int], Stamp] = {}
+        """Of the pointer when it was followed last."""
         self._lock = threading.Lock()
 
     def index(self, window: Window, level: int = 1) -> OpenedIndex | None:
@@ -231,8 +233,11 @@ class Serving:
         if self._mirror:
             self._mirror.look(window, level)
         with self._lock:
+            known, stamp = self._opened.get((window, level)), stamp_of(self._folder, window, level)
+            if known and stamp and self._stamps.get((window, level)) == stamp:
+                return known
+            self._stamps[window, level] = stamp
             generation = current(self._folder, window, level)
-            known = self._opened.get((window, level))
             if known and known.generation == generation:
                 return known
             if generation is None:
