@@ -17,7 +17,7 @@ import numpy as np
 
 from indexing.packed import BLOCK_OF_CODES, Layout
 from service.errors import Corrupt, InvalidInput
-from service.together import cores
+from service.together import cores, together
 from service.values import Float32Array, Int8Array, Int64Array, UInt8Array
 
 faiss: Any = _faiss  # its type hints miss much of what its wrapper adds at run time
@@ -36,6 +36,8 @@ _TWO_LEVELS_FROM: Final = 1024
 _NARROW: Final = 64
 """Up to this many dimensions one bit each is too coarse (16 dimensions: recall .79, with two bits .99)."""
 _ITERATIONS: Final = 10
+_WORTH_IT: Final = 1 << 24
+"""Distances from which on FAISS shares them out to several threads, that wait for each other by spinning."""
 _QUERY_BITS: Final = 8
 _REMEDY: Final = "Build it again with `smalti index build`."
 
@@ -94,7 +96,6 @@ class Quantiser:
         """
         if not len(sample):
             raise InvalidInput("there is no pixel to index.", field="sample")
-        faiss.omp_set_num_threads(cores())
         lists = min(parameters.lists, len(sample))
         learn = _two_levels if lists >= _TWO_LEVELS_FROM else _one_level
         centres = learn(sample, lists, parameters.seed)
@@ -104,6 +105,7 @@ class Quantiser:
             index.hnsw.efSearch = 8  # while building; a query brings its own
         else:
             index = faiss.IndexFlatL2(parameters.dims)
+        _threads_for(lists * lists)
         index.add(centres)
         return cls(index)
 
@@ -160,13 +162,13 @@ class Filling:
     """
 
     def __init__(self, quantiser: Quantiser, bits: int) -> None:
-        faiss.omp_set_num_threads(cores())
         self._quantiser = quantiser
         self._index = quantiser.filled_by(bits, own_lists=True)
 
     def add(self, positions: Int64Array, vectors: Float32Array) -> None:
         """Add (n,) int64 positions, each new, with their (n, d) float32 vectors of length 1."""
         if len(positions):
+            _threads_for(len(positions) * self._quantiser.lists)
             self._index.add_with_ids(np.ascontiguousarray(vectors), np.ascontiguousarray(positions))
 
     def layout(self) -> Layout:
@@ -256,6 +258,11 @@ def on_this_thread_alone() -> None:
     faiss.omp_set_num_threads(1)
 
 
+def _threads_for(products: int) -> None:
+    """Have FAISS use other threads for what this one asks next where it is worth waking them."""
+    faiss.omp_set_num_threads(cores() if products > _WORTH_IT else 1)
+
+
 def _bytes_a_block(index: Any) -> int:
     return int(index.get_block_stride())
 
@@ -265,6 +272,7 @@ def _one_level(sample: Int8Array, lists: int, seed: int) -> Float32Array:
         sample.shape[1], lists, niter=_ITERATIONS, seed=seed + 1,
         min_points_per_centroid=1, max_points_per_centroid=MAX_SAMPLE,
     )  # fmt: skip
+    _threads_for(len(sample) * lists)
     kmeans.train(unit(sample))
     return np.asarray(kmeans.centroids, np.float32)
 
@@ -275,14 +283,18 @@ def _two_levels(sample: Int8Array, lists: int, seed: int) -> Float32Array:
     centres = faiss.IndexFlatL2(sample.shape[1])
     centres.add(_one_level(sample[: 256 * regions], regions, seed))
     step = 1 << 16
+    _threads_for(len(sample) * regions)
     parts = [centres.search(unit(sample[n : n + step]), 1)[1][:, 0] for n in range(0, len(sample), step)]
     region = np.concatenate(parts)
     held = np.bincount(region, minlength=regions)
     members = np.split(np.argsort(region, kind="stable"), np.cumsum(held)[:-1])
-    shares = _shares(held, lists)
-    return np.concatenate(
-        [_one_level(sample[m], share, seed) for m, share in zip(members, shares.tolist(), strict=True) if share]
-    )
+    shares = _shares(held, lists).tolist()
+
+    def work(numbers: Iterator[int]) -> list[tuple[int, Float32Array]]:
+        return [(number, _one_level(sample[members[number]], shares[number], seed)) for number in numbers]
+
+    learnt = [each for part in together(work, [n for n in range(regions) if shares[n]]) for each in part]
+    return np.concatenate([each for _, each in sorted(learnt, key=lambda pair: pair[0])])
 
 
 def _shares(held: Int64Array, lists: int) -> Int64Array:

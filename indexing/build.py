@@ -33,7 +33,7 @@ from indexing.segment import MOST_BLOCKS, PART, SegmentTask, build_segment, open
 from indexing.truth import default_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, NotFound
 from service.store.contract import Store
-from service.values import BLOCK, Window
+from service.values import Window
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -164,8 +164,7 @@ class _Build:
                     file.check(self._home / segment.name)
         except (Corrupt, Conflict, IdentityMismatch):
             return None
-        share = manifest.count / max(len(manifest.blocks) * BLOCK * BLOCK, 1)
-        return None if is_outgrown(manifest, self._versions, share) else manifest
+        return None if is_outgrown(manifest, self._versions) else manifest
 
     def run(self, standing: IndexManifest | None, run: Run, most: int, salt: str) -> IndexManifest:
         if not self._versions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from indexing.manifest import QuantiserRecord, SegmentRecord, Tuning
 from indexing.proposals import propose
 from indexing.rows import PIXELS
 from indexing.segment import Segment, open_quantiser
-from indexing.truth import ENOUGH, LADDER, Neighbours, Settings, Truth
+from indexing.truth import ENOUGH, ENOUGH_AT_100, LADDER, Neighbours, Settings, Truth
 from service.values import Int64Array
 
 _AT_ONCE: Final = 32
@@ -40,16 +40,25 @@ def tunings_of(
     )
     directions = unit(queries)
     tunings: list[Tuning] = []
-    for probes, candidates in ladder:
+    for probes, candidates in _reaching(ladder, centres.lists):
         proposed: list[Int64Array] = []
         for start in range(0, len(queries), _AT_ONCE):
             part = propose(centres, segments, directions[start : start + _AT_ONCE], max(candidates), probes)
             proposed += [firsts[each.segment] + each.position for each in part]
         found = truth.recall(proposed, candidates)
         tunings += [
-            Tuning(min(probes, centres.lists), count, ten, hundred, len(queries))
+            Tuning(probes, count, ten, hundred, len(queries))
             for count, (ten, hundred) in zip(candidates, found, strict=True)
         ]
-        if probes >= centres.lists or tunings[-1].recall_at_100 >= ENOUGH:
+        if tunings[-1].recall >= ENOUGH and tunings[-1].recall_at_100 >= ENOUGH_AT_100:
             break
     return tuple(sorted(tunings, key=lambda each: each.cost))
+
+
+def _reaching(ladder: Settings, lists: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The settings there are lists for. The last looks into all of them: only more candidates find more."""
+    for probes, candidates in ladder:
+        if probes >= lists:
+            yield lists, tuple(sorted({n for _, each in ladder for n in each if n >= candidates[0]}))
+            return
+        yield probes, candidates

@@ -14,7 +14,7 @@ from typing import Final
 from indexing.manifest import IndexManifest, QuantiserRecord, SegmentRecord
 from indexing.segment import MOST_BLOCKS, SegmentTask
 from service.grid import Block
-from service.values import BLOCK, Window
+from service.values import Window
 
 OUTGROWN: Final = 4
 """How many times the pixels that its lists were made for an index may hold."""
@@ -22,8 +22,8 @@ _DEAD: Final = 0.3
 """Share of the slots of a segment that may count for nothing."""
 _SIMILAR: Final = 2
 """A segment is put together with what is new if it has at most so many times as many blocks."""
-_FULL: Final = MOST_BLOCKS // 2
-"""Blocks from which on a segment is left alone."""
+_FULL: Final = 0.5
+"""Share of the blocks it may have from which on a segment is left alone."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Plan:
         return sum(len(task.blocks) for task in self.tasks)
 
 
-def is_outgrown(manifest: IndexManifest, versions: Mapping[Block, str], held: float) -> bool:
-    """Whether lists should be learnt anew: `held` is the share of pixels of a block that hold a vector."""
-    return len(versions) * BLOCK * BLOCK * held > OUTGROWN * manifest.quantiser.trained
+def is_outgrown(manifest: IndexManifest, versions: Mapping[Block, str]) -> bool:
+    """Whether lists should be learnt anew: by the pixels held, or where blocks to come are as full as those held."""
+    share = manifest.count / max(len(manifest.blocks), 1)
+    return max(manifest.count, len(versions) * share) > OUTGROWN * manifest.quantiser.trained
 
 
 def plan(
@@ -70,8 +71,8 @@ def plan(
     for zone in sorted({block.zone for block in versions} | {segment.zone for segment in standing}):
         mine = [segment for segment in standing if segment.zone == zone]
         fresh = [block for block in versions if block.zone == zone and block not in held]
-        stays, gone = _sorted_out(mine, len(fresh))
-        kept += stays
+        stays, gone = _sorted_out(mine, len(fresh), most)
+        kept += [segment for segment in mine if segment.name in stays]
         fresh += [block for segment in gone for block, version in segment.blocks if version]
         tasks += [
             SegmentTask(window, level, quantiser, tuple((block, versions[block]) for block in part), tuple(gone))
@@ -85,19 +86,20 @@ def _as_it_counts(segment: SegmentRecord, versions: Mapping[Block, str]) -> Segm
     return replace(segment, blocks=blocks)
 
 
-def _sorted_out(segments: Sequence[SegmentRecord], fresh: int) -> tuple[list[SegmentRecord], list[SegmentRecord]]:
-    """Those that stay, and those whose blocks are made part of a new segment."""
-    stays, gone = [], []
+def _sorted_out(segments: Sequence[SegmentRecord], fresh: int, most: int) -> tuple[set[str], list[SegmentRecord]]:
+    """Names of those that stay, and those whose blocks are made part of a new segment."""
+    stays: set[str] = set()
+    gone = []
     for segment in sorted(segments, key=lambda each: (_alive(each), each.name)):
         alive, slots = _alive(segment), len(segment.blocks)
         if not alive:
             continue
-        small = alive < _FULL and fresh and alive <= _SIMILAR * fresh
+        small = alive < _FULL * most and fresh and alive <= _SIMILAR * fresh
         if small or slots - alive > _DEAD * slots:
             gone.append(segment)
             fresh += alive
         else:
-            stays.append(segment)
+            stays.add(segment.name)
     return stays, gone
 
 
