@@ -42,7 +42,7 @@ log = logging.getLogger("smalti.worker")
 
 JOBS_AT_ONCE: Final = 4
 """Jobs whose blocks take turns in one worker."""
-REINDEX: Final = EXACT_BLOCKS // 2
+REINDEX: Final = EXACT_BLOCKS // 8
 """Blocks behind the index after which it is built anew: well before there are more than a search may scan."""
 BLOCKS_AT_ONCE: Final = 2
 """Blocks in hand: one is embedded while the series of the next are read."""

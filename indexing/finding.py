@@ -16,9 +16,11 @@ from indexing.pixels import PixelReader, Pixels, Snapshot
 from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, proposed, reach_of
 from indexing.question import Engine, Question, Where
 from indexing.spacing import away_from, spread
+from indexing.spread import SpreadIndex
 from service.deadline import Deadline
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block
+from service.queries import Query
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Int64Array
 
@@ -102,7 +104,8 @@ class Limits:
                 field="level",
             )
         if any(where.least_counts) and level not in store.counted():
-            raise InvalidInput(f"dataset {self.dataset!r} records no observation counts at level {level}.", field="min")
+            asked = next(name for name in ("min_s2", "min_s1_asc", "min_s1_desc") if getattr(where, name))
+            raise InvalidInput(f"dataset {self.dataset!r} records no observation counts at level {level}.", field=asked)
 
 
 class Finder:
@@ -163,9 +166,14 @@ class Finder:
         blocks = [block for block in self.at.versions if block in within.blocks]
         mapped = 0
         if len(blocks) > self._limits.blocks and self._index is not None:
-            mapped = sum(block not in self._changed and self._index.block(block) is not None for block in blocks)
+            mapped = sum(block not in self._changed and self._is_mapped(self._index, block) for block in blocks)
         self._limits.require_few(self.at, len(blocks) - mapped, mapped, why)
         return blocks
+
+    @staticmethod
+    def _is_mapped(index: Index, block: Block) -> bool:
+        elsewhere = isinstance(index, SpreadIndex) and block in index.elsewhere
+        return elsewhere or index.block(block) is not None
 
     def spaced(self, question: Question, within: Within) -> Found:
         """The best k, that keep their distance where they are asked to.
@@ -232,8 +240,23 @@ class Finder:
 
     def _scanned(self, question: Question, within: Within, k: int, why: str) -> Found:
         blocks = self.scannable(within, why)
-        top, count = scan(question.query, blocks, self.read, k, mask=lambda block: within.part(self.at, block))
+        top, count = self._best_of(question.query, blocks, within, k)
         return Found(top, "exact", 1.0, count, 0)
+
+    def _best_of(self, query: Query, blocks: Sequence[Block], within: Within, k: int) -> tuple[Top, int]:
+        """The best of all pixels of some blocks, and how many were scored: on machines that hold them, if not here."""
+
+        def mask(block: Block) -> BoolArray | None:
+            return within.part(self.at, block)
+
+        def here(some: Sequence[Block]) -> tuple[Top, int]:
+            return scan(query, some, self.read, k, mask=mask)
+
+        if not isinstance(self._index, SpreadIndex):
+            return here(blocks)
+        top, count = self._index.scan(query, [b for b in blocks if b not in self._changed], mask, k, here)
+        newer, more = here([block for block in blocks if block in self._changed])
+        return top.merged(newer, k), count + more
 
     def _indexed(self, question: Question, within: Within, k: int, index: Index, reach: Reach) -> Found:
         tuning = index.setting(question.k, question.recall)
