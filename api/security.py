@@ -18,7 +18,7 @@ from api.state import get_state
 from service.errors import Forbidden, Unauthorized
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_LARGE: Final = ("/embed", "/shards/candidates")
+_LARGE: Final = ("/embed", "/shards/candidates", "/shards/best")
 """Where a body may have `body_bytes`."""
 _PROXY_HEADERS: Final = ("forwarded", "x-forwarded-for", "x-real-ip")
 

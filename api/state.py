@@ -20,7 +20,7 @@ from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
 from api.watch import Watch
-from indexing.answering import candidates_for
+from indexing.answering import best_for, candidates_for
 from indexing.build import Progress, Run, build_index
 from indexing.fleet import Share
 from indexing.manifest import IndexManifest
@@ -259,6 +259,10 @@ class State:
     def candidates(self, message: bytes) -> bytes:
         """What another server of the fleet is answered: see `candidates_for`."""
         return candidates_for(message, self._index)
+
+    def best(self, message: bytes) -> bytes:
+        """What another server of the fleet is answered: see `best_for`."""
+        return best_for(message, self._index)
 
     def _index(self, name: IndexName) -> OpenedIndex | None:
         return self.searcher(self.datasets[name.dataset].at(name.window)).index(name.window, name.level)

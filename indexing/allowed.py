@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from service.errors import InvalidInput, LimitExceeded
-from service.values import BLOCK, Int64Array, UInt8Array
+from service.values import BLOCK, BoolArray, Int64Array, UInt8Array
 
 PIXELS: Final = BLOCK * BLOCK
 _SLOT_BYTES: Final = PIXELS // 8
@@ -46,6 +46,14 @@ class Allowed:
         rows[self.states == _ALL] = 255
         rows[self.states == _SOME] = self.bits.reshape(-1, _SLOT_BYTES)
         return rows.ravel()
+
+    def block(self, slot: int) -> BoolArray | None:
+        """(256, 256) bool of one block; None where all of its pixels may be."""
+        if self.states[slot] != _SOME:
+            return None if self.states[slot] == _ALL else np.zeros((BLOCK, BLOCK), bool)
+        row = int((self.states[:slot] == _SOME).sum())
+        bits = self.bits[row * _SLOT_BYTES : (row + 1) * _SLOT_BYTES]
+        return np.unpackbits(bits, bitorder="little").reshape(BLOCK, BLOCK).astype(bool)
 
     def may(self, position: Int64Array) -> bool:
         """Whether (n,) pixels, by their position, all may be proposed."""

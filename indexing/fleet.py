@@ -154,7 +154,7 @@ class Fleet:
 
     def gather(
         self, question: Question[A], wanted: Iterable[str], meanwhile: Callable[[], None] = lambda: None,
-        seconds: float | None = None,
+        seconds: float | None = None, patience: float | None = None,
     ) -> tuple[list[tuple[A, frozenset[str]]], tuple[str, ...]]:  # fmt: skip
         """Ask those who hold some shards, each shard of one of them; of another where that one fails.
 
@@ -163,16 +163,18 @@ class Fleet:
             wanted: About which shards.
             meanwhile: What to do while the others work.
             seconds: How long it may take, if not as long as everybody may take.
+            patience: How long each has to answer, where the question is no ordinary one.
 
         Returns:
             Answers, each with the shards it is to be believed for, so that none counts twice; and the names of those
             shards for which there was none, sorted.
         """
         left, asked, answers = set(wanted), set[tuple[int, str]](), list[tuple[A, frozenset[str]]]()
-        longest = ROUNDS * self.seconds
+        each = self.seconds if patience is None else patience
+        longest = ROUNDS * self.seconds if patience is None else patience + self.seconds
         end = time.monotonic() + (longest if seconds is None else min(seconds, longest))
         for turn in range(ROUNDS):
-            allowed = min(self.seconds, end - time.monotonic())
+            allowed = min(each, end - time.monotonic())
             plan = self._plan(question.index, left, asked) if allowed > 0 else {}
             futures = {n: self._peers[n].ask(question, shards, allowed) for n, shards in plan.items()}
             if not turn:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from indexing.allowed import PIXELS, Allowed, told_of, untold
+from indexing.manifest import IndexManifest
 from indexing.wire import packed, unpacked
 from service.errors import Corrupt, InvalidInput, LimitExceeded
 from service.values import (
@@ -77,6 +78,11 @@ class IndexName:
         if not (isinstance(dataset, str) and isinstance(quantiser, str) and type(level) is int):
             raise InvalidInput("names no index.", field="index")
         return cls(dataset, identity, window, level, quantiser)
+
+
+def name_of(manifest: IndexManifest) -> IndexName:
+    """What an index is called among machines."""
+    return IndexName(manifest.dataset, manifest.identity, manifest.window, manifest.level, manifest.quantiser.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +158,7 @@ class Proposing:
             head, arrays = unpacked(message, _ASKED)
         except Corrupt as error:
             raise InvalidInput(error.message, field="body") from None
-        slots, count, probes = _slots(head.get("shards")), head.get("count"), head.get("probes")
+        slots, count, probes = slots_of(head.get("shards")), head.get("count"), head.get("probes")
         directions = arrays["directions"]
         if type(count) is not int or type(probes) is not int or count < 1 or not 1 <= probes <= _MAX_PROBES:
             raise InvalidInput("is no number of candidates or lists.", field="count")
@@ -177,7 +183,7 @@ class Proposing:
             Corrupt: It is none, or not to this question.
         """
         head, held = unpacked(message, _ANSWERED)
-        answered, holds = _names(head.get("shards")), frozenset(_names(head.get("holds")))
+        answered, holds = names_of(head.get("shards")), frozenset(names_of(head.get("holds")))
         wide = {name: held[name].astype(np.int64) for name in ("query", "shard", "position")}
         estimate, scales = held["estimate"].astype(np.float32), held["scales"].astype(np.float32)
         found = Candidates(answered, holds, **wide, estimate=estimate, codes=held["codes"], scales=scales, asked=shards)
@@ -221,7 +227,7 @@ def _within(numbers: Int64Array, end: int) -> bool:
     return bool(((numbers >= 0) & (numbers < end)).all())
 
 
-def _slots(told: object) -> dict[str, int]:
+def slots_of(told: object) -> dict[str, int]:
     """Number of blocks by shard, as a question names them."""
     found: dict[str, int] = {}
     if not isinstance(told, list) or len(told) > _MAX_SHARDS:
@@ -235,7 +241,8 @@ def _slots(told: object) -> dict[str, int]:
     return found
 
 
-def _names(told: object) -> tuple[str, ...]:
+def names_of(told: object) -> tuple[str, ...]:
+    """Names of shards as an answer tells them."""
     if not (isinstance(told, list) and all(isinstance(name, str) for name in told)):
         raise Corrupt("names no shards.")
     return tuple(told)

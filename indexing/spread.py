@@ -7,44 +7,40 @@ single machine would give, to the bit, as long as nothing is missing, and what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from indexing.allowed import Allowed
+from indexing.allowed import PIXELS, Allowed
+from indexing.exact import Mask, Top
 from indexing.fleet import Fleet
-from indexing.manifest import IndexManifest, Tuning
+from indexing.gathered import Table, table_of
+from indexing.manifest import Tuning
 from indexing.opened import Fresh, OpenedIndex
 from indexing.pixels import Pixels, Snapshot
 from indexing.proposals import Proposal
+from indexing.scanning import Scanning
 from indexing.segment import Segment
-from indexing.shards import Candidates, IndexName, Proposing
+from indexing.shards import Candidates, Proposing, name_of
 from service.deadline import Deadline
 from service.errors import Unavailable
 from service.grid import Block
-from service.queries import norms_of
+from service.queries import Query, norms_of
 from service.values import Float32Array, Int8Array, Int64Array, UInt8Array
 
 _NAMED: Final = 3
+_BLOCK_S: Final = 0.02
+"""Time to score a block: many of them may take longer than a peer is otherwise given."""
+_LONGEST_S: Final = 60.0
+_SLOT_BYTES: Final = PIXELS // 8
 
-
-def name_of(manifest: IndexManifest) -> IndexName:
-    """What an index is called among machines."""
-    return IndexName(manifest.dataset, manifest.identity, manifest.window, manifest.level, manifest.quantiser.name)
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Candidates of all directions and shards, one after the other."""
-
-    query: Int64Array
-    segment: Int64Array
-    position: Int64Array
-    estimate: Float32Array
+Scan = Callable[[Sequence[Block]], tuple[Top, int]]
+"""Scores the pixels of some blocks on this machine: the best, and how many were scored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +119,46 @@ class SpreadIndex:
         tables = [table_of(ours), *(self._table(found, believed) for found, believed in answers)]
         return self._merged(tables, len(directions), count)
 
+    def scan(self, query: Query, blocks: Sequence[Block], mask: Mask, k: int, here: Scan) -> tuple[Top, int]:
+        """The best k pixels of some blocks, each scored on a machine that holds it; exact, whoever answers.
+
+        Args:
+            query: What to look for.
+            blocks: Blocks that the store still holds as they were read.
+            mask: Which of their pixels may be hits.
+            k: How many, 1 or more.
+            here: Does what is here, and what nobody answers for.
+
+        Returns:
+            The hits, and how many pixels were scored.
+
+        Raises:
+            Corrupt, Unavailable: As `here` does.
+        """
+        places = {block: self.elsewhere[block] for block in blocks if block in self.elsewhere}
+        if not places:
+            return here(blocks)
+        seconds = min(self._fleet.seconds + _BLOCK_S * len(places), _LONGEST_S)
+        if self._deadline is not None:
+            seconds = min(seconds, max(self._deadline.left, 0.001))
+        question = self._scanning(query, places, mask, k, seconds)
+        own = [block for block in blocks if block not in places]
+        found: list[tuple[Top, int]] = []
+        answers, missing = self._fleet.gather(
+            question,
+            question.slots,
+            lambda: found.append(here(own)),
+            patience=seconds,
+        )
+        for answer, believed in answers:
+            if believed:
+                found.append((Top(answer.ids, answer.scores), answer.scanned))
+        found.append(here([block for block, (name, _) in places.items() if name in missing]))
+        top = Top.none()
+        for other, _ in found:
+            top = top.merged(other, k)
+        return top, sum(count for _, count in found)
+
     def ids(self, proposal: Proposal) -> Int64Array:
         """(n,) pixel ids of candidates."""
         return self._ids(proposal.segment.astype(np.int64), proposal.position)
@@ -157,6 +193,28 @@ class SpreadIndex:
     def setting(self, k: int, recall: float | None = None) -> Tuning | None:
         """See `OpenedIndex.setting`."""
         return self._index.setting(k, recall)
+
+    @cached_property
+    def elsewhere(self) -> dict[Block, tuple[str, int]]:
+        """Where the blocks lie that this machine does not hold."""
+        return {
+            block: (segment.name, slot)
+            for segment in self.segments
+            if segment.rows is None
+            for slot, (block, version) in enumerate(segment.record.blocks)
+            if version
+        }
+
+    def _scanning(
+        self, query: Query, places: dict[Block, tuple[str, int]], mask: Mask, k: int, seconds: float
+    ) -> Scanning:
+        slots = {segment.name: segment.slots for segment in self.segments}
+        bits = {name: np.zeros((slots[name], _SLOT_BYTES), np.uint8) for name in {name for name, _ in places.values()}}
+        for block, (name, slot) in places.items():
+            part = mask(block)
+            bits[name][slot] = 255 if part is None else np.packbits(part.ravel(), bitorder="little")
+        allowed = {name: Allowed.of(each.ravel()) for name, each in bits.items()}
+        return Scanning(self._name, query, k, seconds, {name: slots[name] for name in bits}, allowed, places)
 
     def _question(
         self,
@@ -202,15 +260,6 @@ class SpreadIndex:
             mine = segment == number
             ids[mine] = self.segments[number].ids(position[mine])
         return ids
-
-
-def table_of(found: Sequence[Proposal]) -> Table:
-    """Proposals for successive directions, one after the other."""
-    sizes = [len(each.position) for each in found]
-    segment = np.concatenate([np.empty(0, np.int64), *(each.segment for each in found)])
-    position = np.concatenate([np.empty(0, np.int64), *(each.position for each in found)])
-    estimate = np.concatenate([np.empty(0, np.float32), *(each.estimate for each in found)])
-    return Table(np.repeat(np.arange(len(found)), sizes), segment, position, estimate)
 
 
 def _keys(segment: Int64Array, position: Int64Array) -> Int64Array:

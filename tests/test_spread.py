@@ -10,18 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexing.allowed import Allowed
 from indexing.ann import unit
-from indexing.answering import candidates_for
+from indexing.answering import best_for, candidates_for
 from indexing.build import build_index
 from indexing.fleet import ALL, Fleet, Question, Share
 from indexing.manifest import current
 from indexing.opened import OpenedIndex
-from indexing.shards import Proposing
-from indexing.spread import SpreadIndex, name_of
+from indexing.question import Question as Asked
+from indexing.question import Where
+from indexing.scanning import Scanning
+from indexing.search import Searcher
+from indexing.shards import Proposing, name_of
+from indexing.spread import SpreadIndex
+from indexing.wire import packed
 from service.deadline import Deadline
-from service.errors import Conflict, IdentityMismatch, NotFound, SmaltiError, Unavailable
-from service.values import ModelIdentity, Window
-from tests.fakes import MemoryStore
+from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound, SmaltiError, Unavailable
+from service.polygons import Polygon
+from service.queries import Query
+from service.values import Area, ModelIdentity, Window
+from tests.fakes import IDENTITY, MemoryStore
 from tests.test_indexing import YEAR, landscape
 
 PIXELS = 65536
@@ -54,7 +62,8 @@ class Machine:
         try:
             if self.fault:
                 raise self.fault
-            message = candidates_for(question.to_bytes(shards), lambda _: self.index)
+            answer = {"candidates": candidates_for, "best": best_for}[question.path]
+            message = answer(question.to_bytes(shards), lambda _: self.index)
             assert len(message) <= question.most
             future.set_result(question.read(message, shards))
         except SmaltiError as error:
@@ -161,3 +170,69 @@ def test_a_time_that_is_over_is_not_asked_for(built: Built) -> None:
     with pytest.raises(Unavailable, match="longer than the 1 seconds"):
         spread.propose(directions(built, 1), 3, 2)
     assert not machine.asked
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_what_a_filter_leaves_is_scored_where_it_lies_and_answers_are_those_of_one_machine(
+    built: Built, metric: str
+) -> None:
+    folder, store = built
+    share, machine = Share.parse("0/2"), Machine(opened(built, Share.parse("1/2")))
+    (part,) = store.parts
+    lon, lat = part.grid.to_lonlat(part.row0 + np.array([180.0, 20.0]), part.col0 + np.array([9.0, 170.0]))
+    (west, east), (south, north) = lon.tolist(), lat.tolist()
+    triangle = {"type": "Polygon", "coordinates": [[[west, south], [east, south], [east, north], [west, south]]]}
+    query = Query.of(IDENTITY, part.vectors.codes[50, 60:62].astype(np.float32), metric=metric)
+    one, spread = Searcher(store, "d", folder), Searcher(store, "d", folder, share=share, fleet=Fleet([machine], 5.0))
+    for where in (Where(area=Area(west, south, east, north)), Where(inside=Polygon.of_geojson(triangle, "within"))):
+        question = Asked(query, YEAR, 40, where=where)
+        for fault in (None, Corrupt("sends nonsense."), Unavailable("cannot be reached.")):
+            machine.fault = fault
+            assert spread.search(question) == one.search(question), "exact is exact, and never partial"
+    assert machine.asked
+
+
+def scanning(built: Built, **change: Any) -> tuple[Scanning, str]:
+    """A question about a pixel of a shard, of which one block may be looked at."""
+    index = opened(built, ALL)
+    segment = index.segments[0]
+    ((block, _),) = segment.record.blocks
+    bits = np.zeros(PIXELS // 8, np.uint8)
+    bits[:100] = 255
+    given = {
+        "name": name_of(index.manifest), "query": Query.of(IDENTITY, directions(built, 1)), "k": 3, "seconds": 5.0,
+        "slots": {segment.name: 1}, "allowed": {segment.name: Allowed.of(bits)}, "places": {block: (segment.name, 0)},
+    }  # fmt: skip
+    return Scanning(**(given | change)), segment.name
+
+
+def test_a_question_to_score_pixels_comes_back_and_lies_about_it_are_refused(built: Built) -> None:
+    question, shard = scanning(built)
+    back, shards = Scanning.from_bytes(question.to_bytes((shard,)))
+    assert (shards, back.k, back.seconds, back.name, back.query.id) == (
+        (shard,),
+        3,
+        5.0,
+        question.name,
+        question.query.id,
+    )
+    first = int(opened(built, ALL).segments[0].first_ids[0])
+
+    def answer(ids: list[int], scores: list[float], **head: Any) -> bytes:
+        told = {"shards": [shard], "holds": [shard], "scanned": 800} | head
+        return packed(told, {"ids": np.array(ids, "<i8"), "scores": np.array(scores, "<f8")})
+
+    assert question.read(answer([first + 1, first], [0.5, 0.25]), (shard,)).ids.tolist() == [first + 1, first]
+    for lie in (
+        answer([first, first + 1], [0.25, 0.5]), answer([first, first], [0.5, 0.5]), answer([first], [np.nan]),
+        answer([first + 1, first], [0.5, 0.5]), answer([first + (4 << 24)], [0.5]), answer([1], [0.5]),
+        answer([first] * 4, [0.5] * 4), answer([first], [0.5], shards=[]), answer([first], [0.5], shards=["s-z"]),
+        answer([first], [0.5], scanned=-1), answer([first], [0.5], scanned="many"),
+    ):  # fmt: skip
+        with pytest.raises(Corrupt):
+            question.read(lie, (shard,))
+    for wrong in ({"k": 0}, {"k": 10**9}, {"seconds": 0.0}, {"seconds": float(10**9)}):
+        with pytest.raises(InvalidInput):
+            Scanning.from_bytes(scanning(built, **wrong)[0].to_bytes((shard,)))
+    with pytest.raises(Unavailable):
+        best_for(scanning(built, seconds=1e-9)[0].to_bytes((shard,)), lambda _: opened(built, ALL))

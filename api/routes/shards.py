@@ -20,3 +20,10 @@ async def candidates(request: Request, state: Annotated[State, Depends(get_state
     message = await request.body()
     # Threads of its own: those of the pool may all be waiting for a peer, whose threads wait for this one.
     return Response(await run_sync(state.candidates, message, limiter=state.asked), media_type=MEDIA_TYPE)
+
+
+@router.post("/shards/best")
+async def best(request: Request, state: Annotated[State, Depends(get_state)]) -> Response:
+    """The best of some pixels of the shards that this server holds, all of them scored."""
+    message = await request.body()
+    return Response(await run_sync(state.best, message, limiter=state.asked), media_type=MEDIA_TYPE)
