@@ -44,7 +44,7 @@ def test_how_much_of_an_area_is_alike_follows_the_threshold(page: Page) -> None:
     page.click_map(RAPESEED)
     page.wait_for_selector("#hits li")
     assert page.is_hidden("#measured")
-    draw(page, RAPESEED)
+    draw(page, RAPESEED, 40)
     hectares, percent, pixels = told(page)
     page.shot("20-area-measured")
     assert hectares == pytest.approx(pixels / 100 * percent / 100, rel=0.03)
@@ -73,13 +73,13 @@ def test_an_area_may_be_what_is_not_wanted(page: Page) -> None:
     page.click_map(RAPESEED)
     page.wait_for_selector("#hits li")
     draw(page, TOWN, 30)
+    _, before, _ = told(page)
     page.check("#examples input[value=counter]")
     page.settle()
     page.wait_for_selector("#hits li")
     found = page.download("#download")["features"]
     assert {kind_at(*f["geometry"]["coordinates"]) for f in found} == {"rapeseed"}
-    _, percent, _ = told(page)
-    assert percent == 0, "what is not wanted scores low"
+    eventually(lambda: told(page)[1] < before, "what is not wanted scores as before")
     assert "use=counter" in page.url
     page.shot("22-area-against")
 
@@ -103,12 +103,9 @@ def test_the_panel_tells_how_it_was_searched(page: Page) -> None:
     page.open()
     page.click_map(RAPESEED)
     page.wait_for_selector("#hits li")
-    by_index = page.inner_text("#result")
-    assert re.search(r"by an index that finds \d+(\.\d)? % of the best ten, scored exactly", by_index), by_index
+    assert re.search(r"10 places in 2024: each of [\d,]+ pixels compared", page.inner_text("#result"))
     page.click("#how summary")
     page.check("#exact")
-    exact = eventually(lambda: re.search(r"each of [\d,]+ pixels compared", page.inner_text("#result")), "not exact")
-    assert exact
     scores: Any = page.texts("#hits .score")
     page.select_option("#metric", "euclidean")
     eventually(lambda: page.texts("#hits .score") not in ([], scores), "the metric changes nothing")
@@ -122,3 +119,19 @@ def test_the_panel_tells_how_it_was_searched(page: Page) -> None:
     assert page.input_value("#metric") == "euclidean"
     assert page.is_checked("#exact")
     assert page.faults() == []
+
+
+WORDS = {
+    "by an index that finds 98.7 % of the best ten, scored exactly": ("index", 0.987),
+    "by the index, and what changed since pixel by pixel; scored exactly": ("index+exact", None),
+    "each of 12 pixels compared": ("exact", 1),
+}
+
+
+def test_what_an_index_found_is_not_told_as_everything(page: Page) -> None:
+    """The demo is too small for an index to be asked: here the page is given the answers of larger ones."""
+    page.open()
+    for words, (engine, recall) in WORDS.items():
+        answer = {"engine": engine, "recall": recall, "searched": [{"scanned": 7}, {"scanned": 5}]}
+        said = page.evaluate("async (answer) => (await import('/web/assets/hits.mjs')).how(answer)", answer)
+        assert said == words

@@ -70,7 +70,7 @@ function words() {
 }
 
 // What was done, as the server tells it: nobody should take candidates for everything.
-function how({ engine, recall, searched }) {
+export function how({ engine, recall, searched }) {
   const scanned = searched.reduce((sum, one) => sum + one.scanned, 0);
   if (engine === "exact") return `each of ${count(scanned, "pixel")} compared`;
   const finds = recall === null ? "by the index" : `by an index that finds ${(100 * recall).toFixed(1).replace(/\.0$/, "")} % of the best ten`;
