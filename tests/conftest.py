@@ -133,6 +133,24 @@ def page(browser: Any, server: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def shared() -> Any:
+    """A landscape with observation counts, that no test changes."""
+    from tests.landscapes import Counted, landscape
+
+    return Counted.of(landscape())
+
+
+@pytest.fixture(scope="session")
+def built(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of its index, which no test changes either."""
+    from indexing.build import build_index
+
+    folder = tmp_path_factory.mktemp("index")
+    build_index(shared, "demo", shared.windows()[0], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A Postgres server of our own, below /tmp because its user may enter no other folder of ours."""
     programs = postgres_programs() or missing("Postgres is not installed")

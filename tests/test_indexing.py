@@ -26,22 +26,10 @@ from service.grid import Block, Zone
 from service.queries import Query
 from service.values import VALID, WATER, Float64Array, Int8Array, ModelIdentity, Vectors, Window
 from tests.fakes import IDENTITY, MemoryStore, alphaearth
+from tests.landscapes import landscape
 
 YEAR = Window.year(2024)
 BLOCK0 = Block("31N", 1400, 120)
-
-
-def landscape(side: int = 300, dims: int = 128, seed: int = 0) -> MemoryStore:
-    """Fields of a few kinds with noise, in 2 x 2 blocks of zone 31N, a corner of it without data."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.standard_normal((40, dims)).astype(np.float32)
-    cells = rng.integers(0, 40, (side // 10 + 1, side // 10 + 1))
-    field = np.kron(cells, np.ones((10, 10), int))[:side, :side]
-    values = kinds[field] + 0.3 * rng.standard_normal((side, side, dims)).astype(np.float32)
-    scales = (np.abs(values).max(axis=-1) / 127).astype(np.float32)
-    codes = np.rint(values / scales[..., None]).astype(np.int8)
-    codes[:30, :40], scales[:30, :40] = 0, 0
-    return MemoryStore(codes, scales, Zone(31), YEAR, 256 * 1400 + 100, 256 * 120 + 100)
 
 
 def brute_force(query: Query, codes: Int8Array, valid: np.ndarray, k: int) -> Float64Array:

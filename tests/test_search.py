@@ -18,7 +18,6 @@ from indexing.pixels import BlockCache, PixelReader
 from indexing.proposals import Proposal
 from indexing.question import Question, SearchResult, Where
 from indexing.search import Searcher
-from indexing.segment import whole_blocks
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
 from service.grid import Zone, archive_grid
 from service.queries import Query
@@ -52,20 +51,6 @@ def by_brute_force(store: MemoryStore, query: Query, k: int, keep: np.ndarray | 
     scores = (wide @ query.direction) / np.linalg.norm(wide, axis=1)
     order = np.argsort(-scores, kind="stable")[:k]
     return [(part.row0 + int(rows[n]), part.col0 + int(cols[n])) for n in order]
-
-
-@pytest.fixture(scope="module")
-def shared() -> MemoryStore:
-    """A landscape that no test changes."""
-    return landscape()
-
-
-@pytest.fixture(scope="module")
-def built(shared: MemoryStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its index, which no test changes either."""
-    folder = tmp_path_factory.mktemp("index")
-    build_index(shared, "demo", YEAR, folder)
-    return folder
 
 
 @pytest.fixture

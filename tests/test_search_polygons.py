@@ -13,7 +13,6 @@ from api import examples
 from api.catalogue import Dataset
 from api.settings import Settings
 from indexing import areas
-from indexing.build import build_index
 from indexing.ids import pixel_ids
 from indexing.search import Searcher
 from service.errors import LimitExceeded
@@ -24,7 +23,7 @@ from service.values import VALID, WATER, Area, BoolArray
 from tests.conftest import client_of
 from tests.fakes import MemoryStore
 from tests.stores import random_vectors
-from tests.test_indexing import YEAR, landscape
+from tests.test_indexing import YEAR
 from tests.test_polygons import brute_force, polygon
 from tests.test_search import ask, by_brute_force, query_at
 
@@ -43,18 +42,6 @@ def star(store: MemoryStore, reach: float = 120, middle: float = 150) -> tuple[P
     height, width = part.vectors.status.shape
     rows, cols = np.mgrid[0:height, 0:width] + 0.5
     return shape, brute_force(shape, *part.grid.to_lonlat(rows + part.row0, cols + part.col0))
-
-
-@pytest.fixture(scope="module")
-def shared() -> MemoryStore:
-    return landscape()
-
-
-@pytest.fixture(scope="module")
-def built(shared: MemoryStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build_index(shared, "demo", YEAR, folder)
-    return folder
 
 
 @pytest.mark.parametrize("exact_blocks", [64, 0])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexing.build import build_index
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.pixels import BlockCache
 from indexing.question import Question, RangeQuestion, SearchResult, Where
 from indexing.search import Searcher
 from service.errors import InvalidInput, NotFound, Unavailable
-from service.grid import Block, Zone, archive_grid
+from service.grid import Zone, archive_grid
 from service.polygons import Polygon
 from service.queries import Metric, Query
-from service.values import BLOCK, VALID, WATER, Area, BoolArray, Counts, Float64Array, Int64Array, Window
+from service.values import BLOCK, VALID, WATER, Area, BoolArray, Float64Array, Int64Array
 from tests.fakes import IDENTITY, MemoryStore
-from tests.test_indexing import YEAR, landscape
+from tests.landscapes import Counted, landscape
+from tests.test_indexing import YEAR
 from tests.test_polygons import brute_force, polygon
 from tests.test_search import NOWHERE, ask
 
 DECIMALS = 12
-
-
-class Counted(MemoryStore):
-    """A store that records observation counts, made from where a pixel lies; it never changes, so nothing is hashed."""
-
-    @cached_property
-    def wide(self) -> Float64Array:
-        """(H, W, d) float64 codes."""
-        return self.parts[0].vectors.codes.astype(np.float64)
-
-    @cached_property
-    def lengths(self) -> Float64Array:
-        """(H, W) their norms."""
-        return np.sqrt((self.wide**2).sum(axis=-1))
-
-    def revision(self) -> tuple[str, bool]:
-        return "one", True
-
-    def versions(self, window: Window, blocks: Iterable[Block]) -> Mapping[Block, str]:
-        return dict.fromkeys(blocks, "1")
-
-    def counted(self) -> tuple[int, ...]:
-        return self.levels()
-
-    def counts_window(self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1) -> Counts:
-        row, col = np.mgrid[rows, cols]
-        s2 = (row * 7919 + col * 104_729) % 10_007
-        return Counts(s2.astype(np.uint16), (row % 5).astype(np.uint16), (col % 7).astype(np.uint16))
 
 
 def corner(seed: int, dims: int, span: int, length: float, side: int = 40) -> Counted:
@@ -287,21 +257,6 @@ def test_hits_keep_their_distance_across_zones() -> None:
     assert apart.min() > 99
 
 
-@pytest.fixture(scope="module")
-def shared() -> Counted:
-    """A landscape with counts, that no test changes."""
-    part = landscape().parts[0]
-    vectors = part.vectors
-    return Counted(vectors.codes, vectors.scales, Zone(31), YEAR, part.row0, part.col0)
-
-
-@pytest.fixture(scope="module")
-def built(shared: Counted, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("index")
-    build_index(shared, "demo", YEAR, folder)
-    return folder
-
-
 @pytest.mark.parametrize("share", [0.3, 0.01, 0.0002])
 @pytest.mark.parametrize("kind", ["counts", "area"])
 def test_an_index_finds_95_percent_whatever_a_filter_leaves(
@@ -384,9 +339,7 @@ def test_more_recall_is_asked_for_or_refused(shared: Counted, built: Path) -> No
 @pytest.fixture(scope="module")
 def narrow() -> Counted:
     """Of few dimensions: an overview of a store in memory is made anew from all that lies below it."""
-    part = landscape(dims=12).parts[0]
-    vectors = part.vectors
-    return Counted(vectors.codes, vectors.scales, Zone(31), YEAR, part.row0, part.col0, levels=(1, 8))
+    return Counted.of(landscape(dims=12), levels=(1, 8))
 
 
 def test_a_coarse_level_has_hits_of_its_own_grid_and_can_be_refined(narrow: Counted) -> None:
