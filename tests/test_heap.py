@@ -1,4 +1,4 @@
-"""One arena for all threads that keeps what it was given back, looked at from outside: glibc tells how many there are."""
+"""One arena for all threads that keeps what it was given back, seen from outside: glibc tells how many there are."""
 
 from __future__ import annotations
 
