@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -86,9 +87,10 @@ class Mirror:
             thread.join(FIRST_WAIT_S)
 
     def drop(self, generation: Path) -> None:
-        """Forget a copy that cannot be used, so that it is fetched again."""
-        (generation.parent / "current").unlink(missing_ok=True)
-        shutil.rmtree(generation, ignore_errors=True)
+        """Forget a copy that cannot be used, so that it is fetched again; what is damaged is found when it is."""
+        with suppress(Conflict), alone(generation.parent):  # while another copies, it is left to the next search
+            (generation.parent / "current").unlink(missing_ok=True)
+            shutil.rmtree(generation, ignore_errors=True)
 
     def _try(self, window: Window, level: int, look: _Look) -> None:
         fault = ""

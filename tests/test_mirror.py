@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from indexing import mirror as mirroring
+from indexing.build import build_index
+from indexing.fleet import Share
 from indexing.manifest import current, load
 from indexing.mirror import Mirror, build_published, publish, published
+from indexing.opened import OpenedIndex, Serving
 from indexing.question import Question
 from indexing.search import Searcher
 from service.bucket import Bucket
@@ -197,3 +200,58 @@ def test_nothing_points_at_a_generation_that_was_cleared_away_while_it_was_sent(
     with pytest.raises(Conflict, match="cleared away"):
         build(tmp_path, bucket)
     assert published(bucket, YEAR) == first
+
+
+def test_a_replica_copies_only_the_segments_it_is_given(tmp_path: Path, bucket: Bucket) -> None:
+    store = landscape(side=200, dims=16)  # four blocks
+    scratch = tmp_path / "scratch"
+    build_index(store, "d", YEAR, scratch, most_blocks=1)
+    generation = current(scratch, YEAR)
+    assert generation is not None
+    publish(generation, bucket)
+    whole = OpenedIndex.of(current(scratch, YEAR) or generation, store, "d", YEAR)
+    share = Share(0, 2)
+    mine = whole.manifest.held_by(share)
+    assert len(mine) == 2
+    mirror = Mirror(tmp_path / "copies", bucket, share)
+    mirror.fetch(YEAR)
+    assert {path.name for path in (mirror.folder / "2024").glob("s-*")} == mine
+    index = Serving(store, "d", mirror).index(YEAR)
+    assert index is not None
+    assert {index.segments[number].name for number in index.held} == mine
+    (away, *_) = [segment for segment in index.segments if segment.name not in mine]
+    assert index.block(away.record.blocks[0][0]) is None
+    asked = QUERY.direction[None].astype(np.float32)
+    with pytest.raises(Unavailable, match=away.name):
+        index.propose(asked, 10, 4)
+    (part,), (all_of_it,) = index.propose(asked, 10_000, 16, segments=index.held), whole.propose(asked, 50_000, 16)
+    wanted = np.isin(all_of_it.segment, index.held)
+    assert part.position.tolist() == all_of_it.position[wanted][:10_000].tolist()
+    assert index.rows(part)[0].tolist() == whole.ids(all_of_it)[wanted][:10_000].tolist()
+
+
+def test_growth_sends_and_fetches_only_what_is_new(
+    tmp_path: Path, bucket: FolderBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = landscape(side=200, dims=16)
+    build_published(store, "d", YEAR, tmp_path / "scratch", bucket)
+    mirror = Mirror(tmp_path / "copies", bucket)
+    mirror.fetch(YEAR)
+    first = load(current(mirror.folder, YEAR) or tmp_path)
+    store.add(np.full((5, 5, 16), 3, np.int8), np.ones((5, 5)), store.zones()[0], YEAR, 256 * 1405, 256 * 120)
+    sent: list[str] = []
+    upload, download = bucket.upload, bucket.download
+    monkeypatch.setattr(bucket, "upload", lambda path, key: (sent.append(key), upload(path, key)))
+    build_published(store, "d", YEAR, tmp_path / "scratch", bucket)
+    fetched: list[str] = []
+    monkeypatch.setattr(bucket, "download", lambda key, path: (fetched.append(key), download(key, path)))
+    mirror.fetch(YEAR)
+    second = load(current(mirror.folder, YEAR) or tmp_path)
+    new = {segment.name for segment in second.segments} - {segment.name for segment in first.segments}
+    assert new
+    folders = {key.split("/")[1] for key in sent}
+    assert {name for name in folders if not name.startswith("g-")} == new
+    assert {key.split("/")[1] for key in fetched} == folders
+    sent.clear()
+    assert build_published(store, "d", YEAR, tmp_path / "scratch", bucket) == second
+    assert not sent, "nothing changed, nothing is sent"
