@@ -20,6 +20,10 @@ _AT_ONCE: Final = 32
 """Queries that are asked together: with a few thousand candidates each, of many segments, they take some 100 MB."""
 
 
+_SHARE: Final = 16
+"""More than one in so many pixels as candidates is not measured: then all could as well be scored."""
+
+
 def tunings_of(
     home: Path, quantiser: QuantiserRecord, records: Sequence[SegmentRecord], ladder: Settings = LADDER
 ) -> tuple[Tuning, ...]:
@@ -40,7 +44,7 @@ def tunings_of(
     )
     directions = unit(queries)
     tunings: list[Tuning] = []
-    for probes, candidates in _reaching(ladder, centres.lists):
+    for probes, candidates in _reaching(ladder, centres.lists, sum(each.pixels for each in records)):
         proposed: list[Int64Array] = []
         for start in range(0, len(queries), _AT_ONCE):
             part = propose(centres, segments, directions[start : start + _AT_ONCE], max(candidates), probes)
@@ -55,10 +59,13 @@ def tunings_of(
     return tuple(sorted(tunings, key=lambda each: each.cost))
 
 
-def _reaching(ladder: Settings, lists: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+def _reaching(ladder: Settings, lists: int, pixels: int) -> Iterator[tuple[int, tuple[int, ...]]]:
     """The settings there are lists for. The last looks into all of them: only more candidates find more."""
+    most = max(pixels // _SHARE, ladder[0][1][-1])
     for probes, candidates in ladder:
         if probes >= lists:
-            yield lists, tuple(sorted({n for _, each in ladder for n in each if n >= candidates[0]}))
+            yield lists, tuple(sorted({n for _, each in ladder for n in each if min(candidates[0], most) <= n <= most}))
             return
-        yield probes, candidates
+        few = tuple(n for n in candidates if n <= most)
+        if few:
+            yield probes, few

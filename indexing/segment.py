@@ -269,10 +269,10 @@ class Segment:
         """How many candidates to ask of each segment when so many are wanted.
 
         One more shows whether any that ties with the last was left out. Codes of several bits are compared in two
-        steps, and the first drops a pixel by what was found before it: that may show among the last, not among twice
-        as many.
+        steps, and the first drops a pixel by what was found before it: that may show among the last
+        of those asked for, which are then not taken.
         """
-        return count + 1 if self.bits == 1 else 2 * count + 1
+        return count + 1 if self.bits == 1 else count + max(count // 4, 64)
 
     def search(
         self, directions: Float32Array, nearest: tuple[Float32Array, Int64Array], count: int, allowed: UInt8Array | None

@@ -36,6 +36,7 @@ def bucket(tmp_path: Path) -> Bucket:
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr("indexing.learn.HELD_OUT", 40)
 
 
 def build(tmp_path: Path, bucket: Bucket, store: MemoryStore = STORE) -> str:
