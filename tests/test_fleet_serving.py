@@ -28,7 +28,7 @@ from tests.stores import YEAR, Tiny, tiny_archive
 pytestmark = pytest.mark.slow
 
 KEY = "a-key-of-the-fleet-that-nobody-may-see"
-SECONDS = 1.0
+SECONDS = 2.0
 SHARES = {"one": "all", "a": "0/2", "b": "1/2", "front": "none"}
 HOLDERS = "ab"
 
@@ -72,14 +72,17 @@ class Servers:
             self.running[name] = subprocess.Popen(command, env=os.environ | told, cwd=self.root / name, stderr=log)
 
     def wait(self, name: str) -> None:
-        until = time.monotonic() + 60
-        while True:
-            try:
-                httpx2.get(f"http://127.0.0.1:{self.ports[name]}/livez").raise_for_status()
-                return
-            except httpx2.TransportError:
-                assert time.monotonic() < until, "it never listened"
-                time.sleep(0.2)
+        """Until it has opened what it holds: it is asked nothing it would have to open first."""
+        until = time.monotonic() + 90
+        while not self._is_ready(name):
+            assert time.monotonic() < until, f"it was never ready: {self.log(name)}"
+            time.sleep(0.2)
+
+    def _is_ready(self, name: str) -> bool:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{self.ports[name]}/readyz?enough=some").status_code == 200
+        except httpx2.TransportError:
+            return False
 
     def search(self, name: str, question: dict[str, Any]) -> dict[str, Any]:
         address = f"http://127.0.0.1:{self.ports[name]}/datasets/tiny/2024/search"

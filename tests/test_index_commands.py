@@ -29,10 +29,10 @@ from indexing.segment import SegmentTask, build_segment
 from service.bucket import open_bucket
 from service.bucket.folder import FolderBucket
 from service.errors import Corrupt, InvalidInput
+from tests.landscapes import landscape
 from tests.services import S3
 from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
 from tests.test_fleet_serving import field_of
-from tests.test_indexing import landscape
 
 
 def command(home: Path, *words: str) -> Result:

@@ -30,7 +30,7 @@ from service.polygons import Polygon
 from service.queries import Query
 from service.values import Area, ModelIdentity, Window
 from tests.fakes import IDENTITY, MemoryStore
-from tests.test_indexing import YEAR, landscape
+from tests.landscapes import YEAR, landscape
 
 PIXELS = 65536
 
