@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -18,12 +19,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from api.fleet import HttpPeer, Line
-from api.settings import KEY_HEADER
+from api.settings import KEY_HEADER, ApiKey, Settings
 from api.settings import Fleet as FleetSettings
 from indexing import fleet as fleets
 from indexing.fleet import Fleet, Share
 from indexing.wire import MEDIA_TYPE, packed, unpacked
 from service.errors import Corrupt, Forbidden, SmaltiError, Unavailable
+from tests.conftest import client_of
 
 SECRET = "a-key-nobody-may-see"
 
@@ -266,3 +268,16 @@ def test_a_message_that_was_damaged_is_refused_or_has_the_right_shape(data: st.D
         return
     assert isinstance(head, dict)
     assert {name: (array.dtype.str, array.ndim) for name, array in arrays.items()} == KINDS
+
+
+@pytest.mark.parametrize("path", ["/shards/candidates", "/shards/best"])
+def test_what_peers_ask_is_nobody_elses_even_where_reading_is_public(path: str, world: Settings) -> None:
+    far = {"client": ("203.0.113.7", 50000)}
+    assert client_of(world, **far).post(path, content=b"x").status_code == 403
+    here = client_of(world).post(path, content=b"x")
+    assert (here.status_code, here.json()["kind"]) == (422, "invalid-input")
+    key = ApiKey.parse(f"{sha256(SECRET.encode()).hexdigest()}:read")
+    keyed = client_of(world.model_copy(update={"api_keys": (key,)}), **far)
+    assert keyed.post(path, content=b"x").status_code == 401
+    assert keyed.post(path, content=b"x", headers={KEY_HEADER: SECRET}).status_code == 422
+    assert path not in keyed.get("/api").json()["paths"]
