@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from indexing.ann import Parameters, Quantiser
 from indexing.manifest import FileRecord, QuantiserRecord, name_of, write_durably
-from indexing.segment import PART, put_in_place
+from indexing.segment import part_of, put_in_place
 from indexing.truth import HELD_OUT, held_out
 from service.errors import NotFound, SmaltiError
 from service.grid import Block, Zone
@@ -67,7 +66,7 @@ def learn(
     queries = held_out(sample[:held], random)
     parameters = Parameters.of(pixels, store.dims, seed)
     quantiser = Quantiser.trained(parameters, (sample[held:] if len(sample) > held else sample)[: parameters.sample])
-    scratch = Path(tempfile.mkdtemp(prefix=PART, dir=home))
+    scratch = part_of(home)
     try:
         quantiser.write(scratch / "centres.faiss")
         np.save(scratch / "held-out.npy", queries)

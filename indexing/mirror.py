@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -26,7 +25,7 @@ from typing import Final
 from indexing.build import Progress, Run, alone, build_index, drop_generations
 from indexing.fleet import ALL, Share
 from indexing.manifest import FileRecord, IndexManifest, current, home_of, load, write_durably
-from indexing.segment import PART, put_in_place
+from indexing.segment import PART, part_of, put_in_place
 from service.bucket import Bucket
 from service.errors import Conflict, Corrupt, NotFound, SmaltiError
 from service.store.contract import Store
@@ -141,7 +140,7 @@ class Mirror:
         folder = home / name
         if _is_whole(folder, files):
             return
-        incoming = Path(tempfile.mkdtemp(prefix=PART, dir=home))
+        incoming = part_of(home)
         try:
             for record in files:
                 self._bucket.download(f"{home.name}/{name}/{record.name}", incoming / record.name)

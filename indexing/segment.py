@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -81,7 +81,7 @@ def build_segment(
     done = finished(folder)
     if done is not None and done.blocks == task.blocks:
         return done
-    scratch = Path(tempfile.mkdtemp(prefix=PART, dir=home))
+    scratch = part_of(home)
     try:
         record = _Making(store, task, home, scratch).run(on_block or (lambda: None))
         write_durably(scratch / "segment.json", json.dumps(record.document()))
@@ -89,6 +89,13 @@ def build_segment(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return record
+
+
+def part_of(home: Path) -> Path:
+    """A new folder for something unfinished, as open to others as the one it lies in is made to be."""
+    scratch = home / f"{PART}{uuid.uuid4().hex}"
+    scratch.mkdir()
+    return scratch
 
 
 def put_in_place(scratch: Path, folder: Path) -> None:
