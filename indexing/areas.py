@@ -24,9 +24,10 @@ _ALONG: Final = 65
 """Places along each side of a box around blocks: between them a side bends by far less than `_GENEROUS`."""
 _GENEROUS: Final = 0.05
 """Degrees."""
-_NODES: Final = np.arange(0, BLOCK + 1, 16) + 0.0
-_BETWEEN: Final = np.maximum(1 - np.abs(np.arange(BLOCK)[:, None] + 0.5 - _NODES) / 16, 0)
-"""(256, 17) shares of the nodes in the centre of each row or column."""
+_STEP: Final = 16
+_NODES: Final = np.arange(0, BLOCK + 1, _STEP) + 0.0
+_SHARES: Final = (np.arange(_STEP) + 0.5) / _STEP
+"""How far along from one node to the next the centres of pixels lie."""
 _ROUNDING: Final = 1e-9
 """Degrees."""
 
@@ -256,7 +257,7 @@ def pixels_within(area: Area, grid: ZoneGrid, block: Block) -> BoolArray:
     """
     row, col = np.meshgrid(_NODES + block.rows.start, _NODES + block.cols.start, indexing="ij")
     lon, lat = grid.to_lonlat(row, col)
-    places = [_BETWEEN @ nodes @ _BETWEEN.T for nodes in (lon, lat)]
+    places = [_between(nodes) for nodes in (lon, lat)]
     within = contains(area, *places)
     doubtful = np.zeros_like(within)
     for nodes, found, edges in ((lon, places[0], (area.west, area.east)), (lat, places[1], (area.south, area.north))):
@@ -266,6 +267,13 @@ def pixels_within(area: Area, grid: ZoneGrid, block: Block) -> BoolArray:
     rows, cols = np.nonzero(doubtful)
     within[rows, cols] = contains(area, *grid.to_lonlat(rows + block.rows.start + 0.5, cols + block.cols.start + 0.5))
     return within
+
+
+def _between(nodes: Float64Array) -> Float64Array:
+    """(256, 256) numbers between (17, 17) nodes, by straight lines down and across."""
+    down = (nodes[:-1, None] + _SHARES[:, None] * np.diff(nodes, axis=0)[:, None]).reshape(BLOCK, -1)
+    across = down[:, :-1, None] + _SHARES * np.diff(down, axis=1)[:, :, None]
+    return np.asarray(across.reshape(BLOCK, BLOCK), np.float64)
 
 
 def _spans(area: Area) -> list[tuple[float, float]]:

@@ -12,8 +12,9 @@ from indexing.areas import Filter, Within, within_of
 from indexing.batches import ranked
 from indexing.exact import Top, rank, scan
 from indexing.ids import cells_of
+from indexing.manifest import Tuning
 from indexing.pixels import PixelReader, Pixels, Snapshot
-from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, proposed, reach_of
+from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, effort, proposed, reach_of, wider
 from indexing.question import Engine, Question, Where
 from indexing.spacing import away_from, spread
 from indexing.spread import SpreadIndex
@@ -271,18 +272,33 @@ class Finder:
             )
         changed = [block for block in self.at.versions if block in self._changed and block in within.blocks]
         self._limits.require_few(self.at, len(changed), 0, _TOO_OLD)
-        direction = question.query.direction.astype(np.float32)
-        proposal, probes = proposed(index, reach, direction, tuning, k)
-        ids, codes, norms, scales = index.rows(proposal)
-        top = rank(question.query, ids, Pixels(codes, norms, None, scales), k).merged(self._own(question, within, k), k)
+        top, probes, count = self._proposed(question, index, reach, tuning, k)
+        top = top.merged(self._own(question, within, k), k)
         scanned = 0
         if changed:
             newer, scanned = scan(question.query, changed, self.read, k, mask=lambda block: within.part(self.at, block))
             top = top.merged(newer, k)
         return Found(
             top, "index+exact" if changed else "index", tuning.measured(question.k) if within.is_all else None,
-            scanned + len(ids), len(ids), probes, getattr(index, "missing", ()),
+            scanned + count, count, probes, getattr(index, "missing", ()),
         )  # fmt: skip
+
+    def _proposed(self, question: Question, index: Index, reach: Reach, tuning: Tuning, k: int) -> tuple[Top, int, int]:
+        """The best of what an index proposes, how many lists were looked into, and how many pixels ranked.
+
+        The best that a filter leaves may lie anywhere: once found they must still be the best when four times as many
+        lists are looked into.
+        """
+        direction, lists = question.query.direction.astype(np.float32), index.manifest.parameters.lists
+        probes, count = effort(tuning, k, reach.share, lists)
+        before, scored = Top.none(), 0
+        while True:
+            proposal, probes = proposed(index, reach, direction, probes, count)
+            ids, codes, norms, scales = index.rows(proposal)
+            top, scored = rank(question.query, ids, Pixels(codes, norms, None, scales), k), scored + len(ids)
+            if reach.share == 1 or probes >= lists or (len(top.ids) and np.array_equal(top.ids, before.ids)):
+                return top, probes, scored
+            before, probes = top, wider(probes, lists)
 
     def _own(self, question: Question, within: Within, k: int) -> Top:
         """The best of those that the query was made from, whatever the index proposes."""

@@ -23,8 +23,8 @@ from service.values import BLOCK, Float32Array, Int8Array, Int64Array, UInt8Arra
 
 FEW_PIXELS: Final = 200_000
 """That may be hits: up to so many all are scored. Blocks with few of them are not read whole."""
-FEW_BLOCKS: Final = 16
-"""With pixels that may be hits: up to so many are scored whole, in a few milliseconds."""
+FEW_BLOCKS: Final = 32
+"""With pixels that may be hits: up to so many are scored whole, in some milliseconds."""
 
 _PIXELS: Final = BLOCK * BLOCK
 _WIDER: Final = 0.75
@@ -117,12 +117,16 @@ def effort(tuning: Tuning, k: int, share: float, lists: int) -> tuple[int, int]:
     return min(int(np.ceil(probes / max(share, 1 / lists) ** _WIDER)), lists), count
 
 
-def proposed(index: Index, reach: Reach, direction: Float32Array, tuning: Tuning, k: int) -> tuple[Proposal, int]:
+def proposed(index: Index, reach: Reach, direction: Float32Array, probes: int, count: int) -> tuple[Proposal, int]:
     """Candidates for one direction, and how many lists were looked into: more, until there are enough candidates."""
     lists = index.manifest.parameters.lists
-    probes, count = effort(tuning, k, reach.share, lists)
     while True:
         (found,) = index.propose(direction[None], count, probes, reach.allowed)
         if len(found.position) >= min(count, max(1, reach.pixels)) or probes >= lists:
             return found, probes
-        probes = min(4 * probes, lists)
+        probes = wider(probes, lists)
+
+
+def wider(probes: int, lists: int) -> int:
+    """How many lists to look into where so many may not be enough."""
+    return min(4 * probes, lists)
