@@ -37,7 +37,7 @@ BLOCKS: Final = (16, 64, 256, 763)
 """1, 4, 17 and 50 million pixels."""
 FOLDER: Final = ROOT / "search-large"
 DATASET: Final = "scene"
-ASKED, COLD = 256, 24
+ASKED, COLD = 256, 16
 BATCH: Final = 128
 BYTES_A_PIXEL: Final = 200
 """Of disk that a build may need: rows, lists, and the lists once more while they are put in order."""
@@ -146,9 +146,12 @@ def _read_bytes() -> int:
 
 
 def find_truth(sizes: Sequence[int]) -> None:
-    """The true neighbours among the pixels of each size, found in one pass over the largest."""
+    """The true neighbours among the pixels of each size, found in one pass over the largest.
+
+    What is looked for are pixels of the smallest, so that all sizes hold them.
+    """
     scene = Scene(max(sizes))
-    truth = Truth.of(directions_of(scene, ASKED))
+    truth = Truth.of(directions_of(Scene(min(sizes)), ASKED))
     saved = {"directions": truth.directions}
     for number, (block, unit) in enumerate(track(each_block(scene), "Looking at every pixel", total=max(sizes)), 1):
         truth.see(block, unit)
