@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexing.areas import contains, pixels_within
 from indexing.ids import cols_of, pixel_ids, rows_of
 from indexing.pixels import BlockCache
 from indexing.question import Question, RangeQuestion, SearchResult, Where
 from indexing.search import Searcher
 from service.errors import InvalidInput, NotFound, Unavailable
-from service.grid import Zone, archive_grid
+from service.grid import Block, Zone, archive_grid
+from service.linear import CoarseDirection
 from service.polygons import Polygon
 from service.queries import Metric, Query
 from service.values import BLOCK, VALID, WATER, Area, BoolArray, Float64Array, Int64Array
@@ -406,3 +408,39 @@ def test_a_euclidean_answer_is_the_same_with_an_index_and_without(shared: Counte
     scores = query.scores(part.vectors.codes, scales=part.vectors.scales)
     for hit in one.hits:
         assert abs(float(scores[hit.row - part.row0, hit.col - part.col0]) - hit.score) < 2e-5
+
+
+@pytest.mark.parametrize(("lon", "lat", "level"), [(3.1, 52.0, 1), (5.9, 82.0, 1), (179.99, 10.0, 1), (0.2, 75.0, 32)])
+def test_places_between_known_ones_are_on_the_right_side_of_every_edge(lon: float, lat: float, level: int) -> None:
+    zone = Zone.of(lon, lat)
+    grid = archive_grid(zone).at_level(level)
+    row, col = grid.cell(lon, lat)
+    block = Block(zone.name, row // BLOCK, col // BLOCK, level)
+    rows, cols = np.mgrid[block.rows, block.cols] + 0.5
+    x, y = grid.to_lonlat(rows, cols)
+    for i, j in ((0, 255), (40, 200), (128, 129)):  # edges through the centres of pixels, and beside them
+        for more in (0.0, 1e-9, 1e-5):
+            south, north = sorted((float(y[i, j]), float(y[j, i])))
+            area = Area(float(x[i, i]) - more, south - more, float(x[j, j]) + more, north + more)
+            assert np.array_equal(pixels_within(area, grid, block), contains(area, x, y))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), dims=st.sampled_from([1, 2, 16, 128]), near=st.sampled_from([0.0, 0.02, 0.5, 3.0])
+)
+def test_a_first_look_loses_nothing_that_is_alike_enough(seed: int, dims: int, near: float) -> None:
+    rng = np.random.default_rng(seed)
+    direction = rng.standard_normal(dims)
+    direction /= np.linalg.norm(direction)
+    wide = direction + near * rng.standard_normal((300, dims)) / dims**0.5
+    codes = np.rint(127 * wide / np.abs(wide).max(axis=1, keepdims=True)).astype(np.int8)
+    codes[7] = 0
+    norms = np.linalg.norm(codes.astype(np.float64), axis=1).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        cosines = codes.astype(np.float64) @ direction / np.linalg.norm(codes.astype(np.float64), axis=1)
+    look = CoarseDirection(direction)
+    for least in (-0.5, 0.0, 0.3, 0.99, float(np.nanmax(cosines))):
+        found = look.above(codes, norms, least)
+        assert set(np.flatnonzero(cosines >= least).tolist()) <= set(found.tolist())
+        assert 7 not in found
