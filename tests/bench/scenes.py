@@ -83,10 +83,16 @@ class Scene:
     def read(
         self, zone: Zone, window: Window, rows: slice, cols: slice, *, level: int = 1, dims: int | None = None
     ) -> Vectors:
-        """Only whole blocks are asked for, one at a time."""
+        """Only blocks and parts of one are asked for."""
         block = Block(zone.name, rows.start // BLOCK, cols.start // BLOCK)
-        assert (block.rows, block.cols, level) == (rows, cols, 1)
-        return self.vectors(block)
+        assert rows.stop <= block.rows.stop
+        assert cols.stop <= block.cols.stop
+        held = self.vectors(block)
+        at = (
+            slice(rows.start - block.rows.start, rows.stop - block.rows.start),
+            slice(cols.start - block.cols.start, cols.stop - block.cols.start),
+        )
+        return Vectors(held.codes[at], held.scales[at], held.status[at])
 
     def sample(
         self, zone: Zone, window: Window, rows: Int64Array, cols: Int64Array, *, dims: int | None = None
