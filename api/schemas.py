@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.registry import DEFAULT
 
 MAX_DIMS: Final = 4096
 MAX_RING: Final = 10_000
-"""Positions of a ring that are looked at at all; how many a polygon may have its own reader says."""
+"""Positions of a ring, rings or polygons that are looked at at all; how many there may be their own reader says."""
 
 LonText = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False)]
 """Degrees in a path or query, which are text."""
@@ -33,30 +33,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _short(parts: object) -> object:
+    """Refuse what is far too long before each of its members is looked at."""
+    if isinstance(parts, list) and len(parts) > MAX_RING:
+        raise ValueError(f"{len(parts):,} are too many")
+    return parts
+
+
+Short = BeforeValidator(_short)
 Ring = Annotated[
     list[Annotated[list[Finite], Field(min_length=2, max_length=3)]],
-    Field(
-        min_length=4,
-        max_length=MAX_RING,
-        description="[longitude, latitude] in degrees; the last position is the first",
-    ),
+    Field(min_length=4, description="[longitude, latitude] in degrees; the last position is the first"),
+    Short,
 ]
+Rings = Annotated[list[Ring], Field(min_length=1), Short]
 
 
 class PolygonBody(Strict):
     """A GeoJSON polygon: its outline, then its holes."""
 
     type: Literal["Polygon"]
-    coordinates: list[Ring] = Field(min_length=1, max_length=MAX_RING)
+    coordinates: Rings
 
 
 class MultiPolygonBody(Strict):
     """Several GeoJSON polygons."""
 
     type: Literal["MultiPolygon"]
-    coordinates: list[Annotated[list[Ring], Field(min_length=1, max_length=MAX_RING)]] = Field(
-        min_length=1, max_length=MAX_RING
-    )
+    coordinates: Annotated[list[Rings], Field(min_length=1), Short]
 
 
 Geometry = Annotated[PolygonBody | MultiPolygonBody, Field(discriminator="type")]
