@@ -265,12 +265,12 @@ def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
 
 
 def test_a_manifest_tells_what_was_indexed_and_comes_back_the_same(tmp_path: Path) -> None:
-    store, ticks = landscape(), []
+    store, ticks = landscape(side=200), []
     manifest = build_index(store, "demo", YEAR, tmp_path, on_progress=lambda done, total: ticks.append((done, total)))
     generation = current(tmp_path, YEAR)
     assert generation is not None
     assert load(generation) == manifest == IndexManifest.from_json(manifest.to_json())
-    assert manifest.count == 300 * 300 - 30 * 40
+    assert manifest.count == 200 * 200 - 30 * 40
     assert dict(manifest.blocks) == dict(store.versions(YEAR, store.blocks(YEAR)))
     assert manifest.tuning.recall >= TARGET
     assert manifest.revision == store.revision()[0]
@@ -287,7 +287,7 @@ def test_the_same_seed_builds_the_same_index(tmp_path: Path) -> None:
 
 
 def test_memory_holds_one_block_at_a_time(tmp_path: Path) -> None:
-    store = landscape()
+    store = landscape(side=170)
     build_index(store, "demo", YEAR, tmp_path)
     assert all((rows.stop - rows.start, cols.stop - cols.start) == (256, 256) for _, _, rows, cols in store.reads)
     assert len(store.reads) == 2 * len(store.blocks(YEAR))
