@@ -20,6 +20,8 @@ DIMS: Final = 128
 KINDS, RANK, PARCEL = 400, 24, 16
 FIRST_YEAR: Final = 2023
 CHANGED: Final = 0.1
+_STRIP: Final = 32
+"""Rows made at once, so that little memory is needed: a benchmark of memory makes blocks while it measures."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,33 @@ class Landscape:
     def _normal(self) -> Float32Array:
         return np.random.default_rng(self.seed).standard_normal(2**24, np.float32)
 
-    def _noise(self, rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> Float32Array:
+    def _noise(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float32Array:
         """Normal noise from one long row of it, begun anywhere: drawing it for every block would take longest."""
         start, count = int(rng.integers(2**22)), int(np.prod(shape))
-        return self._normal[start : start + count].reshape(shape) * np.float32(deviation)
+        return self._normal[start : start + count].reshape(shape)
 
     def block(self, block: Block, year: int) -> Vectors:
         """(256, 256) valid pixels."""
         directions, kinds, slopes = self._world
         rng = np.random.default_rng([self.seed, int(block.zone[:2]), block.row, block.col, year])
         latent = kinds[self.parcels(block, year)]
-        latent += self._noise(rng, latent.shape, 0.25)
+        latent += self._noise(rng, latent.shape) * np.float32(0.25)
         # A wave of some ten kilometres: slopes that never end would lead out of what the colours span.
         south, east = (
             np.sin(np.arange(n * BLOCK, (n + 1) * BLOCK, dtype=np.float32) / 600) for n in (block.row, block.col)
         )
         latent += 0.5 * (south[:, None, None] * slopes[0] + east[None, :, None] * slopes[1])
-        values = (latent.reshape(-1, RANK) @ directions).reshape(BLOCK, BLOCK, DIMS)
-        values += self._noise(rng, values.shape, 0.15)
-        values -= values.mean(axis=-1, keepdims=True)
-        values /= values.std(axis=-1, keepdims=True)
-        return Vectors(*quantise(values), np.full((BLOCK, BLOCK), VALID, np.uint8))
+        noise = self._noise(rng, (BLOCK, BLOCK, DIMS))
+        out = Vectors(
+            np.empty((BLOCK, BLOCK, DIMS), np.int8),
+            np.empty((BLOCK, BLOCK), np.float32),
+            np.full((BLOCK, BLOCK), VALID, np.uint8),
+        )
+        for top in range(0, BLOCK, _STRIP):
+            rows = slice(top, top + _STRIP)
+            values = (latent[rows].reshape(-1, RANK) @ directions).reshape(_STRIP, BLOCK, DIMS)
+            values += noise[rows] * np.float32(0.15)
+            values -= values.mean(axis=-1, keepdims=True)
+            values /= values.std(axis=-1, keepdims=True)
+            out.codes[rows], out.scales[rows] = quantise(values)
+        return out
