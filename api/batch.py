@@ -7,6 +7,7 @@ another does it again.
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,7 @@ CONNECT_S: Final = 15.0
 """How long a scheduler may take to answer, and the first of its workers to be there."""
 DEATHS: Final = 3
 """Times that processes of ours may die in a row before the work is given up."""
+_ADDRESS: Final = re.compile(r"(tcp|tls|ws|wss)://[^/\s@]+")
 _AGAIN: Final = "Run it again: pieces that were done are not done again."
 
 
@@ -45,6 +47,8 @@ def on_dask(address: str) -> Iterator[Run]:
         Unavailable: No scheduler answers there, or it has no worker.
         Conflict: Workers run another version of smalti.
     """
+    if not _ADDRESS.fullmatch(address):
+        raise InvalidInput(f"{address[:200]!r} is no address.", field="scheduler", remedy="Write tcp://name:8786.")
     try:
         import distributed
     except ImportError:
@@ -52,8 +56,6 @@ def on_dask(address: str) -> Iterator[Run]:
         raise Unavailable("Dask is not installed here.", field="scheduler", remedy=remedy) from None
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
-    except ValueError:
-        raise InvalidInput(f"{address[:200]!r} is no address.", field="scheduler", remedy="tcp://name:8786") from None
     except (OSError, TimeoutError):
         raise Unavailable(f"no Dask scheduler answers at {address}.", field="scheduler") from None
     with client:
