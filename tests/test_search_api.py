@@ -15,8 +15,7 @@ from fastapi.testclient import TestClient
 
 from api import problems
 from api.hits import SearchAnswer
-from api.ranges import RangesAnswer
-from api.routes import queries, search, tiles
+from api.routes import queries, search
 from api.settings import Limits, Settings
 from api.state import State
 from indexing.build import build_index
