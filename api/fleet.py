@@ -19,8 +19,8 @@ import orjson
 from api.problems import STATUS
 from api.settings import KEY_HEADER
 from api.settings import Fleet as Settings
-from indexing.fleet import Fleet, Question
-from indexing.wire import MEDIA_TYPE
+from indexing.fleet.share import Fleet, Question
+from indexing.fleet.wire import MEDIA_TYPE
 from service import VERSION
 from service.errors import Corrupt, Forbidden, SmaltiError, Unavailable
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from api.batch import Run as Spread
 from api.settings import Fleet, Settings
 from api.state import State
-from indexing.build import Run
-from indexing.manifest import SegmentRecord
-from indexing.segment import SegmentTask, build_segment
-from indexing.sent import fetch_segment, make_there, send_quantiser
+from indexing.index.build import Run
+from indexing.index.manifest import SegmentRecord
+from indexing.index.segment import SegmentTask, build_segment
+from indexing.index.sent import fetch_segment, make_there, send_quantiser
 
 
 @dataclass(frozen=True)

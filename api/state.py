@@ -20,15 +20,15 @@ from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
 from api.watch import Watch
-from indexing.answering import best_for, candidates_for
-from indexing.build import Progress, Run, build_index
-from indexing.fleet import Share
-from indexing.manifest import IndexManifest
-from indexing.mirror import Mirror, build_published
-from indexing.opened import OpenedIndex
+from indexing.fleet.answering import best_for, candidates_for
+from indexing.fleet.shards import IndexName
+from indexing.fleet.share import Share
+from indexing.index.build import Progress, Run, build_index
+from indexing.index.manifest import IndexManifest
+from indexing.index.mirror import Mirror, build_published
+from indexing.index.opened import OpenedIndex
 from indexing.pixels import BlockCache
 from indexing.search import Searcher
-from indexing.shards import IndexName
 from service.bucket import open_bucket
 from service.encoder import Encoder
 from service.errors import NotFound, SmaltiError, Unavailable

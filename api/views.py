@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from fastapi import Query
 
 from api.catalogue import DatasetWindow
-from api.examples import query_at
+from api.likeness.examples import query_at
 from api.state import State
 from service.colour import (
     BandsView,

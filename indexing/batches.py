@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from indexing.exact import Top
+from indexing.index.proposals import Proposal
 from indexing.planner import Index
-from indexing.proposals import Proposal
 from indexing.screens import DECIMALS, MARGIN
 from service.together import together
 from service.values import Float64Array

@@ -11,13 +11,13 @@ import numpy as np
 from indexing.areas import Filter, Within, within_of
 from indexing.batches import ranked
 from indexing.exact import Top, rank, scan
+from indexing.fleet.spread import SpreadIndex
 from indexing.ids import cells_of
-from indexing.manifest import Tuning
+from indexing.index.manifest import Tuning
 from indexing.pixels import PixelReader, Pixels, Snapshot
 from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, effort, proposed, reach_of, wider
 from indexing.question import Engine, Question, Where
 from indexing.spacing import away_from, spread
-from indexing.spread import SpreadIndex
 from service.deadline import Deadline
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block

@@ -13,11 +13,11 @@ from typing import Final, Protocol
 import numpy as np
 
 from indexing.areas import Within
-from indexing.manifest import IndexManifest, Tuning
-from indexing.opened import Fresh
+from indexing.index.manifest import IndexManifest, Tuning
+from indexing.index.opened import Fresh
+from indexing.index.proposals import Proposal
+from indexing.index.segment import Segment
 from indexing.pixels import Pixels, Snapshot
-from indexing.proposals import Proposal
-from indexing.segment import Segment
 from service.grid import Block
 from service.values import BLOCK, Float32Array, Int8Array, Int64Array, UInt8Array
 

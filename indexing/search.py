@@ -17,16 +17,16 @@ from indexing.areas import drawn
 from indexing.averages import MAX_BLOCKS, Average, average_of
 from indexing.exact import Reader, Top, scan
 from indexing.finding import Finder, Found, Limits
-from indexing.fleet import ALL, Fleet, Share
+from indexing.fleet.share import ALL, Fleet, Share
+from indexing.fleet.spread import SpreadIndex
 from indexing.ids import cols_of, rows_of, zones_of
+from indexing.index.mirror import Mirror
+from indexing.index.opened import OpenedIndex, Serving
 from indexing.medoids import some_of
-from indexing.mirror import Mirror
-from indexing.opened import OpenedIndex, Serving
 from indexing.pixels import BlockCache, PixelReader, Pixels, Places, Snapshot, lonlat_of
 from indexing.question import Hit, Question, RangeQuestion, RangeResult, SearchResult
 from indexing.ranges import any_of, counted
 from indexing.refining import refined
-from indexing.spread import SpreadIndex
 from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.grid import Block

@@ -143,7 +143,7 @@ def shared() -> Any:
 @pytest.fixture(scope="session")
 def built(shared: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of its index, which no test changes either."""
-    from indexing.build import build_index
+    from indexing.index.build import build_index
 
     folder = tmp_path_factory.mktemp("index")
     build_index(shared, "demo", shared.windows()[0], folder)

@@ -26,7 +26,7 @@ DOORS = {
     "pyarrow": ("service/tables/", "service/training/"),
     "onnxruntime": ("service/encoder/",),
     "openvino": ("service/encoder/",),
-    "faiss": ("indexing/ann.py",),
+    "faiss": ("indexing/index/ann.py",),
     "torch": ("service/training/",),
     "onnx": ("service/training/export/",),
     "huggingface_hub": ("service/training/hub.py",),

@@ -13,7 +13,7 @@ from jsonschema import Draft7Validator
 
 from api.params import SUPPORTED_TMS
 from api.settings import Settings
-from api.wmts import urn
+from api.standards.wmts import urn
 from tests.conftest import client_of
 
 BASE = "/datasets/demo/2024"

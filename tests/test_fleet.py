@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from api.fleet import HttpPeer, Line
 from api.settings import KEY_HEADER, ApiKey, Settings
 from api.settings import Fleet as FleetSettings
-from indexing import fleet as fleets
-from indexing.fleet import Fleet, Share
-from indexing.wire import MEDIA_TYPE, packed, unpacked
+from indexing.fleet import share as fleets
+from indexing.fleet.share import Fleet, Share
+from indexing.fleet.wire import MEDIA_TYPE, packed, unpacked
 from service.errors import Corrupt, Forbidden, SmaltiError, Unavailable
 from tests.conftest import client_of
 

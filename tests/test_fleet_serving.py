@@ -18,9 +18,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from indexing.build import build_index
-from indexing.fleet import Share
-from indexing.manifest import IndexManifest
+from indexing.fleet.share import Share
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest
 from service.values import VALID, Vectors
 from tests.services import free_port
 from tests.stores import YEAR, Tiny, tiny_archive

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from api.cli import app
 from api.settings import Settings
 from api.state import State
-from indexing import sent
-from indexing.build import build_index
-from indexing.fleet import Share
-from indexing.manifest import IndexManifest, current, home_of, load
-from indexing.mirror import Mirror, build_published, published
-from indexing.segment import SegmentTask, build_segment
+from indexing.fleet.share import Share
+from indexing.index import sent
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest, current, home_of, load
+from indexing.index.mirror import Mirror, build_published, published
+from indexing.index.segment import SegmentTask, build_segment
 from service.bucket import open_bucket
 from service.bucket.folder import FolderBucket
 from service.errors import Corrupt, InvalidInput
@@ -176,7 +176,7 @@ def place_store(made: Tiny, storage: str) -> None:
 
 BUILD = """
 import sys
-from indexing import build
+from indexing.index import build
 build.build_index.__kwdefaults__["most_blocks"] = 1
 from api.cli import main
 main()

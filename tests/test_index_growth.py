@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexing import growth
-from indexing.ann import Parameters, unit
-from indexing.build import build_index
 from indexing.ids import cols_of, levels_of, rows_of
-from indexing.manifest import IndexManifest, QuantiserRecord, SegmentRecord, current, home_of, load, write_durably
-from indexing.opened import OpenedIndex
+from indexing.index import growth
+from indexing.index.ann import Parameters, unit
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest, QuantiserRecord, SegmentRecord, current, home_of, load, write_durably
+from indexing.index.opened import OpenedIndex
+from indexing.index.segment import SegmentTask, build_segment
 from indexing.pixels import BlockCache, PixelReader
-from indexing.segment import SegmentTask, build_segment
 from service.errors import Conflict
 from service.grid import Block, Zone
 from service.values import Float32Array
@@ -35,7 +35,7 @@ SIDE = 170
 @pytest.fixture(autouse=True)
 def few_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring takes most of the time of so small an index."""
-    monkeypatch.setattr("indexing.learn.HELD_OUT", 40)
+    monkeypatch.setattr("indexing.index.learn.HELD_OUT", 40)
 
 
 def landscape(dims: int = 128) -> MemoryStore:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexing.ann import unit
-from indexing.build import build_index
-from indexing.manifest import IndexManifest, current, load
-from indexing.opened import OpenedIndex
+from indexing.index.ann import unit
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest, current, load
+from indexing.index.opened import OpenedIndex
 from tests.conftest import ROOT
 from tests.fakes import MemoryStore
 from tests.test_indexing import YEAR, landscape
@@ -22,7 +22,7 @@ SIDE = 170
 _KILLED = """
 import sys
 from pathlib import Path
-from indexing.build import build_index
+from indexing.index.build import build_index
 from tests.test_index_kills import YEAR, state_of
 folder, states = Path(sys.argv[1]), [state_of(n) for n in range(4)]
 n = int(sys.argv[2])
@@ -66,7 +66,7 @@ def require_whole(folder: Path, states: list[MemoryStore]) -> IndexManifest:
 def test_twenty_kills_at_random_moments_never_disturb_what_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexing.learn.HELD_OUT", 40)
+    monkeypatch.setattr("indexing.index.learn.HELD_OUT", 40)
     states = [state_of(number) for number in range(4)]
     build_index(states[0], "demo", YEAR, tmp_path, most_blocks=2)
     rng, seen = np.random.default_rng(0), set()

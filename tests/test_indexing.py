@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexing import packed
-from indexing.ann import Filling, MappedLists, Parameters, Quantiser, unit
-from indexing.build import build_index
 from indexing.exact import Top, scan
 from indexing.ids import cols_of, first_id, ids_at, levels_of, pixel_ids, rows_of, zones_of
-from indexing.manifest import IndexManifest, current, load
+from indexing.index import packed
+from indexing.index.ann import Filling, MappedLists, Parameters, Quantiser, unit
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest, current, load
+from indexing.index.truth import TARGET
 from indexing.pixels import Pixels, block_of
-from indexing.truth import TARGET
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone
 from service.queries import Query
@@ -206,10 +206,10 @@ def test_lists_mapped_from_a_file_answer_as_those_in_memory_and_as_codes_that_ar
 
 def test_a_graph_finds_the_lists_that_trying_them_all_would_find(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = np.rint(300 * some_vectors(20_000, 128)).clip(-127, 127).astype(np.int8)
-    monkeypatch.setattr("indexing.ann._TWO_LEVELS_FROM", 16)
+    monkeypatch.setattr("indexing.index.ann._TWO_LEVELS_FROM", 16)
     answers = []
     for lists_for_a_graph in (10**9, 16):
-        monkeypatch.setattr("indexing.ann._HNSW_FROM", lists_for_a_graph)
+        monkeypatch.setattr("indexing.index.ann._HNSW_FROM", lists_for_a_graph)
         quantiser = Quantiser.trained(Parameters(128, 256, 1, seed=1), codes[:8000])
         assert quantiser.lists == 256
         answers.append(quantiser.nearest(unit(codes[:100]), 16)[1])

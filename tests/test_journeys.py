@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from rasterio.transform import from_origin
 
 from api.settings import Settings
-from indexing.build import build_index
+from indexing.index.build import build_index
 from service.colour import Basis
 from service.dpixels import BANDS
 from service.grid import archive_grid

@@ -12,7 +12,7 @@ import pytest
 from api import demo
 from api.settings import Settings
 from api.state import State
-from indexing.build import build_index
+from indexing.index.build import build_index
 from indexing.question import Question, RangeQuestion, SearchResult, Where
 from indexing.search import Searcher
 from service.grid import Zone, ZoneGrid

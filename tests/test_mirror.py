@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexing import mirror as mirroring
-from indexing.build import build_index
-from indexing.fleet import Share
-from indexing.manifest import current, load
-from indexing.mirror import Mirror, build_published, publish, published
-from indexing.opened import OpenedIndex, Serving
+from indexing.fleet.share import Share
+from indexing.index import mirror as mirroring
+from indexing.index.build import build_index
+from indexing.index.manifest import current, load
+from indexing.index.mirror import Mirror, build_published, publish, published
+from indexing.index.opened import OpenedIndex, Serving
 from indexing.question import Question
 from indexing.search import Searcher
 from service.bucket import Bucket
@@ -36,7 +36,7 @@ def bucket(tmp_path: Path) -> Bucket:
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "LOOK_AGAIN_S", 0.0)
-    monkeypatch.setattr("indexing.learn.HELD_OUT", 40)
+    monkeypatch.setattr("indexing.index.learn.HELD_OUT", 40)
 
 
 def build(tmp_path: Path, bucket: Bucket, store: MemoryStore = STORE) -> str:

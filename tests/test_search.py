@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexing.build import build_index
 from indexing.ids import cols_of, pixel_ids, rows_of
-from indexing.manifest import current
+from indexing.index.build import build_index
+from indexing.index.manifest import current
+from indexing.index.proposals import Proposal
 from indexing.pixels import BlockCache, PixelReader
-from indexing.proposals import Proposal
 from indexing.question import Question, SearchResult, Where
 from indexing.search import Searcher
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, Unavailable
@@ -224,7 +224,7 @@ def test_more_hits_than_pixels_gives_every_pixel_once(tmp_path: Path) -> None:
 def test_many_hits_are_not_cut_short_by_the_lists_that_were_looked_into(
     shared: MemoryStore, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexing.manifest.Tuning.scaled", lambda self, k: (1, k))
+    monkeypatch.setattr("indexing.index.manifest.Tuning.scaled", lambda self, k: (1, k))
     result = Searcher(shared, "demo", built).search(ask(query_at(shared, 200, 200), 40_000))
     assert len(result.hits) == 40_000
 

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api import problems
-from api.hits import SearchAnswer
+from api.likeness.hits import SearchAnswer
 from api.routes import queries, search
 from api.settings import Limits, Settings
 from api.state import State
-from indexing.build import build_index
+from indexing.index.build import build_index
 from service.values import VALID, WATER, ModelIdentity, Vectors
 from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
 

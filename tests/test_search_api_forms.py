@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
 
-from api.hits import SearchAnswer
-from api.ranges import RangesAnswer
+from api.likeness.hits import SearchAnswer
+from api.likeness.ranges import RangesAnswer
 from api.settings import Limits, Settings
 from service.values import VALID, WATER, Counts, Vectors, Window
 from tests.conftest import client_of

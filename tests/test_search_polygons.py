@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from api import examples
 from api.catalogue import Dataset
+from api.likeness import examples
 from api.settings import Settings
 from indexing import areas
 from indexing.ids import pixel_ids

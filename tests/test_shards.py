@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexing.allowed import PIXELS, Allowed
-from indexing.shards import Candidates, IndexName, Proposing
-from indexing.wire import packed, unpacked
+from indexing.fleet.allowed import PIXELS, Allowed
+from indexing.fleet.shards import Candidates, IndexName, Proposing
+from indexing.fleet.wire import packed, unpacked
 from service.errors import Corrupt, InvalidInput, LimitExceeded
 from service.values import ModelIdentity, Window
 from tests.fakes import IDENTITY

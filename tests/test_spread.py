@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexing.allowed import Allowed
-from indexing.ann import unit
-from indexing.answering import best_for, candidates_for
-from indexing.build import build_index
-from indexing.fleet import ALL, Fleet, Question, Share
-from indexing.manifest import current
-from indexing.opened import OpenedIndex
+from indexing.fleet.allowed import Allowed
+from indexing.fleet.answering import best_for, candidates_for
+from indexing.fleet.scanning import Scanning
+from indexing.fleet.shards import Proposing, name_of
+from indexing.fleet.share import ALL, Fleet, Question, Share
+from indexing.fleet.spread import SpreadIndex
+from indexing.fleet.wire import packed
+from indexing.index.ann import unit
+from indexing.index.build import build_index
+from indexing.index.manifest import current
+from indexing.index.opened import OpenedIndex
 from indexing.question import Question as Asked
 from indexing.question import Where
-from indexing.scanning import Scanning
 from indexing.search import Searcher
-from indexing.shards import Proposing, name_of
-from indexing.spread import SpreadIndex
-from indexing.wire import packed
 from service.deadline import Deadline
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.polygons import Polygon

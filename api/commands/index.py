@@ -16,9 +16,9 @@ from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.pieces import in_pieces, place_of
 from api.state import State
 from api.terminal import bar, console
-from indexing.build import Run
-from indexing.manifest import IndexManifest, home_of
-from indexing.status import IndexStatus, status_of
+from indexing.index.build import Run
+from indexing.index.manifest import IndexManifest, home_of
+from indexing.index.status import IndexStatus, status_of
 from service.errors import InvalidInput
 from service.store.contract import Store
 from service.values import Window

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from api.catalogue import DatasetWindow
-from api.documents import document
-from api.links import JSON, OGC_REL, OPENAPI, Link, address, link, path_of
 from api.params import dataset_window
 from api.problems import documented
 from api.security import require
+from api.standards.documents import document
+from api.standards.links import JSON, OGC_REL, OPENAPI, Link, address, link, path_of
+from api.standards.tilesets import CRS84, FORMATS, attribution
 from api.state import State, get_state
-from api.tilesets import CRS84, FORMATS, attribution
 from service.errors import InvalidInput, NotFound, SmaltiError
 from service.footprint import footprint
 from service.values import Window

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from api.accept import preferred
-from api.links import JSON
 from api.routes.ogc import landing
 from api.security import check_scope
+from api.standards.links import JSON
 from api.state import State, get_state
 
 WEB: Final = Path(__file__).resolve().parents[1] / "web"

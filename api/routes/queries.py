@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
-from api.examples import query_of
-from api.likeness import Examples, Metric
+from api.likeness.bodies import Examples, Metric
+from api.likeness.examples import query_of
 from api.problems import documented
 from api.security import require
 from api.state import State, get_state

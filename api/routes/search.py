@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from api.catalogue import DatasetWindow
-from api.forms import MEDIA, chosen
-from api.hits import Found, SearchAnswer
-from api.likeness import HitForm, RangeBody, SearchBody, SearchParams, TableForm
+from api.likeness.bodies import HitForm, RangeBody, SearchBody, SearchParams, TableForm
+from api.likeness.forms import MEDIA, chosen
+from api.likeness.hits import Found, SearchAnswer
+from api.likeness.questions import asked, body_of, counted
+from api.likeness.ranges import Ranges, RangesAnswer
 from api.params import dataset_window
 from api.problems import documented
-from api.questions import asked, body_of, counted
-from api.ranges import Ranges, RangesAnswer
 from api.security import require
 from api.state import State, get_state
 from indexing.question import Question, RangeQuestion, RangeResult, SearchResult

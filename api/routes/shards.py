@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from api.security import require_peer
 from api.state import State, get_state
-from indexing.wire import MEDIA_TYPE
+from indexing.fleet.wire import MEDIA_TYPE
 
 router = APIRouter(dependencies=[Depends(require_peer)], include_in_schema=False)
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.catalogue import Dataset, DatasetWindow
-from api.documents import document
-from api.links import GEOJSON, JSON, Link, address, layer_path, link
 from api.params import DatasetId, dataset_window
 from api.problems import documented
 from api.security import require
+from api.standards.documents import document
+from api.standards.links import GEOJSON, JSON, Link, address, layer_path, link
+from api.standards.tilesets import FORMATS, attribution
 from api.state import State, get_state
-from api.tilesets import FORMATS, attribution
 from service.errors import NotFound
 from service.extent import Extent
 from service.footprint import footprint

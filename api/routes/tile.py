@@ -28,8 +28,8 @@ from api.problems import documented
 from api.routes.tiles import PREFIX, WatchedReader, rendered
 from api.security import require
 from api.stamp import OVERVIEW, STALE, headers_of, holds
+from api.standards.tilesets import matrix_set
 from api.state import get_state
-from api.tilesets import matrix_set
 from service.bucket import is_remote
 from service.tiles import tile_target
 from service.warp import Target

@@ -15,13 +15,13 @@ from titiler.core.models.mapbox import TileJSON
 from titiler.core.models.OGC import TileSetList
 from titiler.core.resources.enums import ImageType
 
-from api.ogcmaps import map_route
 from api.params import SUPPORTED_TMS, HistogramOptions, Layer, PictureSize, StatisticsOptions, bounded, layer
 from api.problems import documented
 from api.security import require
 from api.stamp import StampedRoute, stamp
-from api.tilesets import tile_json, tile_set, tile_set_list
-from api.wmts import MEDIA, capabilities
+from api.standards.ogcmaps import map_route
+from api.standards.tilesets import tile_json, tile_set, tile_set_list
+from api.standards.wmts import MEDIA, capabilities
 from service.errors import InvalidInput
 from service.picture import encode
 from service.tiles import TileReader

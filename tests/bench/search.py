@@ -25,9 +25,9 @@ from rich.progress import track
 
 from api.settings import Settings
 from api.state import State
-from indexing.build import build_index
 from indexing.ids import first_id, ids_at, pixel_ids
-from indexing.manifest import IndexManifest
+from indexing.index.build import build_index
+from indexing.index.manifest import IndexManifest
 from indexing.pixels import BlockCache
 from indexing.question import Question, SearchResult
 from indexing.search import Searcher

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from indexing.build import build_index
+from indexing.index.build import build_index
 from indexing.question import Question
 from indexing.search import Searcher
 from tests.bench.scenes import DIMS, YEAR, Scene, Truth, directions_of, each_block, positions_of, queries_of

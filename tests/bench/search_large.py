@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 from rich.progress import track
 
-from indexing.build import build_index
+from indexing.index.build import build_index
 from indexing.question import Question
 from indexing.search import Searcher
 from tests.bench.scenes import PIXELS, YEAR, Scene, Truth, directions_of, each_block, queries_of

@@ -24,13 +24,13 @@ from typing import Final
 
 import numpy as np
 
-from indexing import packed
-from indexing.ann import Filling, MappedLists, Quantiser, unit
 from indexing.ids import first_id, ids_at
-from indexing.manifest import REBUILD, FileRecord, QuantiserRecord, SegmentRecord, name_of, write_durably
+from indexing.index import packed
+from indexing.index.ann import Filling, MappedLists, Quantiser, unit
+from indexing.index.manifest import REBUILD, FileRecord, QuantiserRecord, SegmentRecord, name_of, write_durably
+from indexing.index.rows import NAMES, PIXELS, Rows, RowsWriter
+from indexing.index.truth import Neighbours, Seeing
 from indexing.pixels import Pixels
-from indexing.rows import NAMES, PIXELS, Rows, RowsWriter
-from indexing.truth import Neighbours, Seeing
 from service.errors import Corrupt, SmaltiError, Unavailable
 from service.grid import Block, Zone
 from service.store.contract import Store

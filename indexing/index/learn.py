@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from indexing.ann import Parameters, Quantiser
-from indexing.manifest import FileRecord, QuantiserRecord, name_of, write_durably
-from indexing.segment import part_of, put_in_place
-from indexing.truth import HELD_OUT, held_out
+from indexing.index.ann import Parameters, Quantiser
+from indexing.index.manifest import FileRecord, QuantiserRecord, name_of, write_durably
+from indexing.index.segment import part_of, put_in_place
+from indexing.index.truth import HELD_OUT, held_out
 from service.errors import NotFound, SmaltiError
 from service.grid import Block, Zone
 from service.store.contract import Store

@@ -15,7 +15,7 @@ from typing import Any, Final
 import faiss as _faiss
 import numpy as np
 
-from indexing.packed import BLOCK_OF_CODES, Layout
+from indexing.index.packed import BLOCK_OF_CODES, Layout
 from service.errors import Corrupt, InvalidInput
 from service.together import cores, together
 from service.values import Float32Array, Int8Array, Int64Array, UInt8Array

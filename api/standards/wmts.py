@@ -10,10 +10,10 @@ from xml.sax.saxutils import escape, quoteattr
 from fastapi import Query, Request, Response
 from morecantile import TileMatrixSet
 
-from api.links import address, layer_path
 from api.params import Layer
+from api.standards.links import address, layer_path
+from api.standards.tilesets import FORMATS, Shown, attribution, covering, kept
 from api.state import get_state
-from api.tilesets import FORMATS, Shown, attribution, covering, kept
 from service.matrices import limits
 from service.tiles import TileReader
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from indexing.manifest import FileRecord, QuantiserRecord, SegmentRecord, home_of
-from indexing.segment import PART, SegmentTask, build_segment, finished, put_in_place
+from indexing.index.manifest import FileRecord, QuantiserRecord, SegmentRecord, home_of
+from indexing.index.segment import PART, SegmentTask, build_segment, finished, put_in_place
 from service.bucket import Bucket
 from service.errors import Corrupt, NotFound
 from service.store.contract import Store

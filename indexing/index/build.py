@@ -16,10 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from indexing.calibrate import tunings_of
-from indexing.growth import Plan, is_outgrown, plan
-from indexing.learn import BLOCKS_SAMPLED, learn
-from indexing.manifest import (
+from indexing.index.calibrate import tunings_of
+from indexing.index.growth import Plan, is_outgrown, plan
+from indexing.index.learn import BLOCKS_SAMPLED, learn
+from indexing.index.manifest import (
     IndexManifest,
     QuantiserRecord,
     SegmentRecord,
@@ -29,8 +29,8 @@ from indexing.manifest import (
     load,
     write_durably,
 )
-from indexing.segment import MOST_BLOCKS, PART, SegmentTask, build_segment, open_quantiser
-from indexing.truth import default_of
+from indexing.index.segment import MOST_BLOCKS, PART, SegmentTask, build_segment, open_quantiser
+from indexing.index.truth import default_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, NotFound
 from service.store.contract import Store
 from service.values import Window

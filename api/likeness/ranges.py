@@ -10,9 +10,9 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
-from api.forms import documents, table
-from api.hits import HitFeature, feature, pixel_side
-from api.likeness import Metric, TableForm
+from api.likeness.bodies import Metric, TableForm
+from api.likeness.forms import documents, table
+from api.likeness.hits import HitFeature, feature, pixel_side
 from indexing.question import PixelCount, RangeQuestion, RangeResult
 
 

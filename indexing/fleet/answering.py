@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from indexing.allowed import Allowed
 from indexing.exact import scan
-from indexing.gathered import table_of
-from indexing.opened import OpenedIndex
+from indexing.fleet.allowed import Allowed
+from indexing.fleet.gathered import table_of
+from indexing.fleet.scanning import Scanning
+from indexing.fleet.shards import Candidates, IndexName, Proposing, name_of
+from indexing.fleet.wire import packed
+from indexing.index.opened import OpenedIndex
+from indexing.index.proposals import Proposal
+from indexing.index.segment import Segment
 from indexing.pixels import Pixels
-from indexing.proposals import Proposal
-from indexing.scanning import Scanning
-from indexing.segment import Segment
-from indexing.shards import Candidates, IndexName, Proposing, name_of
-from indexing.wire import packed
 from service.deadline import Deadline
 from service.errors import Conflict, IdentityMismatch, NotFound
 from service.grid import Block

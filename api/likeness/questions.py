@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from api.catalogue import DatasetWindow
-from api.examples import Made, polygons_of, query_of
-from api.likeness import Filters, RangeBody, SearchBody, SearchParams
+from api.likeness.bodies import Filters, RangeBody, SearchBody, SearchParams
+from api.likeness.examples import Made, polygons_of, query_of
 from api.state import State
 from indexing.question import Question, RangeQuestion, Where
 from service.deadline import Deadline

@@ -22,8 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
-from indexing.ann import KIND, VERSION, Parameters
-from indexing.fleet import Share
+from indexing.fleet.share import Share
+from indexing.index.ann import KIND, VERSION, Parameters
 from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.grid import Block
 from service.store.contract import Store

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from indexing.ann import unit
-from indexing.manifest import REBUILD, Tuning
+from indexing.index.ann import unit
+from indexing.index.manifest import REBUILD, Tuning
 from service.errors import Corrupt
 from service.linear import code_norms, pack_codes, packed_products
 from service.values import BoolArray, Float32Array, Float64Array, Int8Array, Int64Array

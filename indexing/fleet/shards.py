@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from indexing.allowed import PIXELS, Allowed, told_of, untold
-from indexing.manifest import IndexManifest
-from indexing.wire import packed, unpacked
+from indexing.fleet.allowed import PIXELS, Allowed, told_of, untold
+from indexing.fleet.wire import packed, unpacked
+from indexing.index.manifest import IndexManifest
 from service.errors import Corrupt, InvalidInput, LimitExceeded
 from service.values import (
     Float32Array,

@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from indexing.ann import unit
-from indexing.manifest import QuantiserRecord, SegmentRecord, Tuning
-from indexing.proposals import propose
-from indexing.rows import PIXELS
-from indexing.segment import Segment, open_quantiser
-from indexing.truth import ENOUGH, ENOUGH_AT_100, LADDER, Neighbours, Settings, Truth
+from indexing.index.ann import unit
+from indexing.index.manifest import QuantiserRecord, SegmentRecord, Tuning
+from indexing.index.proposals import propose
+from indexing.index.rows import PIXELS
+from indexing.index.segment import Segment, open_quantiser
+from indexing.index.truth import ENOUGH, ENOUGH_AT_100, LADDER, Neighbours, Settings, Truth
 from service.values import Int64Array
 
 _AT_ONCE: Final = 32

@@ -13,11 +13,11 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from indexing.allowed import Allowed, told_of, untold
+from indexing.fleet.allowed import Allowed, told_of, untold
+from indexing.fleet.shards import IndexName, names_of, slots_of
+from indexing.fleet.wire import packed, unpacked
 from indexing.ids import cols_of, rows_of
 from indexing.pixels import block_of, by_block
-from indexing.shards import IndexName, names_of, slots_of
-from indexing.wire import packed, unpacked
 from service.errors import Corrupt, InvalidInput, LimitExceeded, SmaltiError
 from service.grid import Block
 from service.queries import Query

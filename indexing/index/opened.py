@@ -11,13 +11,13 @@ from typing import Self
 
 import numpy as np
 
-from indexing.ann import Quantiser
-from indexing.fleet import ALL, Share
-from indexing.manifest import IndexManifest, Stamp, Tuning, current, load, stamp_of
-from indexing.mirror import Mirror
+from indexing.fleet.share import ALL, Share
+from indexing.index.ann import Quantiser
+from indexing.index.manifest import IndexManifest, Stamp, Tuning, current, load, stamp_of
+from indexing.index.mirror import Mirror
+from indexing.index.proposals import Proposal, propose
+from indexing.index.segment import Segment, open_quantiser
 from indexing.pixels import Pixels, Snapshot
-from indexing.proposals import Proposal, propose
-from indexing.segment import Segment, open_quantiser
 from service.errors import Corrupt, Unavailable
 from service.grid import Block
 from service.store.contract import Store

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from api.links import JSON
 from api.stamp import holds
+from api.standards.links import JSON
 from api.state import get_state
 
 

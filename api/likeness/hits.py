@@ -12,8 +12,8 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
-from api.forms import documents, table
-from api.likeness import HitForm, Metric
+from api.likeness.bodies import HitForm, Metric
+from api.likeness.forms import documents, table
 from indexing.question import Engine, Hit, Question, SearchResult
 from service.grid import PIXEL
 from service.values import STATUS_NAMES

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from api.catalogue import DatasetWindow
-from api.likeness import Examples
+from api.likeness.bodies import Examples
 from api.schemas import Geometry
 from api.state import State
 from indexing.averages import MAX_BLOCKS, Average

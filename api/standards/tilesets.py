@@ -11,8 +11,8 @@ from morecantile import TileMatrixSet
 from titiler.core.models.mapbox import TileJSON
 
 from api.catalogue import Dataset
-from api.links import OGC_REL, Link, address, layer_path, link
 from api.params import MAX_ZOOM, SUPPORTED_TMS, Layer, layer
+from api.standards.links import OGC_REL, Link, address, layer_path, link
 from api.state import get_state
 from service.errors import InvalidInput, OutsideBounds
 from service.matrices import Box, limits

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
-from indexing.manifest import IndexManifest, QuantiserRecord, SegmentRecord
-from indexing.segment import MOST_BLOCKS, SegmentTask
+from indexing.index.manifest import IndexManifest, QuantiserRecord, SegmentRecord
+from indexing.index.segment import MOST_BLOCKS, SegmentTask
 from service.grid import Block
 from service.values import Window
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexing.manifest import IndexManifest, home_of
-from indexing.mirror import published
+from indexing.index.manifest import IndexManifest, home_of
+from indexing.index.mirror import published
 from service.bucket import Bucket
 from service.errors import Conflict, Corrupt, IdentityMismatch, NotFound
 from service.store.contract import Store

@@ -22,10 +22,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from indexing.build import Progress, Run, alone, build_index, drop_generations
-from indexing.fleet import ALL, Share
-from indexing.manifest import FileRecord, IndexManifest, current, home_of, load, write_durably
-from indexing.segment import PART, part_of, put_in_place
+from indexing.fleet.share import ALL, Share
+from indexing.index.build import Progress, Run, alone, build_index, drop_generations
+from indexing.index.manifest import FileRecord, IndexManifest, current, home_of, load, write_durably
+from indexing.index.segment import PART, part_of, put_in_place
 from service.bucket import Bucket
 from service.errors import Conflict, Corrupt, NotFound, SmaltiError
 from service.store.contract import Store

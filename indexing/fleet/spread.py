@@ -16,17 +16,17 @@ from typing import Final
 
 import numpy as np
 
-from indexing.allowed import PIXELS, Allowed
 from indexing.exact import Mask, Top
-from indexing.fleet import Fleet
-from indexing.gathered import Table, table_of
-from indexing.manifest import Tuning
-from indexing.opened import Fresh, OpenedIndex
+from indexing.fleet.allowed import PIXELS, Allowed
+from indexing.fleet.gathered import Table, table_of
+from indexing.fleet.scanning import Scanning
+from indexing.fleet.shards import Candidates, Proposing, name_of
+from indexing.fleet.share import Fleet
+from indexing.index.manifest import Tuning
+from indexing.index.opened import Fresh, OpenedIndex
+from indexing.index.proposals import Proposal
+from indexing.index.segment import Segment
 from indexing.pixels import Pixels, Snapshot
-from indexing.proposals import Proposal
-from indexing.scanning import Scanning
-from indexing.segment import Segment
-from indexing.shards import Candidates, Proposing, name_of
 from service.deadline import Deadline
 from service.errors import Unavailable
 from service.grid import Block

@@ -15,8 +15,8 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from indexing.ann import Quantiser, on_this_thread_alone
-from indexing.segment import Segment
+from indexing.index.ann import Quantiser, on_this_thread_alone
+from indexing.index.segment import Segment
 from service.together import together
 from service.values import BoolArray, Float32Array, Int64Array, UInt8Array
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from indexing.manifest import REBUILD
+from indexing.index.manifest import REBUILD
 from indexing.pixels import Pixels
 from service.errors import Corrupt
 from service.values import BLOCK, Float32Array, Int8Array, Int64Array

@@ -13,7 +13,7 @@ from rio_tiler.utils import CRS_to_uri
 from titiler.core.dependencies import OGCMapsParams
 
 from api.params import Layer, layer
-from api.tilesets import CRS84
+from api.standards.tilesets import CRS84
 from service.frame import WGS84, parse_crs
 from service.tiles import TileReader
 

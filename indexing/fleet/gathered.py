@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from indexing.proposals import Proposal
+from indexing.index.proposals import Proposal
 from service.values import Float32Array, Int64Array
 
 

@@ -1,0 +1,1 @@
+"""Likeness over HTTP: what may be asked, what it means, and the forms in which answers come."""
