@@ -22,9 +22,8 @@ from service.values import BLOCK, Int8Array, Window
 
 BLOCKS_SAMPLED: Final = 256
 """The most blocks that are read for the sample."""
-_WHOLE_UP_TO: Final = 16
-"""Of more blocks than this a quarter of each is read: one chunk of those that we write."""
-_HALF: Final = BLOCK // 2
+_BLOCKS_MEASURED: Final = 64
+"""Blocks that pixels to measure by come from where there are more than are read for the sample."""
 
 
 def learn(
@@ -59,13 +58,12 @@ def learn(
     if done is not None:
         return done
     random = np.random.default_rng(seed)
-    sample, pixels = _sample(store, window, [block for block, _ in blocks], seed, random, on_block)
+    held, sample, pixels = _sample(store, window, [block for block, _ in blocks], seed, random, on_block)
     if not len(sample):
         raise NotFound(f"there is no pixel to index in window {window}.", field="window")
-    held = min(HELD_OUT, max(1, len(sample) // 4))
-    queries = held_out(sample[:held], random)
+    queries = held_out(held if len(held) else sample[:HELD_OUT], random)
     parameters = Parameters.of(pixels, store.dims, seed)
-    quantiser = Quantiser.trained(parameters, (sample[held:] if len(sample) > held else sample)[: parameters.sample])
+    quantiser = Quantiser.trained(parameters, sample[: parameters.sample])
     scratch = part_of(home)
     try:
         quantiser.write(scratch / "centres.faiss")
@@ -97,28 +95,42 @@ def _sample(
     seed: int,
     random: np.random.Generator,
     on_block: Callable[[], None],
-) -> tuple[Int8Array, int]:
-    """(n, d) codes in a random order, out of blocks chosen at random; and about how many pixels all blocks hold."""
+) -> tuple[Int8Array, Int8Array, int]:
+    """(h, d) codes to measure by and (n, d) to learn from, in a random order; and about how many pixels there are.
+
+    Both come from all over whole blocks: lists that were learnt from a part of each lie close to what that part holds
+    and far from what lies beside it. Where not every block is read, what is measured by comes from blocks of its own,
+    drawn among all of them alike.
+    """
     chosen = [blocks[n] for n in random.permutation(len(blocks))[:BLOCKS_SAMPLED]]
     most = Parameters.of(len(blocks) * BLOCK * BLOCK, store.dims, seed).sample + HELD_OUT
-    quota = -(-most // max(len(chosen), 1))
-    for whole in (len(blocks) <= _WHOLE_UP_TO, True):
-        parts, seen, looked = [np.empty((0, store.dims), np.int8)], 0, 0
-        for block in chosen:
-            top, left = (0, 0) if whole else (_HALF * random.integers(0, 2, 2)).tolist()
-            codes, area = _pixels(store, window, block, top, left, BLOCK if whole else _HALF)
-            seen, looked = seen + len(codes), looked + area
-            parts.append(codes[random.permutation(len(codes))[:quota]])
-            on_block()
-        if seen or whole:
-            break
+    sample, seen = _drawn(store, window, chosen, most, random, on_block)
+    pixels = round(seen * len(blocks) / max(len(chosen), 1))
+    if len(blocks) > len(chosen):
+        others = [blocks[n] for n in random.permutation(len(blocks))[:_BLOCKS_MEASURED]]
+        held, _ = _drawn(store, window, others, HELD_OUT, random, lambda: None)
+        return held[:HELD_OUT], sample, pixels
+    held = sample[: min(HELD_OUT, max(1, len(sample) // 4))]
+    return held, sample[len(held) :] if len(sample) > len(held) else sample, pixels
+
+
+def _drawn(
+    store: Store,
+    window: Window,
+    blocks: Sequence[Block],
+    most: int,
+    random: np.random.Generator,
+    on_block: Callable[[], None],
+) -> tuple[Int8Array, int]:
+    """(n, d) codes of about so many pixels that have a direction, in a random order; and how many there are in all."""
+    quota, seen = -(-most // max(len(blocks), 1)), 0
+    parts = [np.empty((0, store.dims), np.int8)]
+    for block in blocks:
+        vectors = store.read(Zone.parse(block.zone), window, block.rows, block.cols, level=block.level)
+        able = np.flatnonzero((vectors.valid & vectors.codes.any(axis=-1)).ravel())
+        seen += len(able)
+        taken = able[random.permutation(len(able))[:quota]]
+        parts.append(vectors.codes.reshape(-1, store.dims)[taken])
+        on_block()
     sample = np.concatenate(parts)
-    return sample[random.permutation(len(sample))], round(seen * len(blocks) * BLOCK * BLOCK / max(looked, 1))
-
-
-def _pixels(store: Store, window: Window, block: Block, top: int, left: int, side: int) -> tuple[Int8Array, int]:
-    """The codes of the pixels in a square of a block that have a direction, and how many pixels the square has."""
-    rows = slice(block.rows.start + top, block.rows.start + top + side)
-    cols = slice(block.cols.start + left, block.cols.start + left + side)
-    vectors = store.read(Zone.parse(block.zone), window, rows, cols, level=block.level)
-    return vectors.codes[vectors.valid & vectors.codes.any(axis=-1)], side * side
+    return sample[random.permutation(len(sample))], seen
