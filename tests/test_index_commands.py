@@ -118,8 +118,9 @@ def test_a_segment_left_in_a_bucket_is_made_once_and_the_same(tmp_path: Path, mo
     with monkeypatch.context() as patched:
         patched.setattr(sent, "build_segment", made_again)
         assert sent.make_there(store, task, bucket) == record
-    lists = bucket.get(f"2024/{record.name}/lists.bin")
-    bucket.put(f"2024/{record.name}/lists.bin", lists[:-1] + bytes([lists[-1] ^ 1]))
+    (key,) = (f"2024/{record.name}/{file.key}" for file in record.files if file.name == "lists.bin")
+    lists = bucket.get(key)
+    bucket.put(key, lists[:-1] + bytes([lists[-1] ^ 1]))
     elsewhere = home_of(tmp_path / "elsewhere", YEAR)
     elsewhere.mkdir(parents=True)
     with pytest.raises(Corrupt, match="was changed"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 from indexing.fleet.share import Share
 from indexing.index import mirror as mirroring
 from indexing.index.build import build_index
-from indexing.index.manifest import current, load
+from indexing.index.manifest import FileRecord, SegmentRecord, current, home_of, load
 from indexing.index.mirror import Mirror, build_published, publish, published
 from indexing.index.opened import OpenedIndex, Serving
+from indexing.index.segment import SegmentTask
+from indexing.index.sent import fetch_segment, make_there, send_quantiser
 from indexing.question import Question
 from indexing.search import Searcher
 from service.bucket import Bucket
@@ -107,7 +111,8 @@ def test_a_published_index_that_is_not_what_it_says_is_not_taken(tmp_path: Path,
     good = build(tmp_path, bucket)
     settled(mirror, good)
     bad = build(tmp_path, bucket)
-    key = f"2024/{load(tmp_path / 'published' / '2024' / bad).segments[0].name}/lists.bin"
+    segment = load(tmp_path / "published" / "2024" / bad).segments[0]
+    (key,) = (f"2024/{segment.name}/{file.key}" for file in segment.files if file.name == "lists.bin")
     whole = bucket.get(key)
     bucket.put(key, whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(Corrupt, match="was changed"):
@@ -120,6 +125,37 @@ def test_a_published_index_that_is_not_what_it_says_is_not_taken(tmp_path: Path,
     assert not list(mirror.folder.rglob(".part-*"))
     bucket.put(key, whole)
     settled(mirror, bad)
+
+
+def test_building_again_elsewhere_cures_what_is_damaged_in_the_bucket(tmp_path: Path, bucket: Bucket) -> None:
+    segment = load(tmp_path / "published" / "2024" / build(tmp_path, bucket)).segments[0]
+    bucket.put(f"2024/{segment.name}/{segment.files[0].key}", b"damaged")
+    assert build_published(STORE, "d", YEAR, tmp_path / "another", bucket).segments[0] == segment
+    settled(Mirror(tmp_path / "copies", bucket), str(published(bucket, YEAR)))
+
+
+def test_what_a_build_that_was_killed_left_is_not_mixed_up_with_what_another_machine_makes(
+    tmp_path: Path, bucket: Bucket
+) -> None:
+    home = home_of(tmp_path / "dead", YEAR)
+    theirs = build_index(STORE, "d", YEAR, tmp_path / "dead").quantiser
+    path = home / theirs.name / "held-out.npy"
+    np.save(path, -np.load(path))  # other bytes of the same inputs: as another processor, or more threads, make them
+    other = replace(theirs, files=tuple(FileRecord.of(home / theirs.name / file.name) for file in theirs.files))
+    send_quantiser(home, other, bucket)
+    home = home_of(tmp_path / "scratch", YEAR)
+
+    def run(_: object, tasks: Sequence[SegmentTask]) -> Iterator[SegmentRecord]:
+        for task in tasks:
+            assert task.quantiser == theirs
+            assert task.name != replace(task, quantiser=other).name, "nor are segments made under the other"
+            send_quantiser(home, task.quantiser, bucket)
+            record = make_there(STORE, task, bucket)
+            fetch_segment(home, record, bucket)
+            yield record
+
+    build_published(STORE, "d", YEAR, tmp_path / "scratch", bucket, run=run)
+    settled(Mirror(tmp_path / "copies", bucket), str(published(bucket, YEAR)))
 
 
 @pytest.mark.parametrize("name", [b"../../x", b"g-/../x", b"", b"\xff", b"x" * 5000])
@@ -194,7 +230,7 @@ def test_nothing_points_at_a_generation_that_was_cleared_away_while_it_was_sent(
 
     def cleared(path: Path, key: str) -> None:
         upload(path, key)
-        if key.endswith(".faiss"):
+        if ".faiss" in key:
             bucket.delete(key)
 
     monkeypatch.setattr(bucket, "upload", cleared)

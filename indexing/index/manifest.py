@@ -54,6 +54,11 @@ class FileRecord:
         """Measure a file; its hash is taken as told where it is known."""
         return cls(path.name, path.stat().st_size, sha256 or _sha256(path))
 
+    @property
+    def key(self) -> str:
+        """What it is called in a bucket: two machines may make the same thing of slightly different bytes."""
+        return f"{self.name}.{self.sha256[:_DIGITS]}"
+
     def check(self, folder: Path, *, whole: bool = False) -> Path:
         """The path of the file, once it is known to be the one that was written; `whole` hashes it whatever its size.
 

@@ -2,7 +2,9 @@
 
     <bucket>/<window>/current              the name of a generation, put last
     <bucket>/<window>/g-<time>-<...>/      manifest.json, put first: what it names is not cleared away meanwhile
-    <bucket>/<window>/q-<...>/, s-<...>/   its quantiser and its segments, shared with other generations
+    <bucket>/<window>/q-<...>/, s-<...>/   its quantiser and its segments, shared with other generations; each file
+                                           with some digits of its hash in its name, so that what two builds on
+                                           different machines leave there never gets mixed up
 
 FAISS maps its files from a disk. So each replica keeps a copy of the generation that serves, or of those segments of it
 that it is given, in a folder laid out as one that is built in: what is new is fetched beside what there is, checked
@@ -143,7 +145,7 @@ class Mirror:
         incoming = part_of(home)
         try:
             for record in files:
-                self._bucket.download(f"{home.name}/{name}/{record.name}", incoming / record.name)
+                self._bucket.download(f"{home.name}/{name}/{record.key}", incoming / record.name)
                 record.check(incoming, whole=True)
             if not files:
                 self._bucket.download(f"{home.name}/{name}/{_MANIFEST}", incoming / _MANIFEST)
@@ -196,10 +198,12 @@ def build_published(
         ReadOnly, Unavailable: The bucket does not allow it, or cannot be reached; the index before it serves on.
     """
     name = published(bucket, window, level)  # rather told now than after the work
+    damaged = False
     if not rebuild:
         try:
             Mirror(scratch, bucket).fetch(window, level)
         except Corrupt as error:
+            damaged = True
             log.warning("the published index of window %s is made anew: %s", window, error)
     manifest = build_index(
         store, dataset_id, window, scratch,
@@ -207,17 +211,18 @@ def build_published(
     )  # fmt: skip
     generation = current(scratch, window, level)
     assert generation is not None  # noqa: S101  # it was just built
-    if generation.name != name:
-        publish(generation, bucket)
+    if damaged or generation.name != name:
+        publish(generation, bucket, anew=damaged)
     return manifest
 
 
-def publish(generation: Path, bucket: Bucket) -> None:
+def publish(generation: Path, bucket: Bucket, *, anew: bool = False) -> None:
     """Send a generation and point at it once all of it is there; remove what nothing has pointed at for an hour.
 
     Args:
         generation: Its folder, in that of an index; it is given the name that it is published by.
         bucket: Where the dataset's indexes are published.
+        anew: Whether to send what is there already too, as it may be damaged.
 
     Raises:
         ReadOnly, Unavailable: The bucket does not allow it, or cannot be reached.
@@ -227,12 +232,13 @@ def publish(generation: Path, bucket: Bucket) -> None:
     at = home.name
     name = f"{datetime.now(UTC).strftime(_TIME)}-{uuid.uuid4().hex[:8]}"
     bucket.upload(generation / _MANIFEST, f"{at}/{name}/{_MANIFEST}")
-    wanted = {name: {_MANIFEST}} | _files_of(manifest)
+    wanted = _files_of(manifest)
     for folder, files in wanted.items():
-        there = set(bucket.names(f"{at}/{folder}"))
-        for file in sorted(files - there):
-            bucket.upload(home / folder / file, f"{at}/{folder}/{file}")
-    if any(not files.issubset(bucket.names(f"{at}/{folder}")) for folder, files in wanted.items()):
+        there = () if anew else bucket.names(f"{at}/{folder}")
+        for key in sorted(files.keys() - set(there)):
+            bucket.upload(home / folder / files[key], f"{at}/{folder}/{key}")
+    wanted[name] = {_MANIFEST: _MANIFEST}
+    if any(not files.keys() <= set(bucket.names(f"{at}/{folder}")) for folder, files in wanted.items()):
         # Sent for over an hour, or by a clock that is wrong.
         raise Conflict(
             f"another build cleared away what was being sent to {bucket.location}/{at}.", remedy="Repeat it."
@@ -244,9 +250,10 @@ def publish(generation: Path, bucket: Bucket) -> None:
     write_durably(home / "current", name)
 
 
-def _files_of(manifest: IndexManifest) -> dict[str, set[str]]:
+def _files_of(manifest: IndexManifest) -> dict[str, dict[str, str]]:
+    """For each folder of an index the files it has, by what they are called in a bucket."""
     parts = {manifest.quantiser.name: manifest.quantiser.files} | {each.name: each.files for each in manifest.segments}
-    return {name: {record.name for record in files} for name, files in parts.items()}
+    return {name: {record.key: record.name for record in files} for name, files in parts.items()}
 
 
 def _clear(bucket: Bucket, at: str, keep: set[str | None]) -> None:

@@ -36,8 +36,8 @@ def send_quantiser(home: Path, quantiser: QuantiserRecord, bucket: Bucket) -> No
     at = bucket.at(home.name, quantiser.name)
     there = set(at.names())
     for record in quantiser.files:
-        if record.name not in there:
-            at.upload(home / quantiser.name / record.name, record.name)
+        if record.key not in there:
+            at.upload(home / quantiser.name / record.name, record.key)
 
 
 def make_there(store: Store, task: SegmentTask, bucket: Bucket) -> SegmentRecord:
@@ -60,8 +60,9 @@ def make_there(store: Store, task: SegmentTask, bucket: Bucket) -> SegmentRecord
         home = Path(scratch)
         _download(at.at(task.quantiser.name), task.quantiser.files, home / task.quantiser.name)
         record = build_segment(store, replace(task, sources=()), home)
-        for file in (*record.files, FileRecord.of(home / task.name / _RECORD)):
-            at.upload(home / task.name / file.name, f"{task.name}/{file.name}")
+        for file in record.files:
+            at.upload(home / task.name / file.name, f"{task.name}/{file.key}")
+        at.upload(home / task.name / _RECORD, f"{task.name}/{_RECORD}")
     return record
 
 
@@ -88,14 +89,14 @@ def _left(at: Bucket, task: SegmentTask) -> SegmentRecord | None:
         record = SegmentRecord.from_document(json.loads(at.get(_RECORD)))
     except (NotFound, ValueError, KeyError, TypeError):
         return None
-    whole = {file.name for file in record.files}.issubset(at.names())
+    whole = {file.key for file in record.files}.issubset(at.names())
     return record if whole and record.blocks == task.blocks else None
 
 
 def _download(at: Bucket, files: tuple[FileRecord, ...], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for file in files:
-        at.download(file.name, folder / file.name)
+        at.download(file.key, folder / file.name)
         try:
             file.check(folder, whole=True)
         except Corrupt as error:
