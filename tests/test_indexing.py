@@ -18,7 +18,8 @@ from indexing.ids import cols_of, first_id, ids_at, levels_of, pixel_ids, rows_o
 from indexing.index import packed
 from indexing.index.ann import Filling, MappedLists, Parameters, Quantiser, unit
 from indexing.index.build import build_index
-from indexing.index.manifest import IndexManifest, current, load
+from indexing.index.manifest import IndexManifest, current, home_of, load
+from indexing.index.segment import SegmentTask, build_segment
 from indexing.index.truth import TARGET
 from indexing.pixels import Pixels, block_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
@@ -346,6 +347,31 @@ def test_an_index_of_something_else_is_refused_naming_both(tmp_path: Path) -> No
 def test_a_damaged_manifest_is_corrupt(text: str) -> None:
     with pytest.raises(Corrupt):
         IndexManifest.from_json(text)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_centres_that_find_no_room_are_an_error_however_few_they_are() -> None:
+    sample = np.arange(1, 129, dtype=np.int8).reshape(16, 8)
+    quantiser = Quantiser.trained(Parameters(8, 16, 2, 0), sample)
+    with pytest.raises(OSError, match="No space left"):
+        quantiser.write(Path("/dev/full"))
+
+
+def test_a_segment_that_another_finished_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    store = landscape(side=60)
+    manifest = build_index(store, "demo", YEAR, tmp_path)
+    (record,) = manifest.segments
+    home = home_of(tmp_path, YEAR)
+    task = SegmentTask(YEAR, 1, manifest.quantiser, record.blocks)
+    (home / record.name).rename(home / "aside")
+
+    def other() -> None:  # taken for dead, and yet it was not
+        (home / "aside").rename(home / record.name)
+
+    held = (home / "aside").stat().st_ino
+    assert build_segment(store, task, home, other) == record
+    assert (home / record.name).stat().st_ino == held, "it may be in use"
+    assert not list(home.glob(".part-*"))
 
 
 def test_a_file_faiss_cannot_read_is_named(tmp_path: Path) -> None:

@@ -126,8 +126,11 @@ class Quantiser:
         return cls(index)
 
     def write(self, path: Path) -> None:
-        """Store centres and graph: a graph made by several threads is not the same twice."""
-        faiss.write_index(self._index, str(path))
+        """Store centres and graph: a graph made by several threads is not the same twice.
+
+        Not by `faiss.write_index`, which says nothing when the disk is full at the end of a file.
+        """
+        path.write_bytes(faiss.serialize_index(self._index))
 
     def nearest(self, directions: Float32Array, probes: int) -> tuple[Float32Array, Int64Array]:
         """Squared distances and numbers, each (q, probes), of the lists nearest to (q, d) directions; -1: no list."""

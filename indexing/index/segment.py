@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -58,9 +59,9 @@ class SegmentTask:
 
     @property
     def name(self) -> str:
-        """What it will be called: it follows from what it is made of."""
+        """What it will be called: it follows from what it is made of, the very bytes of the centres among it."""
         held = [[block.name, version] for block, version in self.blocks]
-        return name_of("s", self.quantiser.name, held)
+        return name_of("s", self.quantiser.name, [file.sha256 for file in self.quantiser.files], held)
 
 
 def build_segment(
@@ -78,17 +79,23 @@ def build_segment(
         Corrupt: A block or the quantiser cannot be read.
     """
     folder = home / task.name
-    done = finished(folder)
-    if done is not None and done.blocks == task.blocks:
+    if (done := _made(folder, task)) is not None:
         return done
     scratch = part_of(home)
     try:
         record = _Making(store, task, home, scratch).run(on_block or (lambda: None))
         write_durably(scratch / "segment.json", json.dumps(record.document()))
+        if (done := _made(folder, task)) is not None:  # another that was taken for dead: it may be in use already
+            return done
         put_in_place(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return record
+
+
+def _made(folder: Path, task: SegmentTask) -> SegmentRecord | None:
+    done = finished(folder)
+    return done if done is not None and done.blocks == task.blocks else None
 
 
 def part_of(home: Path) -> Path:
@@ -100,10 +107,14 @@ def part_of(home: Path) -> Path:
 
 def put_in_place(scratch: Path, folder: Path) -> None:
     """Give a folder that is whole, and on disk, its name; what has the name already is damaged and goes."""
-    for path in scratch.iterdir():
+    for path in (*scratch.iterdir(), scratch):
         _sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
+    aside = folder.with_name(f"{PART}{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)
     scratch.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def finished(folder: Path) -> SegmentRecord | None:
