@@ -387,6 +387,23 @@ def test_a_damaged_index_is_a_clear_error_that_names_the_file(tmp_path: Path, na
     assert searcher.search(ask(query_at(store, 40, 50), 5)).engine == "index", "building again is the cure"
 
 
+def test_where_the_next_generation_is_damaged_the_one_before_it_goes_on_serving(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = landscape(side=60)
+    build_index(store, "demo", YEAR, tmp_path)
+    searcher, query = Searcher(store, "demo", tmp_path), query_at(store, 40, 50)
+    before = searcher.search(ask(query, 5))
+    build_index(store, "demo", YEAR, tmp_path, rebuild=True)
+    newest = current(tmp_path, YEAR)
+    assert newest is not None
+    (newest / "manifest.json").write_text("{")
+    for _ in range(2):
+        assert searcher.search(ask(query, 5)).hits == before.hits
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "said once"
+    assert "manifest.json" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "../elsewhere", "g-../../x"])
 def test_a_pointer_that_names_no_generation_is_corrupt(tmp_path: Path, text: str) -> None:
     (tmp_path / "2024").mkdir()

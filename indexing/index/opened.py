@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +19,12 @@ from indexing.index.mirror import Mirror
 from indexing.index.proposals import Proposal, propose
 from indexing.index.segment import Segment, open_quantiser
 from indexing.pixels import Pixels, Snapshot
-from service.errors import Corrupt, Unavailable
+from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
 from service.grid import Block
 from service.store.contract import Store
 from service.values import BoolArray, Float32Array, Int8Array, Int64Array, UInt8Array, Window
+
+log = logging.getLogger("smalti")
 
 Fresh = tuple[BoolArray, ...]
 """For each segment (slots,) bool: which of its blocks the store still holds as they were read."""
@@ -227,8 +230,10 @@ class Serving:
     def index(self, window: Window, level: int = 1) -> OpenedIndex | None:
         """The index that serves now; opened again when another generation took over.
 
+        Where that cannot be used, the one before it goes on serving, and a warning says so.
+
         Raises:
-            Corrupt, IdentityMismatch, Conflict: As `OpenedIndex.of` does.
+            Corrupt, IdentityMismatch, Conflict: As `OpenedIndex.of` does, where there is none before it.
         """
         if self._mirror:
             self._mirror.look(window, level)
@@ -241,19 +246,25 @@ class Serving:
             if known and known.generation == generation:
                 return known
             if generation is None:
-                self._opened.pop((window, level), None)
-                return None
+                if not self._mirror:  # a copy that was dropped is fetched again; until then what is open serves
+                    self._opened.pop((window, level), None)
+                return self._opened.get((window, level))
             try:
-                opened = self._open(generation, window, level, known)
-            except Corrupt:
-                newer = current(self._folder, window, level)  # a build may have cleared away what we were told to open
-                if newer is None or newer == generation:
-                    if self._mirror:
-                        self._mirror.drop(generation)
+                self._opened[window, level] = self._open(generation, window, level, known)
+            except (Corrupt, IdentityMismatch, Conflict) as error:
+                if known is None:
                     raise
-                opened = self._open(newer, window, level, known)
-            self._opened[window, level] = opened
-            return opened
+                log.warning("the index of window %s goes on as it was: %s", window, error)
+            return self._opened[window, level]
 
     def _open(self, generation: Path, window: Window, level: int, known: OpenedIndex | None) -> OpenedIndex:
-        return OpenedIndex.of(generation, self._store, self._dataset, window, level, share=self._share, known=known)
+        of = partial(OpenedIndex.of, share=self._share, known=known)
+        try:
+            return of(generation, self._store, self._dataset, window, level)
+        except Corrupt:
+            newer = current(self._folder, window, level)  # a build may have cleared away what we were told to open
+            if newer is None or newer == generation:
+                if self._mirror:
+                    self._mirror.drop(generation)
+                raise
+            return of(newer, self._store, self._dataset, window, level)
