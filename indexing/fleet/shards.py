@@ -201,7 +201,8 @@ class Proposing:
             return False
         if not len(found.query):
             return True
-        asked = np.isin(np.arange(len(shards)), [shards.index(name) for name in found.shards])
+        answered = set(found.shards)
+        asked = np.array([name in answered for name in shards])
         ends = np.array([self.slots[name] * PIXELS for name in shards])
         if not (_within(found.query, queries) and _within(found.shard, len(shards))):
             return False
