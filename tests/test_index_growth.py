@@ -132,7 +132,7 @@ def test_an_index_that_grew_answers_as_one_that_was_made_at_once(tmp_path: Path)
 
 
 def test_growing_reads_only_what_is_new_and_changes_nothing_that_is_there(tmp_path: Path) -> None:
-    store = landscape()
+    store = landscape(dims=16)
     first = build_index(store, "demo", YEAR, tmp_path, most_blocks=2)
     home = home_of(tmp_path, YEAR)
     before = {path: path.stat().st_mtime_ns for path in home.glob("s-*/*")}
@@ -141,7 +141,7 @@ def test_growing_reads_only_what_is_new_and_changes_nothing_that_is_there(tmp_pa
     assert not store.reads, "nothing changed, nothing is read"
     generation = current(tmp_path, YEAR)
 
-    store.add(np.full((5, 5, 128), 3, np.int8), np.ones((5, 5)), Zone(31), YEAR, 256 * 1405, 256 * 120)
+    store.add(np.full((5, 5, 16), 3, np.int8), np.ones((5, 5)), Zone(31), YEAR, 256 * 1405, 256 * 120)
     second = build_index(store, "demo", YEAR, tmp_path, most_blocks=2)
     assert current(tmp_path, YEAR) != generation
     assert [(rows.start, cols.start) for _, _, rows, cols in store.reads] == [(256 * 1405, 256 * 120)]
@@ -259,7 +259,7 @@ def test_lists_are_learnt_anew_once_an_index_has_outgrown_them(tmp_path: Path) -
 
 
 def test_an_overview_has_an_index_of_its_own(tmp_path: Path) -> None:
-    store = landscape()
+    store = landscape(dims=16)
     store._levels = (1, 2)
     build_index(store, "demo", YEAR, tmp_path)
     manifest = build_index(store, "demo", YEAR, tmp_path, level=2)

@@ -33,6 +33,12 @@ YEAR = Window.year(2024)
 BLOCK0 = Block("31N", 1400, 120)
 
 
+@pytest.fixture(autouse=True)
+def few_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring takes most of the time of so small an index."""
+    monkeypatch.setattr("indexing.index.learn.HELD_OUT", 40)
+
+
 def brute_force(query: Query, codes: Int8Array, valid: np.ndarray, k: int) -> Float64Array:
     """The k best scores, by the definition of cosine and nothing else, in float64."""
     wide = codes[valid].astype(np.float64)
@@ -282,13 +288,13 @@ def test_a_manifest_tells_what_was_indexed_and_comes_back_the_same(tmp_path: Pat
 
 
 def test_the_same_seed_builds_the_same_index(tmp_path: Path) -> None:
-    store = landscape(side=120)
+    store = landscape(side=120, dims=32)
     one, two = (build_index(store, "demo", YEAR, tmp_path / name, seed=4) for name in "ab")
     assert one == two
 
 
 def test_memory_holds_one_block_at_a_time(tmp_path: Path) -> None:
-    store = landscape(side=170)
+    store = landscape(side=170, dims=16)
     build_index(store, "demo", YEAR, tmp_path)
     assert all((rows.stop - rows.start, cols.stop - cols.start) == (256, 256) for _, _, rows, cols in store.reads)
     assert len(store.reads) == 2 * len(store.blocks(YEAR))
@@ -310,7 +316,7 @@ def test_nothing_to_index_is_told(tmp_path: Path) -> None:
 
 
 def test_a_block_that_changes_while_it_is_read_does_not_count_as_held(tmp_path: Path) -> None:
-    store = landscape(side=200)
+    store = landscape(side=200, dims=16)
     (first, *_) = store.blocks(YEAR)
 
     def meddle(done: int, total: int) -> None:
@@ -436,7 +442,7 @@ def test_unit_vectors_forget_the_scale() -> None:
 def test_the_manifest_is_readable_json(tmp_path: Path) -> None:
     build_index(landscape(side=60), "demo", YEAR, tmp_path)
     document = json.loads((current(tmp_path, YEAR) / "manifest.json").read_text())
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert document["identity"] == "fake@1/test"
     assert document["window"] == "2024"
     assert document["engine"].startswith("ivf-rabitq-fastscan faiss-")

@@ -89,7 +89,7 @@ class Place:
         return [known[hit.row, hit.col] for hit in result.hits]
 
 
-@pytest.fixture(scope="module", params=["farmland", "demo"])
+@pytest.fixture(scope="module", params=["farmland", pytest.param("demo", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     if request.param == "farmland":
         codes = alphaearth(request.getfixturevalue("real_data"))

@@ -53,6 +53,12 @@ def by_brute_force(store: MemoryStore, query: Query, k: int, keep: np.ndarray | 
     return [(part.row0 + int(rows[n]), part.col0 + int(cols[n])) for n in order]
 
 
+@pytest.fixture(autouse=True)
+def few_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring takes most of the time of so small an index."""
+    monkeypatch.setattr("indexing.index.learn.HELD_OUT", 40)
+
+
 @pytest.fixture
 def store() -> MemoryStore:
     return landscape(side=200)
@@ -159,7 +165,7 @@ def test_a_cache_too_small_for_the_blocks_changes_no_answer(shared: MemoryStore,
 
 
 def test_searchers_that_share_a_cache_keep_no_more_together_than_it_holds() -> None:
-    stores = [landscape(seed=seed) for seed in (1, 2, 3)]
+    stores = [landscape(side=200, dims=16, seed=seed) for seed in (1, 2, 3)]
     for number, each in enumerate(stores):
         each.location = f"memory://{number}"
     blocks = len(stores[0].blocks(YEAR))
@@ -345,7 +351,7 @@ def test_too_much_to_scan_says_what_to_do(shared: MemoryStore, built: Path, tmp_
         Searcher(shared, "demo", NOWHERE, exact_blocks=3).search(ask(query_at(shared, 90, 90), 5))
     with pytest.raises(Unavailable, match="no index"):
         Searcher(shared, "demo", NOWHERE, exact_blocks=3).describe(YEAR)
-    store = landscape(side=300)
+    store = landscape(side=200, dims=16)
     build_index(store, "demo", YEAR, tmp_path)
     store.parts[0].vectors.codes[:, 1:] //= 2
     with pytest.raises(Unavailable, match="too old"):
