@@ -28,7 +28,7 @@ from tests.stores import YEAR, Tiny, tiny_archive
 pytestmark = pytest.mark.slow
 
 KEY = "a-key-of-the-fleet-that-nobody-may-see"
-SECONDS = 2.0
+SECONDS = 4.0
 SHARES = {"one": "all", "a": "0/2", "b": "1/2", "front": "none"}
 HOLDERS = "ab"
 
@@ -185,7 +185,7 @@ def test_one_that_is_killed_is_missing_by_name_and_whole_again_once_it_is_back(s
     assert servers.log("a").count("cannot be reached") <= 2, "told when it is news"
     servers.start("b")
     servers.wait("b")
-    until = time.monotonic() + 40
+    until = time.monotonic() + 90
     while servers.search("a", question) != whole:
         assert time.monotonic() < until, "still not whole"
         time.sleep(0.5)
@@ -198,14 +198,17 @@ def test_one_that_hangs_takes_no_longer_than_it_may(servers: Servers) -> None:
     try:
         began = time.monotonic()
         found = servers.search("front", question)
-        assert time.monotonic() - began < 3 * SECONDS + 1
+        assert time.monotonic() - began < 3 * SECONDS + 10
         assert found["missing"] == servers.share("b")
-        began = time.monotonic()
-        assert servers.search("front", question)["missing"] == servers.share("b")
-        assert time.monotonic() - began < SECONDS, "left alone for a while, it costs no time"
+        until, took = time.monotonic() + 60, SECONDS
+        while took >= SECONDS:  # each time that it does not answer it is left alone for longer
+            assert time.monotonic() < until, "left alone for a while, it costs no time"
+            began = time.monotonic()
+            assert servers.search("front", question)["missing"] == servers.share("b")
+            took = time.monotonic() - began
     finally:
         servers.running["b"].send_signal(signal.SIGCONT)
-    until = time.monotonic() + 40
+    until = time.monotonic() + 90
     while servers.search("front", question) != whole:
         assert time.monotonic() < until, "still not whole"
         time.sleep(0.5)

@@ -20,11 +20,9 @@ from typer.testing import CliRunner
 from api.cli import app
 from api.settings import Settings
 from api.state import State
-from indexing.fleet.share import Share
 from indexing.index import sent
 from indexing.index.build import build_index
 from indexing.index.manifest import IndexManifest, current, home_of, load
-from indexing.index.mirror import Mirror, build_published, published
 from indexing.index.segment import SegmentTask, build_segment
 from service.bucket import open_bucket
 from service.bucket.folder import FolderBucket
@@ -76,24 +74,6 @@ def rewrite(tiny: Tiny, block: str) -> None:
     other = random_vectors(tiny.vectors.status.shape, tiny.vectors.dims, seed=9)
     blocks = blocks_from("31N", tiny.row, tiny.col, other, tiny.window, tiny.counts)
     tiny.store.write([data for data in blocks if data.block.name == block], "changed")
-
-
-def test_a_replica_copies_its_share_alone(tmp_path: Path) -> None:
-    bucket, store = FolderBucket(tmp_path / "published"), landscape(side=200, dims=16)
-    build_index(store, "d", YEAR, tmp_path / "scratch", most_blocks=1)
-    build_published(store, "d", YEAR, tmp_path / "scratch", bucket)
-    held: dict[int, set[str]] = {}
-    for part in range(2):
-        mirror = Mirror(tmp_path / f"copy-{part}", bucket, Share(part, 2))
-        mirror.fetch(YEAR)
-        generation = current(mirror.folder, YEAR)
-        assert generation is not None
-        assert generation.name == published(bucket, YEAR)
-        held[part] = {path.name for path in generation.parent.glob("s-*")}
-        assert held[part] == load(generation).held_by(Share(part, 2))
-    assert held[0]
-    assert held[1]
-    assert not held[0] & held[1]
 
 
 @pytest.mark.slow
