@@ -130,7 +130,7 @@ class _Best:
         self._query, self._k, self._floor = query, k, floor
         self._screen = screen_of(query)
         self._top = Top.none()
-        self._pending: list[tuple[Int64Array, Pixels, Scores]] = []
+        self._pending: list[tuple[Block, Int64Array, Pixels, Scores]] = []
         self._waiting = 0
 
     def see(self, block: Block, held: Pixels, usable: BoolArray | None) -> None:
@@ -146,17 +146,21 @@ class _Best:
         cells = cells if picked is None else picked[cells]
         scores = self._screen.look_again(rows)
         near = np.flatnonzero(scores >= self._floor.value - self._screen.error)
+        if not len(near):
+            return
         row, col = np.divmod(cells[near], width)
-        ids = ids_at(np.array([first_id(block)]), row * BLOCK + col)
-        self._pending.append((ids, rows.taken(near), scores[near]))
+        self._pending.append((block, row * BLOCK + col, rows.taken(near), scores[near]))
         self._waiting += len(near)
         self._raise_floor()
 
     def settled(self) -> Top:
         """The best k of all that was seen."""
-        for ids, rows, scores in self._pending:
+        for block, offsets, rows, scores in self._pending:
             near = np.flatnonzero(scores >= self._floor.value - self._screen.error)
-            self._top = self._top.merged(Top(ids[near], exact_scores(self._query, rows.taken(near))), self._k)
+            if not len(near):
+                continue
+            ids = ids_at(np.array([first_id(block)]), offsets[near])
+            self._top = self._top.merged(Top(ids, exact_scores(self._query, rows.taken(near))), self._k)
         self._pending, self._waiting = [], 0
         return self._top
 
@@ -178,7 +182,7 @@ class _Best:
     def _raise_floor(self) -> None:
         if self._waiting > max(_PENDING, 4 * self._k):
             self.settled()
-        lowest = [scores - self._screen.error for _, _, scores in self._pending]
+        lowest = [scores - self._screen.error for *_, scores in self._pending]
         known = np.concatenate([self._top.scores - ROUNDING, *lowest])
         if len(known) >= self._k:
             self._floor.rise(float(np.partition(known, len(known) - self._k)[len(known) - self._k]))

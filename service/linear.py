@@ -61,8 +61,11 @@ class Weights:
         self._at_once = min(_ROWS, rows_at_once(self._steps))
         lengths = np.linalg.norm(limbs.astype(np.float64), axis=1)
         self._shares = np.asarray(lengths[:, None] * self._steps, np.float32)
+        self._sums = self._shares.sum(axis=0)
         limbs[lengths == 0] = 1  # nothing has an angle with zeros; its share is none
         self._directions = numkong.dots_pack(limbs)
+        self._of_zeros = float(self._angles(np.zeros((1, limbs.shape[1]), np.int8))[0, 0])
+        """Zeros have no angle with anything: NaN says so, but some processors' kernels say 0 or 1."""
 
     def products(self, codes: Int8Array) -> Float32Array:
         """(n, m) float32 `codes @ weights.T` of (n, d) int8, as exact as float32 is; rows may be strided, d may not."""
@@ -88,11 +91,17 @@ class Weights:
         return out
 
     def _cosines(self, codes: Int8Array, out: Float32Array) -> None:
-        angles = np.asarray(numkong.angulars_packed(codes, self._directions))
-        np.clip(self._shares.sum(axis=0) - angles @ self._shares, -1, 1, out=out)
-        first = angles[:, 0]
-        doubtful = np.flatnonzero(~(first > 0) | (first == 1))  # what zeros give, and few others
-        out[doubtful[~codes[doubtful].any(axis=1)]] = np.nan
+        angles = self._angles(codes)
+        np.matmul(angles, self._shares, out=out)
+        np.subtract(self._sums, out, out=out)
+        np.clip(out, -1, 1, out=out)
+        if not np.isnan(self._of_zeros):
+            doubtful = np.flatnonzero(angles[:, 0] == np.float32(self._of_zeros))
+            out[doubtful[~codes[doubtful].any(axis=1)]] = np.nan
+
+    def _angles(self, codes: Int8Array) -> Float32Array:
+        """(n, 3m) float32 1 - cosine of (n, d) codes with each limb."""
+        return np.asarray(numkong.angulars_packed(codes, self._directions))
 
 
 def code_products(codes: Int8Array, weights: Float64Array) -> Float32Array:

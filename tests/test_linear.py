@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numkong
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.linear import Weights, code_norms, code_products, paired_angles
+from service.values import Float32Array, Int8Array
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,3 +76,20 @@ def test_cosines_are_the_same_whether_one_thread_finds_them_or_several() -> None
     np.testing.assert_allclose(axis, wide[1:50, 0] / np.linalg.norm(wide[1:50], axis=1), rtol=0, atol=5e-7)
     opposite = Weights(directions[:1]).cosines(np.rint(-100 * directions[:1]).astype(np.int8))
     assert -1 <= opposite[0, 0] < -0.99
+
+
+@pytest.mark.parametrize("of_zeros", [0.0, 1.0])
+def test_codes_of_zeros_have_no_cosine_whatever_a_processor_says(
+    of_zeros: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(codes: Int8Array, directions: Any) -> Float32Array:
+        return np.nan_to_num(np.asarray(angulars(codes, directions)), nan=of_zeros)
+
+    angulars = numkong.angulars_packed
+    codes = np.random.default_rng(2).integers(-127, 128, (500, 16)).astype(np.int8)
+    codes[[3, 499]] = 0
+    here = Weights(np.eye(16)[:1]).cosines(codes)
+    monkeypatch.setattr(numkong, "angulars_packed", elsewhere)
+    there = Weights(np.eye(16)[:1]).cosines(codes)
+    assert np.flatnonzero(np.isnan(there)).tolist() == [3, 499]
+    np.testing.assert_array_equal(there, here)
