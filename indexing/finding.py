@@ -13,7 +13,7 @@ from indexing.batches import ranked
 from indexing.exact import Top, rank, scan
 from indexing.fleet.spread import SpreadIndex
 from indexing.ids import cells_of
-from indexing.index.manifest import Tuning
+from indexing.index.tuning import Tuning
 from indexing.pixels import PixelReader, Pixels, Snapshot
 from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, effort, proposed, reach_of, wider
 from indexing.question import Engine, Question, Where
@@ -213,10 +213,11 @@ class Finder:
         """The best k for each of several questions that differ in their queries alone, and filter nothing."""
         first, index = questions[0], self._index
         within = self.within(first.where)
-        if index is None or self._changed or self._exact or index.setting(first.k, first.recall) is None:
+        mixed = any(question.query.is_mixed for question in questions)
+        tuning = None if index is None else index.setting(first.k, first.recall, mixed=mixed)
+        few = mixed and index is not None and index.manifest.count <= self._limits.pixels
+        if index is None or tuning is None or few or self._changed or self._exact:
             return [self.best(question, within, question.k).top for question in questions]
-        tuning = index.setting(first.k, first.recall)
-        assert tuning is not None  # noqa: S101  # it was asked for above
         probes, count = tuning.scaled(first.k)
         directions = np.stack([question.query.direction for question in questions])
         proposals = index.propose(directions.astype(np.float32), count, probes)
@@ -235,7 +236,7 @@ class Finder:
         if few and within.is_part and len(within.blocks) <= min(FEW_BLOCKS, self._limits.blocks):
             return self._scanned(question, within, k, "")
         reach = reach_of(self.at, within, index)
-        if within.is_part and reach.pixels <= few:
+        if (within.is_part or question.query.is_mixed) and reach.pixels <= few:
             return self._scanned(question, within, k, "")
         return self._indexed(question, within, k, index, reach)
 
@@ -260,13 +261,14 @@ class Finder:
         return top.merged(newer, k), count + more
 
     def _indexed(self, question: Question, within: Within, k: int, index: Index, reach: Reach) -> Found:
-        tuning = index.setting(question.k, question.recall)
+        mixed = question.query.is_mixed
+        tuning = index.setting(question.k, question.recall, mixed=mixed)
         if tuning is None:
             if len(self.at.versions) <= self._limits.blocks:
                 return self._scanned(question, within, k, "")
-            best = max(index.manifest.tunings, key=lambda each: each.recall)
+            best = max(each.measured(min(question.k, 100), mixed=mixed) or 0.0 for each in index.manifest.tunings)
             raise InvalidInput(
-                f"no setting of this index was measured to find {question.recall}; the best finds {best.recall:.4f}.",
+                f"no setting of this index was measured to find {question.recall}; the best finds {best:.4f}.",
                 field="recall",
                 remedy="Ask for less, or for `exact`.",
             )
@@ -278,8 +280,9 @@ class Finder:
         if changed:
             newer, scanned = scan(question.query, changed, self.read, k, mask=lambda block: within.part(self.at, block))
             top = top.merged(newer, k)
+        recall = tuning.measured(question.k, mixed=mixed) if within.is_all else None
         return Found(
-            top, "index+exact" if changed else "index", tuning.measured(question.k) if within.is_all else None,
+            top, "index+exact" if changed else "index", recall,
             scanned + count, count, probes, getattr(index, "missing", ()),
         )  # fmt: skip
 

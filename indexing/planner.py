@@ -13,10 +13,11 @@ from typing import Final, Protocol
 import numpy as np
 
 from indexing.areas import Within
-from indexing.index.manifest import IndexManifest, Tuning
+from indexing.index.manifest import IndexManifest
 from indexing.index.opened import Fresh
 from indexing.index.proposals import Proposal
 from indexing.index.segment import Segment
+from indexing.index.tuning import Tuning
 from indexing.pixels import Pixels, Snapshot
 from service.grid import Block
 from service.values import BLOCK, Float32Array, Int8Array, Int64Array, UInt8Array
@@ -65,7 +66,7 @@ class Index(Protocol):
     def changed(self, at: Snapshot) -> list[Block]:
         """Blocks of the store that are not held as they are."""
 
-    def setting(self, k: int, recall: float | None = None) -> Tuning | None:
+    def setting(self, k: int, recall: float | None = None, *, mixed: bool = False) -> Tuning | None:
         """How hard to look."""
 
 

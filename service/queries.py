@@ -79,6 +79,11 @@ class Query:
         against = np.empty((0, wanted.shape[1]), np.float32) if unwanted is None else unwanted
         return cls(identity, wanted, np.asarray(against, np.float32).reshape(-1, wanted.shape[1]), metric)
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it is made of several examples: then there may be no pixel near to it."""
+        return len(self.wanted) + len(self.unwanted) > 1
+
     @cached_property
     def _sum(self) -> Float64Array:
         """(d,) float64 what the examples come to: q, or of the cosine its direction."""

@@ -20,7 +20,7 @@ from indexing.index.ann import Filling, MappedLists, Parameters, Quantiser, unit
 from indexing.index.build import build_index
 from indexing.index.manifest import IndexManifest, current, home_of, load
 from indexing.index.segment import SegmentTask, build_segment
-from indexing.index.truth import TARGET
+from indexing.index.tuning import TARGET
 from indexing.pixels import Pixels, block_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, InvalidInput, NotFound
 from service.grid import Block, Zone

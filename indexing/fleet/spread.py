@@ -22,10 +22,10 @@ from indexing.fleet.gathered import Table, table_of
 from indexing.fleet.scanning import Scanning
 from indexing.fleet.shards import Candidates, Proposing, name_of
 from indexing.fleet.share import Fleet
-from indexing.index.manifest import Tuning
 from indexing.index.opened import Fresh, OpenedIndex
 from indexing.index.proposals import Proposal
 from indexing.index.segment import Segment
+from indexing.index.tuning import Tuning
 from indexing.pixels import Pixels, Snapshot
 from service.deadline import Deadline
 from service.errors import Unavailable
@@ -190,9 +190,9 @@ class SpreadIndex:
         """See `OpenedIndex.changed`."""
         return self._index.changed(at)
 
-    def setting(self, k: int, recall: float | None = None) -> Tuning | None:
+    def setting(self, k: int, recall: float | None = None, *, mixed: bool = False) -> Tuning | None:
         """See `OpenedIndex.setting`."""
-        return self._index.setting(k, recall)
+        return self._index.setting(k, recall, mixed=mixed)
 
     @cached_property
     def elsewhere(self) -> dict[Block, tuple[str, int]]:

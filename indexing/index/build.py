@@ -30,7 +30,7 @@ from indexing.index.manifest import (
     write_durably,
 )
 from indexing.index.segment import MOST_BLOCKS, PART, SegmentTask, build_segment, open_quantiser
-from indexing.index.truth import default_of
+from indexing.index.tuning import default_of
 from service.errors import Conflict, Corrupt, IdentityMismatch, NotFound
 from service.store.contract import Store
 from service.values import Window

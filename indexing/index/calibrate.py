@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 
 from indexing.index.ann import unit
-from indexing.index.manifest import QuantiserRecord, SegmentRecord, Tuning
+from indexing.index.manifest import QuantiserRecord, SegmentRecord
 from indexing.index.proposals import propose
 from indexing.index.rows import PIXELS
 from indexing.index.segment import Segment, open_quantiser
-from indexing.index.truth import ENOUGH, ENOUGH_AT_100, LADDER, Neighbours, Settings, Truth
+from indexing.index.truth import ENOUGH, ENOUGH_AT_100, LADDER, MIXED, Neighbours, Settings, Truth
+from indexing.index.tuning import Tuning
 from service.values import Int64Array
 
 _AT_ONCE: Final = 32
@@ -43,20 +44,28 @@ def tunings_of(
         ]
     )
     directions = unit(queries)
+    mixed = range(len(queries))[MIXED]
+    alone = [n for n in range(len(queries)) if n not in mixed]
     tunings: list[Tuning] = []
     for probes, candidates in _reaching(ladder, centres.lists, sum(each.pixels for each in records)):
         proposed: list[Int64Array] = []
         for start in range(0, len(queries), _AT_ONCE):
             part = propose(centres, segments, directions[start : start + _AT_ONCE], max(candidates), probes)
             proposed += [firsts[each.segment] + each.position for each in part]
-        found = truth.recall(proposed, candidates)
+        found = truth.recall(proposed, candidates, alone)
+        between = truth.recall(proposed, candidates, mixed) or found  # of fewer than three pixels none is mixed
         tunings += [
-            Tuning(probes, count, ten, hundred, len(queries))
-            for count, (ten, hundred) in zip(candidates, found, strict=True)
+            Tuning(probes, count, *shares, len(queries))
+            for count, shares in zip(candidates, (a + b for a, b in zip(found, between, strict=True)), strict=True)
         ]
-        if tunings[-1].recall >= ENOUGH and tunings[-1].recall_at_100 >= ENOUGH_AT_100:
+        if _is_enough(tunings[-1]):
             break
     return tuple(sorted(tunings, key=lambda each: each.cost))
+
+
+def _is_enough(found: Tuning) -> bool:
+    deep, between = min(found.recall_at_100, found.mixed_at_100), found.mixed
+    return found.recall >= ENOUGH and min(deep, between) >= ENOUGH_AT_100
 
 
 def _reaching(ladder: Settings, lists: int, pixels: int) -> Iterator[tuple[int, tuple[int, ...]]]:

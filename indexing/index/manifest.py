@@ -24,12 +24,13 @@ from typing import Any, Final, Self
 
 from indexing.fleet.share import Share
 from indexing.index.ann import KIND, VERSION, Parameters
+from indexing.index.tuning import Tuning
 from service.errors import Conflict, Corrupt, IdentityMismatch
 from service.grid import Block
 from service.store.contract import Store
 from service.values import ModelIdentity, Window
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 REBUILD: Final = "Build it again with `smalti index build`."
 ENGINE: Final = f"{KIND} faiss-{VERSION}"
 _HASH_UP_TO: Final = 64_000_000
@@ -132,35 +133,6 @@ class SegmentRecord:
         blocks = tuple((Block(str(z), int(r), int(c), int(n)), str(v)) for z, r, c, n, v in document["blocks"])
         files = tuple(FileRecord(**record) for record in document["files"])
         return cls(document["name"], document["zone"], blocks, tuple(map(int, document["counts"])), files)
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """How hard to look, and what was found by it when the index was built."""
-
-    probes: int
-    """Lists to look into."""
-    candidates: int
-    """Candidates to rank exactly."""
-    recall: float
-    """Share of the true 10 best that were found, over `queries` held-out pixels."""
-    recall_at_100: float
-    """Share of the true 100 best, likewise."""
-    queries: int
-
-    @property
-    def cost(self) -> float:
-        """In lists: ranking a dozen candidates takes as long as looking into a list."""
-        return self.probes + self.candidates / 12
-
-    def measured(self, k: int) -> float | None:
-        """The recall that tells most of the k best; None where nothing was measured that deep."""
-        return self.recall if k <= 10 else self.recall_at_100 if k <= 100 else None
-
-    def scaled(self, k: int) -> tuple[int, int]:
-        """(probes, candidates) for the k best: 10 k candidates at least, and more lists for more hits."""
-        wider = 1 if k <= 10 else 2 if k <= 100 else 4
-        return self.probes * wider, max(self.candidates, -(-self.candidates * k // 20))
 
 
 @dataclass(frozen=True)

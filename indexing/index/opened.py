@@ -14,10 +14,11 @@ import numpy as np
 
 from indexing.fleet.share import ALL, Share
 from indexing.index.ann import Quantiser
-from indexing.index.manifest import IndexManifest, Stamp, Tuning, current, load, stamp_of
+from indexing.index.manifest import IndexManifest, Stamp, current, load, stamp_of
 from indexing.index.mirror import Mirror
 from indexing.index.proposals import Proposal, propose
 from indexing.index.segment import Segment, open_quantiser
+from indexing.index.tuning import Tuning, default_of
 from indexing.pixels import Pixels, Snapshot
 from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
 from service.grid import Block
@@ -190,19 +191,20 @@ class OpenedIndex:
             self._standing[:] = [known]
         return known
 
-    def setting(self, k: int, recall: float | None = None) -> Tuning | None:
+    def setting(self, k: int, recall: float | None = None, *, mixed: bool = False) -> Tuning | None:
         """How hard to look for the k best.
 
         Args:
             k: 1 or more.
             recall: The share of them that must have been found when it was measured; as built where absent.
+            mixed: Whether the query is mixed of several examples.
 
         Returns:
             The cheapest setting that does; None where none that was measured does.
         """
         if recall is None:
-            return self.manifest.tuning
-        deep = [(each, each.recall if k <= 10 else each.recall_at_100) for each in self.manifest.tunings]
+            return default_of(self.manifest.tunings, mixed=True) if mixed else self.manifest.tuning
+        deep = [(each, each.measured(min(k, 100), mixed=mixed) or 0.0) for each in self.manifest.tunings]
         return next((each for each, found in deep if found >= recall), None)
 
 
