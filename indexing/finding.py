@@ -52,7 +52,7 @@ class Found:
         return replace(
             self,
             engine=self.engine if self.engine == before.engine else "index+exact",
-            recall=before.recall,
+            recall=None if self.recall is None or before.recall is None else min(self.recall, before.recall),
             scanned=self.scanned + before.scanned,
             candidates=self.candidates + before.candidates,
             probes=max(self.probes, before.probes),

@@ -84,7 +84,9 @@ class Question:
         if self.recall is not None and not 0 < self.recall <= 1:
             raise InvalidInput("must be above 0 and at most 1.", field="recall")
         if self.refine and self.level == 1:
-            raise InvalidInput("there is nothing below level 1 to refine to.", field="refine", remedy="Give a level.")
+            raise InvalidInput(
+                "there is nothing below level 1 to refine to.", field="refine", remedy="Give a level above 1."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,8 @@ class SearchResult:
 
     hits: tuple[Hit, ...]
     engine: Engine
-    """`exact`: every pixel scored. `index`: candidates from FAISS. `index+exact`: and what changed since, scanned."""
+    """`exact`: every pixel scored. `index`: candidates from FAISS. `index+exact`: and some scanned: what
+    changed since, or what spacing left."""
     revision: str
     recall: float | None
     """Share of the 10 best that the index was measured to find; 1 for an exact scan, None where not measured."""

@@ -121,9 +121,26 @@ def test_the_panel_tells_how_it_was_searched(page: Page) -> None:
     assert page.faults() == []
 
 
+def test_a_link_to_a_saved_query_asks_what_was_saved(page: Page) -> None:
+    page.open()
+    body = {
+        "dataset": "demo", "window": "2024", "metric": "euclidean", "points": [RAPESEED], "against": [TOWN],
+    }  # fmt: skip
+    saved = page.request.post(f"{page.server}/queries", data=body).json()
+    asked = page.request.post(f"{page.server}/datasets/demo/2024/search", data={"query": saved["id"], "k": 10}).json()
+    page.open(f"/?view=similarity&apart=0&query={saved['id']}")
+    page.wait_for_selector("#hits li")
+    eventually(lambda: page.input_value("#metric") == "euclidean", "it is asked by another metric")
+    page.settle()
+    assert "a saved query" in page.inner_text("#examples")
+    shown = [float(text) for text in page.texts("#hits .score")]
+    assert shown == pytest.approx([hit["properties"]["score"] for hit in asked["features"]], abs=0.0006)
+    assert page.faults() == []
+
+
 WORDS = {
     "by an index that finds 98.7 % of the best ten, scored exactly": ("index", 0.987),
-    "by the index, and what changed since pixel by pixel; scored exactly": ("index+exact", None),
+    "by the index, and some pixel by pixel; scored exactly": ("index+exact", None),
     "each of 12 pixels compared": ("exact", 1),
 }
 

@@ -60,7 +60,7 @@ class Searched(BaseModel):
     revision: str
     engine: Engine = Field(
         description="exact: every pixel was scored. index: candidates from the index, scored exactly. "
-        "index+exact: and what changed since the index was built was scored pixel by pixel"
+        "index+exact: and a part pixel by pixel: what changed since the index was built, or what `spacing` left"
     )
     recall: float | None = Field(description="share of the true 10 best that the index finds; 1: exact; null: unknown")
     scanned: int = Field(description="pixels that were scored one by one")
@@ -128,7 +128,7 @@ class Found:
     def recall(self) -> float | None:
         """The least of all windows."""
         known = [result.recall for _, result in self.windows]
-        return None if None in known else min(one for one in known if one is not None)
+        return None if None in known else round(min(one for one in known if one is not None), 4)
 
     @property
     def missing(self) -> list[str]:
@@ -243,7 +243,7 @@ def _searched(at: DatasetWindow, result: SearchResult) -> Mapping[str, Any]:
         "window": str(at.window),
         "revision": result.revision,
         "engine": result.engine,
-        "recall": result.recall,
+        "recall": None if result.recall is None else round(result.recall, 4),
         "scanned": result.scanned,
         "candidates": result.candidates,
         "probes": result.probes,

@@ -12,7 +12,7 @@ from api.likeness.examples import Made, polygons_of, query_of
 from api.state import State
 from indexing.question import Question, RangeQuestion, Where
 from service.deadline import Deadline
-from service.errors import InvalidInput, LimitExceeded
+from service.errors import InvalidInput, LimitExceeded, NotFound
 from service.polygons import Polygon
 from service.queries import Query
 from service.values import Area, Window
@@ -80,8 +80,11 @@ def windows_of(state: State, at: DatasetWindow, body: Filters) -> list[DatasetWi
         NotFound: The dataset does not hold it.
     """
     dataset = state.datasets[at.dataset.id]
-    windows = dict.fromkeys(Window.parse(text) for text in body.windows) or [at.window]
-    return [DatasetWindow(dataset.at(window), window) for window in windows]
+    try:
+        windows = dict.fromkeys(Window.parse(text) for text in body.windows) or [at.window]
+        return [DatasetWindow(dataset.at(window), window) for window in windows]
+    except (InvalidInput, NotFound) as error:
+        raise type(error)(error.message, field="windows", remedy=error.remedy) from None
 
 
 def _made(state: State, at: DatasetWindow, body: SearchBody | RangeBody, deadline: Deadline) -> Made:

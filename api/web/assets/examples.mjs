@@ -18,7 +18,7 @@ export function arm(name) {
 }
 
 function chip(kind, text, take, go) {
-  const label = { like: "Like", unlike: "Not like", area: "Area", upload: "Upload" }[kind];
+  const label = { like: "Like", unlike: "Not like", area: "Area", upload: "Vectors" }[kind];
   return el("li", { class: `chip ${kind}` },
     el("button", { type: "button", class: "chip-text", title: `${label}: ${text}`, onclick: go }, el("span", { class: "sign", "aria-hidden": "true" }), el("span", { text: text })),
     el("button", { type: "button", class: "chip-close", "aria-label": `Remove: ${label} ${text}`, onclick: take }, icon("close")));
@@ -32,7 +32,8 @@ function chips() {
   const out = [...placed("like"), ...placed("unlike")];
   if (state.query) {
     const count = uploaded.vectors.length;
-    out.unshift(chip("upload", count > 1 ? `your ${count} series` : "your series", () => set({ query: "" }), () => {}));
+    const own = count > 1 ? `your ${count} series` : "your series";
+    out.unshift(chip("upload", uploaded.linked ? "a saved query" : own, () => set({ query: "" }), () => {}));
   }
   if (state.area.length > 2) out.push(chip("area", hectares(state.area), () => set({ area: [], use: "within" }), () => goTo(state.area[0])), purpose());
   return out;

@@ -74,7 +74,7 @@ export function how({ engine, recall, searched }) {
   const scanned = searched.reduce((sum, one) => sum + one.scanned, 0);
   if (engine === "exact") return `each of ${count(scanned, "pixel")} compared`;
   const finds = recall === null ? "by the index" : `by an index that finds ${(100 * recall).toFixed(1).replace(/\.0$/, "")} % of the best ten`;
-  return engine === "index" ? `${finds}, scored exactly` : `${finds}, and what changed since pixel by pixel; scored exactly`;
+  return engine === "index" ? `${finds}, scored exactly` : `${finds}, and some pixel by pixel; scored exactly`;
 }
 
 // Whoever works with the keyboard stays where they were, though the list is made anew.

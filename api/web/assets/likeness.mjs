@@ -13,12 +13,13 @@ const listeners = [];
 export const onFound = (listener) => listeners.push(listener);
 const tell = (changes) => { Object.assign(found, changes); listeners.forEach((listener) => listener(found)); };
 
-// Uploaded examples live under an id on the server, or, where saving is refused, only here.
-export const uploaded = { id: "", vectors: [], model: "" };
+// Examples that are vectors, from a time series or a link: they live under an id on the server, or, where saving is
+// refused, only here.
+export const uploaded = { id: "", vectors: [], against: [], model: "", linked: false };
 const UNSAVED = "unsaved";
 export async function giveVectors(vectors, model) {
   const id = await api.saveQuery({ vectors, model }).then((saved) => saved.id, () => UNSAVED);
-  Object.assign(uploaded, { vectors, model, id });
+  Object.assign(uploaded, { vectors, against: [], model, id, linked: false });
   set({ query: id, like: [], unlike: [], area: [], at: [], view: "similarity" });
 }
 
@@ -27,7 +28,9 @@ export async function recall() {
   if (!id || uploaded.id === id) return;
   if (id === UNSAVED) throw new api.Refusal(0, { detail: "The uploaded series of this link was not saved.", remedy: "Upload it again." });
   const saved = await api.query(id);
-  if (state.query === id) Object.assign(uploaded, { id, vectors: saved.wanted, model: saved.model });
+  if (state.query !== id) return;
+  Object.assign(uploaded, { id, vectors: saved.wanted, against: saved.unwanted, model: saved.model, linked: true });
+  if (state.metric === "cosine" && saved.metric !== "cosine") set({ metric: saved.metric }); // as it was asked
 }
 
 // The examples hold no vector here: then there is nothing to colour the map by, in any tile.
@@ -45,6 +48,7 @@ export function examples() {
   if (averaged()) body.polygons = [polygon(state.area)];
   if (drawn("counter")) body.against_polygons = [polygon(state.area)];
   if (state.query) Object.assign(body, { vectors: uploaded.vectors, model: uploaded.model });
+  if (state.query && uploaded.against.length) body.against_vectors = uploaded.against;
   if (state.metric !== "cosine") body.metric = state.metric;
   return body;
 }
