@@ -23,6 +23,7 @@ import numkong
 import numpy as np
 from rich.progress import track
 
+from api.heap import steady
 from api.settings import Settings
 from api.state import State
 from indexing.ids import first_id, ids_at, pixel_ids
@@ -234,6 +235,7 @@ def asked() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     end_cleanly()
+    steady(os.environ)  # as the server does
     wanted = asked()
     rows: list[Row] = []
     points: list[dict[str, Any]] = []
