@@ -1,0 +1,1 @@
+"""From a catalogue of satellite scenes to d-pixels."""
