@@ -107,7 +107,7 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
 def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableStore, empty: Block) -> None:
     """Embed one year, once: what people store in the landscape afterwards is not written over by the next start."""
     window = source.window
-    made = {"type": "demo", "source": source.digest, "model": encoder.digest, "location": store.location}
+    made = {"type": "demo", "source": source.to_document(), "model": encoder.digest, "location": store.location}
     shelf = state.shelf("demo year", "demo")
     if shelf.names().get(str(window)) == content_id(made):
         return

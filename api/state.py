@@ -31,11 +31,14 @@ from indexing.pixels import BlockCache
 from indexing.search import Searcher
 from service.bucket import open_bucket
 from service.encoder import Encoder
-from service.errors import NotFound, SmaltiError, Unavailable
+from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
 from service.extent import Extent, extent_of
+from service.grid import Zone
+from service.origins import Access, source_in, sources_of
 from service.registry import DEFAULT, SHIPPED, Registry
 from service.shelf import Shelf
-from service.values import Window
+from service.sources import Source
+from service.values import Area, Window
 
 TALLY_S: Final = 10.0
 ASKED_AT_ONCE: Final = 16
@@ -52,6 +55,7 @@ class State:
         self.datasets = Catalogue(settings, self.watch, self.storage)
         self.queries = self.shelf("query", "queries")
         self.sources = self.shelf("source", "sources")
+        self.access: Access = None
         self._bases: dict[str, Shelf] = {}
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
@@ -205,6 +209,30 @@ class State:
             return self.sources.get(dataset_id)[1]
         except NotFound:
             return None
+
+    def sources_of(self, dataset_id: str, window: Window, area: Area | None = None) -> tuple[Source, ...]:
+        """Where a dataset's time series come from: one for each zone, or of those that an area touches.
+
+        Raises:
+            InvalidInput: Nothing says where from.
+            Corrupt: This version does not know such a source.
+            Unavailable: Whoever holds the scenes cannot be asked now.
+        """
+        return sources_of(self._document(dataset_id), window, self.access, area)
+
+    def source_in(self, dataset_id: str, window: Window, zone: Zone) -> Source:
+        """The same in one zone; raises what `sources_of` does, InvalidInput also where it does not reach there."""
+        return source_in(self._document(dataset_id), window, self.access, zone)
+
+    def _document(self, dataset_id: str) -> dict[str, Any]:
+        document = self.source(dataset_id)
+        if document is None:
+            raise InvalidInput(
+                f"dataset {dataset_id!r} has no source to take time series from.",
+                field="dataset",
+                remedy="Upload them to POST /embed.",
+            )
+        return document
 
     def indexes(self, dataset_id: str) -> Path:
         """The folder of one dataset's search indexes: where they lie, or copies of what lies in a bucket."""

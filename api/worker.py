@@ -32,9 +32,9 @@ from api.state import State
 from indexing.search import EXACT_BLOCKS
 from service.embed import embed_block, missing_blocks
 from service.encoder import Encoder
-from service.errors import Conflict, IdentityMismatch, InvalidInput, SmaltiError, Unavailable
-from service.grid import Block
-from service.sources import Source, source_of
+from service.errors import Conflict, IdentityMismatch, SmaltiError, Unavailable
+from service.grid import Block, Zone
+from service.sources import Source
 from service.store.contract import WritableStore
 from service.values import Window
 
@@ -79,25 +79,26 @@ class Bench:
                 return
         threading.Event().wait()
 
-    def of(self, order: Order) -> tuple[Source, Encoder, WritableStore]:
-        """What an order needs, checked.
+    def of(self, order: Order, block: Block) -> tuple[Source, Encoder, WritableStore]:
+        """What a block of an order needs, checked.
 
         Raises:
             IdentityMismatch: The encoder's file is another one than the job was asked with.
             InvalidInput: The dataset has no source any more.
         """
-        window = Window.parse(order.window)
-        document = self.state.source(order.dataset)
-        if document is None:
-            raise InvalidInput(f"dataset {order.dataset!r} has no source any more.", field="dataset")
         encoder = self.state.encoder(order.model)
         if encoder.digest != order.encoder:
             raise IdentityMismatch(f"the file of {order.model} here is not the one this job was asked with.")
-        return source_of(document, window), encoder, self.state.datasets.writable(order.dataset, window)
+        window = Window.parse(order.window)
+        return self.state.source_in(order.dataset, window, Zone.parse(block.zone)), encoder, self.store(order)
+
+    def store(self, order: Order) -> WritableStore:
+        """Where an order's blocks go."""
+        return self.state.datasets.writable(order.dataset, Window.parse(order.window))
 
     def embed(self, order: Order, block: Block) -> dict[str, Any]:
         """Embed one block; how fast that went, or nothing where it was embedded already."""
-        source, encoder, store = self.of(order)
+        source, encoder, store = self.of(order, block)
         store.refresh()
         if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
             return {}
@@ -114,7 +115,7 @@ class Bench:
 
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""
-        store = self.of(order)[2]
+        store = self.store(order)
         with self.turn():
             store.refresh()
             window = Window.parse(order.window)

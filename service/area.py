@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +12,7 @@ from service.embed import missing_blocks
 from service.encoder import Encoder
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import Block, archive_grid, blocks_of
-from service.sources import Placement, Source
+from service.sources import Cost, Placement, Source
 from service.store.contract import WritableStore
 from service.values import BLOCK, Area, Float64Array
 
@@ -25,12 +26,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class AreaPlan:
-    """The blocks of a source that an area touches."""
+    """The blocks of a dataset's sources that an area touches."""
 
     blocks: dict[Block, int]
-    """All of them, row by row, and how many pixels the source has in each."""
+    """All of them, zone by zone and row by row, and how many pixels the source has in each."""
     left: tuple[Block, ...]
     """Those that do not hold what would be embedded now."""
+    cost: Cost
+    """What has to be fetched for those that are left."""
 
     @property
     def pixels(self) -> int:
@@ -44,50 +47,68 @@ class AreaPlan:
 
 
 def plan_area(
-    source: Source, encoder: Encoder, store: WritableStore | None, area: Area, *, min_s2: int, most: int
+    sources: Sequence[Source], encoder: Encoder, store: WritableStore | None, area: Area, *, min_s2: int, most: int
 ) -> AreaPlan:
-    """What embedding an area from a source takes. Reads fingerprints, no series.
+    """What embedding an area takes. Reads fingerprints, no series.
 
     Args:
-        source: Where the series would come from.
+        sources: Where the series would come from, one for each zone.
         encoder: The model that would run.
         store: Where the result would go; None where that is yet to be made.
-        area: The box asked for. Whole blocks are embedded, as far as the source reaches.
+        area: The box asked for. Whole blocks are embedded, as far as the sources reach.
         min_s2: Least number of valid Sentinel-2 dates of a pixel.
         most: Blocks that may be asked for at once.
 
     Raises:
-        InvalidInput: The source has nothing there.
-        LimitExceeded: More than `most` blocks.
+        InvalidInput: The sources have nothing there.
+        LimitExceeded: More than `most` blocks, or more scenes than may be asked for.
+        Unavailable: Whoever holds the scenes cannot be asked now.
     """
-    blocks = blocks_in(source.placement, area, most)
-    left = blocks if store is None else missing_blocks(source, encoder, store, blocks, min_s2=min_s2)
-    return AreaPlan({block: source.placement.pixels_in(block) for block in blocks}, left)
+    found = [(source, blocks_in(source.placement, area, most)) for source in sources]
+    require_few(sum(len(blocks) for _, blocks in found), most)
+    if not any(blocks for _, blocks in found):
+        there = "; ".join(f"[{', '.join(f'{edge:.4f}' for edge in bounds_of(s.placement))}]" for s in sources[:3])
+        raise InvalidInput("lies outside what the dataset's source covers.", field="bbox", remedy=f"It covers {there}.")
+    blocks: dict[Block, int] = {}
+    left: list[Block] = []
+    cost = Cost()
+    for source, touched in found:
+        missing = touched if store is None else missing_blocks(source, encoder, store, touched, min_s2=min_s2)
+        more = source.cost_of(missing)
+        blocks |= {block: source.placement.pixels_in(block) for block in touched}
+        left += missing
+        cost = Cost(cost.scenes + more.scenes, cost.bytes + more.bytes)
+    return AreaPlan(blocks, tuple(left), cost)
 
 
 def blocks_in(placement: Placement, area: Area, most: int) -> tuple[Block, ...]:
-    """The blocks of a placement that a box of degrees touches, row by row.
+    """The blocks of a placement that a box of degrees touches, row by row; none where they lie apart.
 
     Raises:
-        InvalidInput: None; tells where the placement lies.
         LimitExceeded: More than `most`.
     """
     spans = [span for span in (_pixels(placement, box) for box in _overlaps(placement, area)) if span]
     if not spans:
-        there = ", ".join(f"{edge:.4f}" for edge in bounds_of(placement))
-        raise InvalidInput(
-            "lies outside what the dataset's source covers.", field="bbox", remedy=f"It covers [{there}]."
-        )
+        return ()
     rows = slice(min(s[0].start for s in spans), max(s[0].stop for s in spans))
     cols = slice(min(s[1].start for s in spans), max(s[1].stop for s in spans))
     count = (-(-rows.stop // BLOCK) - rows.start // BLOCK) * (-(-cols.stop // BLOCK) - cols.start // BLOCK)
+    require_few(count, most)
+    return tuple(blocks_of(placement.zone.name, rows, cols))
+
+
+def require_few(count: int, most: int) -> None:
+    """Refuse more blocks than one job takes.
+
+    Raises:
+        LimitExceeded: It is more.
+    """
     if count > most:
         raise LimitExceeded(
-            f"covers {count:,} blocks of 2.56 km; a job takes at most {most:,}.",
+            f"covers {count:,} blocks of 2.56 km; a job takes at most {most:,} (limit `job_blocks`).",
             field="bbox",
             remedy="Ask for a smaller area.",
         )
-    return tuple(blocks_of(placement.zone.name, rows, cols))
 
 
 def bounds_of(placement: Placement) -> Box:

@@ -279,9 +279,10 @@ def _differs(old: BlockData, new: BlockData) -> bool:
 
 def piece_fingerprint(source: Source, encoder: Encoder, block: Block, min_s2: int) -> str:
     """What a source contributes to one block, as 64 hex digits: model, window, content, place and parameters."""
-    placement = source.placement
+    rows, cols = source.placement.in_block(block)
+    place = f"{block.name}[{rows.start}:{rows.stop},{cols.start}:{cols.stop}]"
     made_by = f"{encoder.identity}|{encoder.digest}|{encoder.precision}"
-    text = f"{made_by}|{source.window}|{source.digest}|{placement}|{block.name}|{min_s2}"
+    text = f"{made_by}|{source.window}|{source.digest_of(block)}|{place}|{min_s2}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

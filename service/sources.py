@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
 from service.dpixels import DPixels, from_arrays
-from service.errors import Corrupt, InvalidInput
+from service.errors import InvalidInput
 from service.grid import PIXEL, Block, Zone, archive_grid, blocks_of
 from service.simulate import Landscape
 from service.values import BLOCK, Window
 
+SIMULATED: Final = "simulated"
+"""Type of a document that describes a `Simulated`."""
 SNAP: Final = 1e-3
 """How far, in metres, an origin may lie off the grid and still be meant to lie on it."""
 
@@ -103,28 +105,53 @@ class Placement:
         return slice(rows.start + top, rows.stop + top), slice(cols.start + left, cols.stop + left)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What making some blocks takes from whoever holds the scenes: estimates, told before anything is fetched."""
+
+    scenes: int = 0
+    """Different scenes that are read."""
+    bytes: int = 0
+    """Bytes that are fetched."""
+
+
 class Source(Protocol):
-    """Time series for a rectangle of pixels."""
+    """Time series for a rectangle of pixels of one zone. A dataset over several zones has one for each."""
 
     @property
     def placement(self) -> Placement:
-        """Which pixels."""
+        """Which pixels it can reach; of a catalogue the zone's six degrees."""
 
     @property
     def window(self) -> Window:
         """The days the series cover."""
 
-    @property
-    def digest(self) -> str:
-        """Hex digits that change when the content does: part of a block's fingerprint."""
-
-    def read(self, rows: slice, cols: slice) -> DPixels:
-        """The d-pixels of some rows and columns, counted from the placement's corner, row by row.
+    def digest_of(self, block: Block) -> str:
+        """64 hex digits that change when what `block` would be made from does: part of the block's fingerprint.
 
         Raises:
-            InvalidInput: The series contradict themselves.
+            Unavailable: It cannot be found out now.
+        """
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        """The d-pixels of some rows and columns of one block, counted from the placement's corner, row by row.
+
+        Raises:
+            InvalidInput, Corrupt: The series contradict themselves.
+            LimitExceeded: They are larger than anybody may ask for.
             Unavailable: They cannot be fetched now.
         """
+
+    def cost_of(self, blocks: Collection[Block]) -> Cost:
+        """What reading some blocks takes.
+
+        Raises:
+            LimitExceeded: More than anybody may ask for.
+            Unavailable: It cannot be found out now.
+        """
+
+    def provenance(self, block: Block) -> Mapping[str, Any]:
+        """What a block is made from, as JSON: at least `type`; of a catalogue its mode, its scenes and their dates."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +162,9 @@ class Simulated:
     landscape: Landscape
     window: Window
 
-    @property
-    def digest(self) -> str:
-        """Seed, size and window say everything."""
-        text = f"simulated/{self.landscape.seed}/{self.placement.height}x{self.placement.width}/{self.window}"
+    def digest_of(self, block: Block) -> str:  # noqa: ARG002  # every block is made from the same
+        """Seed, place and size say everything; they are the same for every block."""
+        text = f"simulated/{self.landscape.seed}/{self.placement}/{self.window}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def read(self, rows: slice, cols: slice) -> DPixels:
@@ -146,6 +172,14 @@ class Simulated:
         years = range(self.window.start.year, self.window.end.year + 1)
         parts = [self._within(year, self.landscape.dpixels(year, rows, cols)) for year in years]
         return from_arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def cost_of(self, blocks: Collection[Block]) -> Cost:  # noqa: ARG002  # likewise
+        """Nothing: it is made here."""
+        return Cost()
+
+    def provenance(self, block: Block) -> Mapping[str, Any]:  # noqa: ARG002  # likewise
+        """The document it is made from."""
+        return self.to_document()
 
     def _within(self, year: int, arrays: dict[str, Any]) -> dict[str, Any]:
         """The frames of one year that fall into the window."""
@@ -163,7 +197,7 @@ class Simulated:
         return out
 
     def to_document(self) -> dict[str, Any]:
-        """What `source_of` reads: everything but the window."""
+        """What `sources_of` reads: everything but the window."""
         place = self.placement
         return {"type": SIMULATED, "seed": self.landscape.seed, "zone": place.zone.name} | {
             name: getattr(place, name) for name in ("row", "col", "height", "width")
@@ -175,23 +209,3 @@ class Simulated:
         row, col, height, width = (int(document[name]) for name in ("row", "col", "height", "width"))
         placement = Placement(Zone.parse(document["zone"]), row, col, height, width)
         return cls(placement, Landscape(int(document["seed"]), height, width), window)
-
-
-SIMULATED: Final = "simulated"
-_TYPES: Final[dict[str, Callable[[Mapping[str, Any], Window], Source]]] = {SIMULATED: Simulated.of}
-
-
-def source_of(document: Mapping[str, Any], window: Window) -> Source:
-    """The source a dataset's document describes, for one window. `type` says which kind it is.
-
-    Raises:
-        Corrupt: A kind this version does not know, or the document lacks something.
-    """
-    kind = document.get("type")
-    try:
-        return _TYPES[str(kind)](document, window)
-    except (KeyError, TypeError, ValueError) as error:
-        known = ", ".join(_TYPES)
-        raise Corrupt(
-            f"a source of type {kind!r} cannot be made from its document: {error}.", remedy=f"Known types: {known}."
-        ) from None

@@ -65,11 +65,7 @@ def test_every_pixel_in_the_box_is_in_a_block_and_few_blocks_more(
     top = min(90.0, south + (corner[1] + size[1]) * height)
     area = Area(lon(corner[0]), south + corner[1] * height, lon(corner[0] + size[0]), top)
     wanted = judged(place, area)
-    try:
-        found = set(blocks_in(place, area, MOST))
-    except InvalidInput:
-        assert not wanted
-        return
+    found = set(blocks_in(place, area, MOST))
     assert wanted <= found
     assert found <= set(place.blocks())
     rows, cols = ({getattr(block, side) for block in wanted} for side in ("row", "col"))
@@ -87,8 +83,7 @@ def test_the_whole_world_and_its_own_bounds_are_all_of_it(name: str) -> None:
 
 def test_elsewhere_and_too_much_are_refused() -> None:
     place = PLACES["Europe"]
-    with pytest.raises(InvalidInput, match="It covers"):
-        blocks_in(place, Area(10, 54, 11, 55), MOST)
+    assert blocks_in(place, Area(10, 54, 11, 55), MOST) == ()
     with pytest.raises(LimitExceeded, match="at most 3"):
         blocks_in(place, Area(2, 54, 3, 55), 3)
 

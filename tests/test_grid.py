@@ -16,7 +16,8 @@ from pyproj import Transformer
 from indexing.ids import zones_of
 from service.errors import Corrupt, InvalidInput, OutsideBounds
 from service.grid import Block, Zone, archive_grid, blocks_of, zone_numbers
-from service.sources import SIMULATED, Placement, source_of
+from service.origins import sources_of
+from service.sources import SIMULATED, Placement
 from service.store import create_store
 from service.values import BLOCK, Counts, Window
 from tests.stores import TINY, YEAR, blocks_from, random_vectors
@@ -99,7 +100,7 @@ def test_nothing_from_outside_becomes_the_grid_of_the_world() -> None:
         lambda: zones_of(np.array([5], np.int64)),
         lambda: archive_grid(Zone.parse("world")),
         lambda: Placement(Zone.WORLD, 0, 0, 256, 256),
-        lambda: source_of({"type": SIMULATED, "seed": 0, "zone": "world", **PLACE}, Window.year(2024)),
+        lambda: sources_of({"type": SIMULATED, "seed": 0, "zone": "world", **PLACE}, Window.year(2024)),
     ):
         with pytest.raises((InvalidInput, Corrupt)):
             make()

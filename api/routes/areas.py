@@ -15,8 +15,6 @@ from api.state import State, get_state
 from service.area import MIN_S2, AreaPlan, plan_area
 from service.embed import require_writable
 from service.encoder import Encoder
-from service.errors import InvalidInput
-from service.sources import source_of
 from service.store.contract import WritableStore
 from service.values import Area, Window
 
@@ -122,17 +120,11 @@ def ask(state: Annotated[State, Depends(get_state)], body: AreaBody, response: R
 
 def _planned(state: State, body: AreaBody, window: Window, area: Area) -> tuple[AreaPlan, Encoder]:
     main = state.datasets.require_writable(body.dataset)
-    document = state.source(body.dataset)
-    if document is None:
-        raise InvalidInput(
-            f"dataset {body.dataset!r} has no source to take time series from.",
-            field="dataset",
-            remedy="Upload them to POST /embed.",
-        )
+    sources = state.sources_of(body.dataset, window, area)
     encoder = state.encoder(str(main.identity))
     store: WritableStore | None = main
     if not window.is_year:  # each such window has a store of its own, made by the first block
         stores = state.datasets[body.dataset].others
         store = next((require_writable(s, body.dataset) for s in stores if window in s.windows()), None)
     most = state.settings.limits.job_blocks
-    return plan_area(source_of(document, window), encoder, store, area, min_s2=body.min_s2, most=most), encoder
+    return plan_area(sources, encoder, store, area, min_s2=body.min_s2, most=most), encoder

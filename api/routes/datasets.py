@@ -22,8 +22,8 @@ from service.colour import VectorView
 from service.colour.basis import DIRECTIONS
 from service.errors import Corrupt
 from service.grid import ZoneGrid
+from service.origins import sources_of
 from service.plan import Source
-from service.sources import source_of
 from service.tiles import TileReader
 from service.values import BLOCK, Window
 
@@ -88,7 +88,8 @@ def _views(dataset: Dataset) -> list[str]:
 def _reach(source: dict[str, Any]) -> list[float] | None:
     """The box that a source covers; None where this version does not know its kind."""
     try:
-        return list(bounds_of(source_of(source, _ANY).placement))
+        (only,) = sources_of(source, _ANY)
+        return list(bounds_of(only.placement))
     except Corrupt:
         return None
 

@@ -1,0 +1,62 @@
+"""From the document of a dataset to its sources, one for each zone. Documents are written by people on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from service.errors import Corrupt, InvalidInput
+from service.grid import Zone
+from service.sources import SIMULATED, Simulated, Source
+from service.values import Area, Window
+
+Access = Any
+"""How far ones may be reached: hosts, tokens, cache, budgets. None where nothing far may be."""
+
+Kind = Callable[[Mapping[str, Any], Window, Access, Area | None], tuple[Source, ...]]
+"""Makes the sources of a document for one window: those of the zones that an area touches, or all."""
+
+
+_KINDS: Final[dict[str, Kind]] = {SIMULATED: lambda document, window, *_: (Simulated.of(document, window),)}
+
+
+def sources_of(
+    document: Mapping[str, Any], window: Window, access: Access = None, area: Area | None = None
+) -> tuple[Source, ...]:
+    """The sources a dataset's document describes, for one window. `type` says which kind they are.
+
+    Args:
+        document: As it stands on the shelf of sources, or in `smalti.toml`.
+        window: The days to cover.
+        access: What may be reached, and how.
+        area: Where blocks will be asked for; everywhere if absent.
+
+    Returns:
+        One for each zone that the area touches.
+
+    Raises:
+        Corrupt: A kind this version does not know, or the document lacks something.
+        Unavailable: Whoever holds the scenes cannot be asked now.
+    """
+    kind = document.get("type")
+    try:
+        return _KINDS[str(kind)](document, window, access, area)
+    except (KeyError, TypeError, ValueError) as error:
+        known = ", ".join(_KINDS)
+        raise Corrupt(
+            f"a source of type {kind!r} cannot be made from its document: {error}.", remedy=f"Known types: {known}."
+        ) from None
+
+
+def source_in(document: Mapping[str, Any], window: Window, access: Access, zone: Zone) -> Source:
+    """The source of one zone, for whoever has a block of it.
+
+    Raises:
+        InvalidInput: It does not reach there.
+        Corrupt, Unavailable: As `sources_of`.
+    """
+    west, south, east, north = zone.bounds
+    for source in sources_of(document, window, access, Area(west, south, east, north)):
+        if source.placement.zone == zone:
+            return source
+    raise InvalidInput(f"the dataset's source does not reach zone {zone.name}.", field="dataset")
