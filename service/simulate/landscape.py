@@ -117,26 +117,40 @@ class Landscape:
 
     def dpixels(self, year: int, rows: slice = slice(None), cols: slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a published d-pixel folder for some rows and columns; see service.dpixels.from_arrays."""
-        row, col = self._grid(rows, cols)
-        ground = self._ground(year, row, col)
+        return self.dpixels_at(year, *self._grid(rows, cols))
+
+    def dpixels_at(self, year: int, row: Int64Array, col: Int64Array) -> dict[str, npt.NDArray[Any]]:
+        """The same at (h, w) rows and columns in any order; the land goes on beyond the landscape's edges."""
         s2_doy, asc_doy, desc_doy = s2_days(self.seed, year), s1_days(self.seed, 0), s1_days(self.seed, 1)
-        bands = np.empty((len(s2_doy), *row.shape, 10), np.uint16)
-        masks = np.empty((len(s2_doy), *row.shape), np.uint8)
-        for start in range(0, len(s2_doy), DATES_AT_ONCE):
-            part = slice(start, start + DATES_AT_ONCE)
-            scl = self.scene_classes(year, s2_doy[part], row, col)
-            bands[part] = self._optical(year, s2_doy[part], row, col, ground, scl)
-            masks[part] = (scl == 4) | (scl == 5) | (scl == 6)
-        radar = [self._radar(year, doy, orbit, row, col, ground) for orbit, doy in enumerate((asc_doy, desc_doy))]
+        bands, scl = self.optical(year, s2_doy, row, col)
         return {
             "bands": bands,
-            "masks": masks,
+            "masks": ((scl == 4) | (scl == 5) | (scl == 6)).astype(np.uint8),
             "doys": s2_doy.astype(np.uint16),
-            "sar_ascending": radar[0],
+            "sar_ascending": self.radar(year, asc_doy, 0, row, col),
             "sar_ascending_doy": asc_doy.astype(np.int16),
-            "sar_descending": radar[1],
+            "sar_descending": self.radar(year, desc_doy, 1, row, col),
             "sar_descending_doy": desc_doy.astype(np.int16),
         }
+
+    def optical(
+        self, year: int, doy: Int64Array, row: Int64Array, col: Int64Array
+    ) -> tuple[npt.NDArray[np.uint16], UInt8Array]:
+        """(T, h, w, 10) reflectance x 10000 and (T, h, w) scene classes of some days at (h, w) places."""
+        ground = self._ground(year, row, col)
+        bands = np.empty((len(doy), *row.shape, 10), np.uint16)
+        scl = np.empty((len(doy), *row.shape), np.uint8)
+        for start in range(0, len(doy), DATES_AT_ONCE):
+            part = slice(start, start + DATES_AT_ONCE)
+            scl[part] = self.scene_classes(year, doy[part], row, col)
+            bands[part] = self._optical(year, doy[part], row, col, ground, scl[part])
+        return bands, scl
+
+    def radar(
+        self, year: int, doy: Int64Array, orbit: int, row: Int64Array, col: Int64Array
+    ) -> npt.NDArray[np.int16]:
+        """(T, h, w, 2) scaled VV and VH of some days at (h, w) places; orbit 0 is ascending, 1 descending."""
+        return self._radar(year, doy, orbit, row, col, self._ground(year, row, col))
 
     def scene_classes(self, year: int, doy: Int64Array, row: Int64Array, col: Int64Array) -> UInt8Array:
         """(T, h, w) Sentinel-2 scene classes: 4 land, 6 water, 9 cloud, 3 its shadow.
