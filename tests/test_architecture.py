@@ -24,6 +24,8 @@ DOORS = {
     "isal": ("service/png.py",),
     "obstore": ("service/bucket/objects.py", "service/store/transport.py"),
     "pyarrow": ("service/tables/", "service/training/"),
+    "odc": ("service/scenes/reading.py",),
+    "xarray": ("service/scenes/reading.py",),
     "onnxruntime": ("service/encoder/",),
     "openvino": ("service/encoder/",),
     "faiss": ("indexing/index/ann.py",),

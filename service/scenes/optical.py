@@ -1,0 +1,99 @@
+"""Sentinel-2, one date at a time: which scene gives each pixel, and what its values become.
+
+As the published pipeline does it, with one change. Its pixels that no scene of the day shows clearly take the values
+of any of them, by a generator without a seed, so that no two runs agree. Here a hash of the scene's id and the pixel's
+place on its zone's grid decides: whoever makes that pixel, in whatever block, today or in a year, takes the same one.
+Only TESSERA v1.0 ever looks at those values, where a pixel has no clear ones at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from service.dpixels.stored import UNUSABLE_SCL
+from service.sampling.draws import mixed
+from service.scenes.value import Mode
+from service.values import BoolArray, Int64Array, UInt8Array, UInt16Array
+
+OFFSET: Final = 1000
+"""What processing baseline 04.00 and later adds to every value."""
+MIN_COVERAGE: Final = 1e-4
+"""Share of a region below which a date, or a radar scene, is left out: 0.01 %, as the published driver sets it.
+
+The published region is whatever raster somebody hands in. Ours is the block: 256 x 256 pixels, or what of it a
+source's bounds leave. So up to 6 pixels of a block do not make a date."""
+
+_NONE: Final = -1
+
+
+def clear(classes: npt.NDArray[Any]) -> BoolArray:
+    """Which pixels can be used, by their scene class; 0 is no data. Any shape."""
+    table = np.ones(256, bool)
+    table[list(UNUSABLE_SCL)] = False
+    return np.asarray(table[classes])
+
+
+def selected(classes: Sequence[UInt8Array]) -> Int64Array:
+    """(h, w) the first of a date's scenes that shows each pixel clearly; -1 where none does.
+
+    Args:
+        classes: (h, w) scene classes of each scene, in the order of the catalogue.
+    """
+    out = np.full(classes[0].shape, _NONE, np.int64)
+    for index, scene in enumerate(classes):
+        out[(out == _NONE) & clear(scene)] = index
+    return out
+
+
+def coverage(selection: Int64Array) -> float:
+    """Share of the region's pixels that some scene of the date shows clearly."""
+    return float((selection != _NONE).mean())
+
+
+def filled(selection: Int64Array, ids: Sequence[str], rows: slice, cols: slice) -> Int64Array:
+    """(h, w) which scene gives each pixel its values: the selected one, else one by the rule told above.
+
+    Of several scenes that one is taken whose hash with the place is largest: one more scene changes only the pixels
+    that it takes over.
+
+    Args:
+        selection: What `selected` gave.
+        ids: Of the same scenes.
+        rows: Of the zone's grid, those that the pixels lie in.
+        cols: Its columns.
+    """
+    if len(ids) == 1:
+        return np.zeros_like(selection)
+    row, col = np.mgrid[rows, cols].astype(np.uint64)
+    place = mixed((row << np.uint64(32)) | col)
+    keys = np.stack([mixed(place ^ _key(name)) for name in ids])
+    return np.where(selection == _NONE, keys.argmax(axis=0), selection)
+
+
+def _key(name: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
+
+
+def stored(values: npt.NDArray[Any], date: dt.date, mode: Mode) -> UInt16Array:
+    """Values of a mosaic as they are stored: without the offset, no data 0, fractions cut off.
+
+    In mode `mpc` 1000 is taken from values of 1000 and more, of dates after 2022-01-25; smaller ones stay as they
+    are. The date decides, not the scene's own baseline.
+
+    Args:
+        values: Any shape; NaN is no data.
+        date: UTC date of the scenes.
+        mode: How they were published.
+    """
+    if values.dtype != np.uint16:
+        with np.errstate(invalid="ignore"):  # NaN is no data
+            values = np.where(values > 0, np.minimum(values, np.iinfo(np.uint16).max), 0)
+    if mode.offset_after is not None and date > mode.offset_after:
+        values = np.where(values >= OFFSET, values - values.dtype.type(OFFSET), values)
+    return values.astype(np.uint16, copy=False)
