@@ -179,6 +179,12 @@ class Settings(BaseSettings):
         None, description="whether to send traces to OpenTelemetry; if not set: where OTEL_EXPORTER_OTLP_ENDPOINT is"
     )
     encoder_threads: int = Field(0, ge=0, description="threads of an encoder; 0: one a core")
+    blocks_at_once: int = Field(
+        3,
+        ge=1,
+        le=64,
+        description="blocks a worker has in hand: read, encoded, written side by side; more for far scenes or a GPU",
+    )
     encoders_open: int = Field(
         4, ge=1, description="encoders that stay in memory; of more, the one unused for longest is closed"
     )

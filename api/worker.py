@@ -1,4 +1,4 @@
-"""The worker: takes jobs from the queue and embeds their blocks, one at a time. Dies at any moment without harm.
+"""The worker: takes jobs from the queue and embeds their blocks, a few in hand. Dies at any moment without harm.
 
 A job is one parent workflow, a block a child of it. What was recorded is not done again; what was not is looked up by
 fingerprint in the store, so a step that is repeated after a kill does nothing. A worker signs the roster every few
@@ -34,6 +34,7 @@ from service.embed import embed_block, missing_blocks
 from service.encoder import Encoder
 from service.errors import Conflict, IdentityMismatch, SmaltiError, Unavailable
 from service.grid import Block, Zone
+from service.pipeline import Pipeline
 from service.sources import Source
 from service.store.contract import WritableStore
 from service.values import Window
@@ -44,8 +45,6 @@ JOBS_AT_ONCE: Final = 4
 """Jobs whose blocks take turns in one worker."""
 REINDEX: Final = EXACT_BLOCKS // 8
 """Blocks behind the index after which it is built anew: well before there are more than a search may scan."""
-BLOCKS_AT_ONCE: Final = 2
-"""Blocks in hand: one is embedded while the series of the next are read."""
 AHEAD: Final = 16
 """Blocks of one job on the queue: enough for all workers, few enough that other jobs get their turn."""
 POLL_S: Final = 0.25
@@ -63,21 +62,18 @@ class Bench:
 
     def __init__(self, state: State) -> None:
         self.state = state
-        self.busy = threading.Lock()
-        """Held while a block is embedded, and for good once this worker ends."""
-        self.ending = threading.Event()
+        self.pipeline = Pipeline(state.settings.blocks_at_once)
+        """Closed once this worker ends."""
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold `busy`; once this worker ends nobody gets it any more, and whoever asks waits until the process is gone.
-
-        A lock is not fair: without this, blocks that wait would go on getting it before the thread that ends.
-        """
-        with self.busy:
-            if not self.ending.is_set():
-                yield
-                return
-        threading.Event().wait()
+    def lasting(self) -> Iterator[None]:
+        """Once this worker ends, whatever was not begun waits until the process is gone: it has not failed."""
+        try:
+            yield
+        except Unavailable:
+            if not self.pipeline.closed:
+                raise
+            threading.Event().wait()
 
     def of(self, order: Order, block: Block) -> tuple[Source, Encoder, WritableStore]:
         """What a block of an order needs, checked.
@@ -102,21 +98,20 @@ class Bench:
         store.refresh()
         if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
             return {}
-        series = source.read(*source.placement.within(block))
-        with self.turn():
-            if _is_cancelled():
+        how: dict[str, Any] = {"pipeline": self.pipeline, "min_s2": order.min_s2, "on_progress": _Told()}
+        with self.lasting():
+            made = embed_block(source, encoder, store, block, wanted=lambda: not _is_cancelled(), **how)
+            if made is None:
                 return {}
-            started = time.monotonic()
-            embed_block(source, encoder, store, block, series=series, min_s2=order.min_s2, on_progress=_Told())
-            seconds = time.monotonic() - started
             if _is_cancelled():  # the overviews of its job may have been renewed before it was stored
-                store.write_overviews(source.window, [block])
-        return {"model": order.model, "pixels": order.pixels[block.name], "seconds": seconds}
+                with self.pipeline.unbroken():
+                    store.write_overviews(source.window, [block])
+        return {"model": order.model, "pixels": order.pixels[block.name], "seconds": made.seconds}
 
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""
         store = self.store(order)
-        with self.turn():
+        with self.lasting(), self.pipeline.unbroken():
             store.refresh()
             window = Window.parse(order.window)
             return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
@@ -124,7 +119,7 @@ class Bench:
     def renew_index(self, order: Order) -> int:
         """Index the window anew where searches have many blocks to scan beside it; how many those were.
 
-        Takes no turn: a worker that ends does not wait for it, and what served goes on serving.
+        A worker that ends does not wait for it, and what served goes on serving.
         """
         window = Window.parse(order.window)
         self.state.datasets.look_now()
@@ -239,7 +234,7 @@ def _told(name: str, error: Exception) -> str:
 
 
 def work(state: State, name: str | None = None, *, parent: int | None = None) -> None:
-    """Take jobs until told to end (SIGTERM, SIGINT), then finish the block in hand. Does not return.
+    """Take jobs until told to end (SIGTERM, SIGINT), then finish what is being encoded or written. Does not return.
 
     Args:
         state: Datasets, models, and the jobs database.
@@ -260,15 +255,14 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
         jobs.set_up()
         _bench = Bench(state)
         jobs.roster.sign(own, instance, first=True)
-        _launch(jobs, own)
+        _launch(jobs, own, state.settings.blocks_at_once)
         log.info("worker %s takes jobs from %s", own, shown(jobs.roster.url))
         beat = min(5.0, state.settings.worker_lapse / 4)
         beats = itertools.count()
         while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance, next(beats)):
             pass
-        log.info("worker %s ends after the block in hand", own)
-        _bench.ending.set()
-        while not _bench.busy.acquire(timeout=beat):
+        log.info("worker %s ends after the blocks in hand", own)
+        while not _bench.pipeline.close(beat):
             with suppress(Unavailable):
                 jobs.roster.sign(own, instance)  # else others would take the block as well
         _leave(jobs, own, instance)
@@ -277,7 +271,7 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
     os._exit(0)
 
 
-def _launch(jobs: Jobs, name: str) -> None:
+def _launch(jobs: Jobs, name: str, blocks: int) -> None:
     logging.getLogger("dbos").addHandler(logging.NullHandler())  # else it prints by itself, in its own way
     DBOS(
         config={
@@ -292,7 +286,7 @@ def _launch(jobs: Jobs, name: str) -> None:
     with jobs.reaching():
         DBOS.launch()
         DBOS.register_queue(JOBS, worker_concurrency=JOBS_AT_ONCE, polling_interval_sec=POLL_S)
-        DBOS.register_queue(BLOCKS, worker_concurrency=BLOCKS_AT_ONCE, polling_interval_sec=POLL_S)
+        DBOS.register_queue(BLOCKS, worker_concurrency=blocks, polling_interval_sec=POLL_S)
 
 
 def _beat(jobs: Jobs, name: str, instance: str, number: int) -> bool:

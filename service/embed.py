@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -12,22 +14,22 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from service.cells import Cells, cells_of_raster
 from service.dpixels import DPixels
 from service.encoder import Encoder, EncodeResult
-from service.errors import Conflict, InvalidInput, ReadOnly
-from service.grid import Block, Zone, archive_grid
+from service.errors import Conflict, ReadOnly, Unavailable
+from service.grid import Block
+from service.pipeline import Pipeline, each
+from service.reports import Reports
 from service.sources import Placement, Source
 from service.store.contract import BlockData, WritableStore
-from service.values import BLOCK, NOT_EMBEDDED, Counts, Float64Array, Int64Array, Vectors, Window
+from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, WATER, Counts, Int64Array, Vectors, Window
 
 ATTEMPTS: Final = 5
 """How often a block is merged anew when somebody else wrote it meanwhile."""
 
 Progress = Callable[[int, int], None]
 """Called with (pixels done, pixels in all)."""
-
-Cells = dict[Block, tuple[Int64Array, Int64Array, Int64Array]]
-"""For each block: rows and columns in it, 0..255, and the indices of the pixels that go there."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ def embed_source(
     *,
     min_s2: int = 0,
     leave_out: Collection[Block] = (),
+    pipeline: Pipeline | None = None,
     on_progress: Progress | None = None,
+    reports: Reports | None = None,
 ) -> EmbedReport:
     """Embed every pixel of a source and store it, one commit a block; then renew the overviews above.
 
     A block that was made from the same source, model, window and parameters alone is skipped, so a run that was
     stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, at most
-    its fingerprint is committed.
+    its fingerprint is committed. Where a block fails, the others are embedded all the same.
 
     Args:
         source: Where the series come from.
@@ -65,26 +69,73 @@ def embed_source(
         store: Where to.
         min_s2: Least number of valid Sentinel-2 dates; pixels below it get the status `rejected`.
         leave_out: Blocks not to embed.
+        pipeline: What bounds how much is in hand; one of its own where absent.
         on_progress: Told of pixels done.
+        reports: Where it is noted what each block was made from.
 
     Raises:
         IdentityMismatch: The encoder is another model than the store's.
         Conflict: Another writer kept changing a block.
+        SmaltiError: What the first block that failed raised, once the others are done.
     """
-    placement = source.placement
-    blocks = tuple(block for block in placement.blocks() if block not in leave_out)
+    pipeline = pipeline or Pipeline()
+    blocks = tuple(block for block in source.placement.blocks() if block not in leave_out)
     missing = missing_blocks(source, encoder, store, blocks, min_s2=min_s2)
-    total, done = sum(map(placement.pixels_in, blocks)), 0
-    for block in blocks:
-        if block in missing:
-            within = partial(_shifted, on_progress, done, total) if on_progress else None
-            embed_block(source, encoder, store, block, min_s2=min_s2, on_progress=within)
-        done += placement.pixels_in(block)
-        if on_progress:
-            on_progress(done, total)
+    told = _Tally(source.placement, blocks, missing, on_progress)
+    stopped, first = threading.Event(), None
+    how = partial(
+        embed_block, source, encoder, store,
+        pipeline=pipeline, min_s2=min_s2, given_up=stopped.is_set, reports=reports,
+    )  # fmt: skip
+
+    def embed(block: Block) -> None:
+        how(block, on_progress=partial(told.within, block))
+
+    with closing(each(embed, missing, pipeline.pieces)) as ended, _set_after(stopped):
+        for block, _, error in ended:
+            first = first or error
+            told.end(block)
     store.write_overviews(source.window, blocks)  # all: a run that was stopped may have left some unmade
+    if first is not None:
+        raise first
     skipped = tuple(block for block in blocks if block not in missing)
-    return EmbedReport(missing, skipped, sum(map(placement.pixels_in, missing)), store.revision()[0])
+    return EmbedReport(missing, skipped, sum(map(source.placement.pixels_in, missing)), store.revision()[0])
+
+
+@contextmanager
+def _set_after(event: threading.Event) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        event.set()
+
+
+class _Tally:
+    """Progress within blocks, which go on at the same time, as progress of the whole."""
+
+    def __init__(
+        self, placement: Placement, blocks: Sequence[Block], missing: Sequence[Block], on_progress: Progress | None
+    ) -> None:
+        self._sizes = {block: placement.pixels_in(block) for block in blocks}
+        self._done = {block: size for block, size in self._sizes.items() if block not in missing}
+        self._on_progress, self._lock = on_progress, threading.Lock()
+        self._tell()
+
+    def within(self, block: Block, done: int, _: int) -> None:
+        """So many pixels of a block are encoded."""
+        if done < self._sizes[block]:
+            self._done[block] = done
+            self._tell()
+
+    def end(self, block: Block) -> None:
+        """Nothing more comes of a block."""
+        self._done[block] = self._sizes[block]
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress:
+            with self._lock:
+                self._on_progress(sum(self._done.copy().values()), sum(self._sizes.values()))
 
 
 def missing_blocks(
@@ -105,16 +156,35 @@ def missing_blocks(
     )
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of one block."""
+
+    valid: int
+    """Pixels that got a vector."""
+    rejected: int
+    """Pixels with too few observations of Sentinel-2."""
+    water: int
+    """Pixels that are water by the model's own rule."""
+    empty: int
+    """Pixels that nothing observed."""
+    seconds: float
+    """That encoding took."""
+
+
 def embed_block(
     source: Source,
     encoder: Encoder,
     store: WritableStore,
     block: Block,
     *,
-    series: DPixels | None = None,
+    pipeline: Pipeline | None = None,
     min_s2: int = 0,
+    wanted: Callable[[], bool] | None = None,
+    given_up: Callable[[], bool] | None = None,
     on_progress: Progress | None = None,
-) -> None:
+    reports: Reports | None = None,
+) -> Made | None:
     """Embed what a source has of one block, whatever is stored, and commit it. Overviews are left to the caller.
 
     Args:
@@ -122,70 +192,67 @@ def embed_block(
         encoder: Runs the model; must be the model of the store.
         store: Where to.
         block: Which.
-        series: What the source has there, where it was read beforehand.
+        pipeline: Where other blocks of this process are on their way; alone where absent.
         min_s2: Least number of valid Sentinel-2 dates of a pixel.
+        wanted: Asked once it is this block's turn to be encoded; if it is not wanted any more, nothing is written.
+        given_up: Asked now and then, and quick to answer; true once nobody wants the block.
         on_progress: Told of pixels done.
+        reports: Where it is noted, before the commit, what the block was made from.
+
+    Returns:
+        What became of it; None where it was not wanted.
 
     Raises:
         Conflict: Another writer kept changing the block.
+        Unavailable: The series cannot be fetched now, nobody wants the block any more, or the pipeline was closed.
+        InvalidInput, Corrupt, LimitExceeded: The series are not what they should be.
     """
-    if series is None:
-        series = source.read(*source.placement.within(block))
-    result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress)
-    vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
-    piece = piece_fingerprint(source, encoder, block, min_s2)
-    write_piece(store, source.window, block, vectors, counts, piece)
+
+    def read() -> DPixels:
+        if given_up is not None and given_up():
+            raise Unavailable("nobody waits for this any more.")
+        return source.read(*source.placement.within(block))
+
+    def encode(series: DPixels) -> tuple[Vectors, Counts, Made] | None:
+        if wanted is not None and not wanted():
+            return None
+        start = time.monotonic()
+        result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress, given_up=given_up, alone=True)
+        vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
+        pixels = [int((result.vectors.status == s).sum()) for s in (VALID, REJECTED, WATER, NOT_EMBEDDED)]
+        return vectors, counts, Made(*pixels, time.monotonic() - start)
+
+    def write(found: tuple[Vectors, Counts, Made]) -> Made:
+        vectors, counts, made = found
+        piece = piece_fingerprint(source, encoder, block, min_s2)
+        note = partial(reports.put, _report(source, encoder, block, min_s2, made)) if reports else None
+        write_piece(store, source.window, block, vectors, counts, piece, note)
+        return made
+
+    return (pipeline or Pipeline()).through(read, encode, write, at_once=encoder.engine.calls)
 
 
-def _shifted(on_progress: Progress, before: int, total: int, done: int, _: int) -> None:
-    """Progress within a block as progress of the whole."""
-    on_progress(before + done, total)
-
-
-def cells_of_places(lonlat: Float64Array, field: str = "pixels[{}].at") -> Cells:
-    """Which pixel each of (n, 2) places, in degrees, falls into.
-
-    Args:
-        lonlat: Places.
-        field: What errors call the place of a pixel.
-
-    Raises:
-        InvalidInput: Two of them fall into the same pixel.
-        OutsideBounds: A place lies outside the grid of its zone.
-    """
-    found: dict[Block, dict[tuple[int, int], int]] = defaultdict(dict)
-    for index, (lon, lat) in enumerate(lonlat):
-        zone = Zone.of(lon, lat)
-        row, col = archive_grid(zone).cell(lon, lat)
-        block = Block(zone.name, row // BLOCK, col // BLOCK)
-        other = found[block].setdefault((row % BLOCK, col % BLOCK), index)
-        if other != index:
-            raise InvalidInput(
-                f"pixels {other} and {index} fall into the same 10 m cell.",
-                field=field.format(index),
-                remedy="Send one.",
-            )
-    return {block: (*np.array(list(members)).T, np.array(list(members.values()))) for block, members in found.items()}
-
-
-def cells_of_raster(placement: Placement, block: Block) -> tuple[Int64Array, Int64Array]:
-    """Rows and columns in `block` of the part of a raster that lies there, row by row."""
-    rows, cols = placement.in_block(block)
-    row, col = np.mgrid[rows, cols]
-    return row.ravel(), col.ravel()
-
-
-def cells_of_placement(placement: Placement) -> Cells:
-    """Where each pixel of a whole raster belongs, (height x width) pixels row by row."""
-    order = np.arange(placement.height * placement.width).reshape(placement.height, placement.width)
+def _report(source: Source, encoder: Encoder, block: Block, min_s2: int, made: Made) -> dict[str, Any]:
+    """All that a block's fingerprint stands for, and what came of it."""
     return {
-        block: (*cells_of_raster(placement, block), order[placement.within(block)].ravel())
-        for block in placement.blocks()
+        "block": block.name,
+        "window": str(source.window),
+        "model": str(encoder.identity),
+        "encoder": encoder.digest,
+        "precision": encoder.precision,
+        "min_s2": min_s2,
+        "pixels": {name: getattr(made, name) for name in ("valid", "rejected", "water", "empty")},
+        "source": dict(source.provenance(block)),
     }
 
 
 def store_result(
-    cells: Cells, result: EncodeResult, store: WritableStore, window: Window, origin: str
+    cells: Cells,
+    result: EncodeResult,
+    store: WritableStore,
+    window: Window,
+    origin: str,
+    note: Callable[[str, str], None] | None = None,
 ) -> tuple[Block, ...]:
     """Merge freshly embedded pixels into the blocks they fall into, then renew the overviews above.
 
@@ -195,6 +262,7 @@ def store_result(
         store: Where to.
         window: The window the series covered.
         origin: What the pixels were made from, any text.
+        note: See `write_piece`.
 
     Returns:
         The blocks that were written.
@@ -204,7 +272,7 @@ def store_result(
     """
     for block, (rows, cols, indices) in cells.items():
         vectors, counts = _scattered(result, rows, cols, indices)
-        write_piece(store, window, block, vectors, counts, fingerprint(origin, block.name))
+        write_piece(store, window, block, vectors, counts, fingerprint(origin, block.name), note)
     store.write_overviews(window, cells)
     return tuple(sorted(cells))
 
@@ -223,7 +291,13 @@ def _scattered(
 
 
 def write_piece(
-    store: WritableStore, window: Window, block: Block, vectors: Vectors, counts: Counts, piece: str
+    store: WritableStore,
+    window: Window,
+    block: Block,
+    vectors: Vectors,
+    counts: Counts,
+    piece: str,
+    note: Callable[[str, str], None] | None = None,
 ) -> None:
     """Merge freshly embedded pixels into one block and commit it, if that changes anything.
 
@@ -237,6 +311,8 @@ def write_piece(
         vectors: (256, 256) pixels, NOT_EMBEDDED where nothing new came.
         counts: (256, 256) likewise.
         piece: 64 hex digits: what they were made from.
+        note: Called before a commit with the block's new fingerprint, and with that of what stays of the block ("" if
+            nothing does).
 
     Raises:
         Conflict: Another writer kept changing the block.
@@ -244,9 +320,11 @@ def write_piece(
     for attempt in range(ATTEMPTS):
         old = store.read_block(block, window)
         merged = _merged(old, vectors, counts, piece)
-        told = merged.fingerprint in (old.fingerprint, fingerprint(piece, old.fingerprint))
-        if told and not _differs(old, merged):
+        over = merged.fingerprint == fingerprint(piece, old.fingerprint)
+        if (over or merged.fingerprint == old.fingerprint) and not _differs(old, merged):
             return
+        if note:
+            note(merged.fingerprint, old.fingerprint if over else "")
         try:
             store.write([merged], f"embed {block.name} {window}")
             return

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from api import worker
 from api.settings import Settings
 from api.state import State
-from service.embed import embed_block
+from service import embed
+from service.embed import embed_block, write_piece
 from service.errors import InvalidInput
 from service.grid import Block
 
@@ -32,15 +35,25 @@ def main(name: str) -> None:
         with Path(settings.home / "notes").open("a") as file:  # one write, so that two workers do not mix
             file.write(f"{word} {name} {block.name}\n")
 
-    def noted(source: Any, encoder: Any, store: Any, block: Block, **how: Any) -> None:
+    def begun(wanted: Callable[[], bool], block: Block) -> bool:
+        """Called in a block's turn at the encoder."""
+        if not wanted():
+            return False
         note("begin", block)
         if block.name == told("broken"):
             raise InvalidInput("the scenes of this block contradict themselves.")
         time.sleep(float(told("slow") or 0))
-        embed_block(source, encoder, store, block, **how)
+        return True
+
+    def noted(*what: Any, wanted: Callable[[], bool], **how: Any) -> Any:
+        return embed_block(*what, wanted=partial(begun, wanted, what[-1]), **how)
+
+    def written(store: Any, window: Any, block: Block, *what: Any) -> None:
+        write_piece(store, window, block, *what)
         note("end", block)
 
     worker.embed_block = noted  # type: ignore[attr-defined]
+    embed.write_piece = written
     worker.work(State(settings), name)
 
 

@@ -98,6 +98,19 @@ def test_pixels_of_many_callers_share_batches(model):
     assert (use.callers, use.pixels, use.run, use.places) == (0, 0, 17, 3 * BATCH)
 
 
+def test_who_is_to_be_alone_shares_no_batch(model):
+    encoder, slow = encoder_of(model)
+    slow.gate.clear()
+    with ThreadPoolExecutor(6) as pool:
+        pool.submit(encoder.encode, pixels(1, 1))
+        assert slow.under_way.acquire(timeout=10)
+        rest = [pool.submit(encoder.encode, pixels(3, 100 + i), alone=i < 2) for i in range(4)]
+        wait_for(lambda: in_queue(encoder) == 5)
+        slow.gate.set()
+        assert [int(values_in(one.result().floats[0, :1])[0]) for one in rest] == [100, 101, 102, 103]
+    assert sorted(sorted(set(values_in(batch))) for batch in slow.batches[1:]) == [[100], [101], [102, 103]]
+
+
 def test_one_pixel_does_not_wait_for_a_crowd(model):
     encoder, slow = encoder_of(model)
     slow.gate.clear()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.embed import cells_of_places, embed_source
+from service.cells import cells_of_places
+from service.embed import embed_source
 from service.encoder import Encoder
 from service.errors import IdentityMismatch, InvalidInput
 from service.grid import Zone, archive_grid

@@ -17,8 +17,9 @@ from api.series import parsed, upload_of
 from api.state import State, get_state
 from api.turns import Turn
 from api.uploads import REQUEST_BODY, BodyForm, EmbedParams, form_of, read_upload, spooled
+from service.cells import Cells, cells_of_placement, cells_of_places
 from service.dpixels import Declared, Upload
-from service.embed import Cells, cells_of_placement, cells_of_places, store_result
+from service.embed import store_result
 from service.encoder import Encoder, EncodeResult
 from service.errors import InvalidInput
 from service.families import FAMILIES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -75,6 +76,11 @@ class DPixels:
         return DPixels(**cut, shape=(cut["s2_valid"].shape[0],))
 
     @property
+    def nbytes(self) -> int:
+        """Memory that the arrays hold; what is repeated along an axis counts once."""
+        return sum(_held(getattr(self, f.name)) for f in fields(self) if f.name != "shape")
+
+    @property
     def s1_asc_valid(self) -> BoolArray:
         """(n, ta) bool: whether VV or VH is not 0, on stored values."""
         return _seen(self.s1_asc)
@@ -83,6 +89,10 @@ class DPixels:
     def s1_desc_valid(self) -> BoolArray:
         """(n, td) bool."""
         return _seen(self.s1_desc)
+
+
+def _held(array: Number) -> int:
+    return int(array.itemsize) * prod(count for count, step in zip(array.shape, array.strides, strict=True) if step)
 
 
 def _seen(values: Number) -> BoolArray:

@@ -127,6 +127,7 @@ class Encoder:
         on_progress: Progress | None = None,
         patience: float | None = None,
         given_up: Callable[[], bool] | None = None,
+        alone: bool = False,
     ) -> EncodeResult:
         """Embed every pixel that the model's own rule embeds, and that has a valid observation of either sensor.
 
@@ -137,6 +138,7 @@ class Encoder:
             on_progress: Told of pixels done.
             patience: Seconds that others may keep it waiting; None for as long as it takes.
             given_up: Asked now and then, and quick to answer; true once nobody wants the result.
+            alone: Whether its batches hold no pixels of others: a block of a store is always made by itself.
 
         Raises:
             InvalidInput: `dims` is not a depth of this model.
@@ -148,7 +150,7 @@ class Encoder:
         status, seen = np.full(total, VALID, np.uint8), Counts.zeros((total,))
         chunk = self.engine.chunk
         held = min(PARTS * chunk, total) * self._bytes_of(dpixels)
-        with self._lanes.call(total, held, patience=patience, given_up=given_up) as call:
+        with self._lanes.call(total, held, patience=patience, given_up=given_up, alone=alone) as call:
             for start in range(0, total, chunk):
                 rows = slice(start, min(start + chunk, total))
                 part = self._part(dpixels[rows], min_s2, floats[rows], status[rows], seen, start)

@@ -62,6 +62,8 @@ class Engine:
     """Lets go of the graph; no lane runs afterwards."""
     chunk: int = CHUNK
     """Pixels that are prepared together: bounds memory, and fills batches of every pair of lengths."""
+    calls: int = 1
+    """Blocks that keep it busy at the same time: more than one where preparing pixels is slower than running them."""
     why: str = ""
     """What is to be known of it: what `auto` passed over and why, what does not run on the device; mostly empty."""
 

@@ -58,6 +58,8 @@ class Call:
     """Most bytes of its prepared pixels."""
     changed: threading.Condition
     given_up: Callable[[], bool] | None = None
+    alone: bool = False
+    """Whether no batch holds pixels of this caller and of another."""
     last: int = 0
     """When its newest part is due."""
     came: float = field(default_factory=time.monotonic)
@@ -132,7 +134,13 @@ class Lanes:
 
     @contextmanager
     def call(
-        self, pixels: int, held: int, *, patience: float | None = None, given_up: Callable[[], bool] | None = None
+        self,
+        pixels: int,
+        held: int,
+        *,
+        patience: float | None = None,
+        given_up: Callable[[], bool] | None = None,
+        alone: bool = False,
     ) -> Iterator[Call]:
         """A place in the queue. What is left of it when the block ends is forgotten.
 
@@ -141,11 +149,12 @@ class Lanes:
             held: Most bytes of them that will lie here at a time.
             patience: Seconds it may have to wait for others; None for as long as it takes.
             given_up: Asked now and then, and quick to answer; true once nobody wants the vectors.
+            alone: Whether its batches are its own.
 
         Raises:
             Unavailable: It would have to wait longer, too much lies here already, or the encoder was closed.
         """
-        call = Call(pixels, held, threading.Condition(self._lock), given_up)
+        call = Call(pixels, held, threading.Condition(self._lock), given_up, alone)
         with self._lock:
             if patience is not None:
                 self._refuse(call, patience)
@@ -295,8 +304,10 @@ class Lanes:
 
     def _may_fill(self, waiting: list[_Entry]) -> bool:
         """Whether the next batch has room, and somebody has yet to come with pixels for it."""
+        if waiting[0].call.alone:
+            return False
         shape = waiting[0].part.fullest or 0
-        in_it = [entry for entry in waiting if entry.part.waiting(shape)]
+        in_it = [entry for entry in waiting if entry.part.waiting(shape) and not entry.call.alone]
         room = sum(entry.part.waiting(shape) for entry in in_it) < self._engine.batch
         return room and len({id(entry.call) for entry in in_it}) < len(self._calls)
 
@@ -304,7 +315,10 @@ class Lanes:
         """Pixels of one shape: of the part that is due, then of the others in their order."""
         shape, room = waiting[0].part.fullest or 0, self._engine.batch
         pieces: list[Piece] = []
+        first = waiting[0].call
         for entry in waiting:
+            if entry.call is not first and (first.alone or entry.call.alone):
+                continue
             pixels = entry.part.take(shape, room)
             if len(pixels):
                 pieces.append((entry, pixels))

@@ -31,6 +31,9 @@ GPU_LANES: Final = 2
 """One thread packs the next batch while the other's runs."""
 GPU_CHUNK: Final = 8192
 """Pixels prepared together. In 32 batches of 256, seven to nine places of ten hold a pixel; in 4, two to five did."""
+GPU_CALLS: Final = 3
+"""Blocks that are prepared at the same time. One thread prepares tens of thousands of pixels a second, as numpy does
+it; small models on a GPU run more."""
 HEAVY: Final = frozenset({"MatMul", "Gemm", "GRU", "Scan", "Softmax", "LayerNormalization"})
 """Operators that take the time of a run; what else onnxruntime leaves to the processor are sides of shapes."""
 SLOW_FUSIONS: Final = ["SkipLayerNormFusion"]
@@ -64,7 +67,7 @@ def opened(model: RegisteredModel, device: str, precision: str, threads: int) ->
     if device == "cpu":
         return Engine(device, precision, BATCH[device], threads, partial(_plain, session), lambda: None)
     lane, beside = partial(bound, session, "cuda"), left(session, device)
-    engine = Engine(device, precision, BATCH[device], GPU_LANES, lane, lambda: None, GPU_CHUNK, beside)
+    engine = Engine(device, precision, BATCH[device], GPU_LANES, lane, lambda: None, GPU_CHUNK, GPU_CALLS, beside)
     trial(model, engine)
     return engine
 
