@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final, Protocol
 
@@ -56,6 +56,8 @@ class Pixels:
     """Codes and a scale, instead of float32 numbers."""
     nulls: bool = False
     """Whether JSON says null where there is no vector; else it says nothing."""
+    more: Sequence[Mapping[str, Any]] | None = None
+    """What else JSON says of each."""
 
     def write(self, file: IO[bytes], form: AnswerForm) -> None:
         """Write it in one of the forms."""
@@ -154,6 +156,7 @@ def _rows(told: Pixels, part: slice) -> list[dict[str, Any]]:
         one |= {"status": STATUS_NAMES[status], **nothing}
         if status == VALID:
             one |= {"codes": row, "scale": scale} if told.quantize else {"vector": row}
+        one |= told.more[part.start + at] if told.more else {}
         out.append({**one, "counts": {"s2": s2, "s1_asc": asc, "s1_desc": desc}})
     return out
 

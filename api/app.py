@@ -58,7 +58,7 @@ ROUTES: Final = (
     models,
 )
 TOLD: Final = (
-    "Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview",
+    "Dataset", "Model", "Window", "Revision", "Other-Window", "Other-Revision", "Overview", "Empty",
     "Metric", "Level", "Engine", "Query", "Recall", "Partial", "Missing",
 )  # fmt: skip
 """Of the headers of answers, `X-Smalti-...`, those that pages of other origins may read."""
@@ -107,7 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         Origins,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "HEAD"],
-        expose_headers=["ETag", ID_HEADER, *(f"X-Smalti-{name}" for name in TOLD)],
+        expose_headers=["ETag", "Link", ID_HEADER, *(f"X-Smalti-{name}" for name in TOLD)],
     )
     app.add_middleware(Transport)
     app.add_middleware(Gate, settings=settings)

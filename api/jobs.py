@@ -169,6 +169,21 @@ class Jobs:
             workers, rate = len(self.workers()), self.rate()
             return [described(run, self._children(run), workers, rate, listed=False) for run in newest.values()]
 
+    def running(self) -> dict[str, Order]:
+        """What was ordered by the jobs that wait or run, newest first; none where nobody ever asked for one.
+
+        Raises:
+            Unavailable: The database cannot be reached.
+        """
+        settings = self._settings
+        if settings.jobs_database is None and not (settings.home / "jobs.sqlite").exists():
+            return {}  # known without loading what talks to databases: most servers only show
+        if not self.roster.is_there():
+            return {}
+        with self.reaching():
+            runs = self._runs(status=_RUNNING, limit=settings.limits.jobs_waiting, load_output=False)
+        return {run.workflow_id.partition(".")[0]: Order.of(order_of(run)) for run in runs}
+
     def cancel(self, key: str) -> JobInfo:
         """End a job. A block that is being embedded is finished; those that wait are not begun.
 

@@ -12,7 +12,7 @@ from typing import Final
 from anyio import CapacityLimiter, CapacityLimiterStatistics, to_thread
 
 from service.cache import ByteCache
-from service.values import CacheUse
+from service.values import VALID, CacheUse
 
 LARGEST_SHARE: Final = 32
 """A tile of numbers may take 33 MB: what takes more than this part of the cache is not kept."""
@@ -30,6 +30,8 @@ class Tile:
     """The file."""
     headers: dict[str, str]
     """What it tells of itself: `Content-Type`, `Content-Bbox`, `Content-Crs`."""
+    statuses: frozenset[int] = frozenset({VALID})
+    """Of its pixels, where none of them shows a vector."""
 
 
 class Kept:

@@ -16,6 +16,7 @@ from rio_tiler.errors import RioTilerError, TileOutsideBounds
 from starlette.exceptions import HTTPException
 
 from api import logs
+from api.missing import told
 from service.errors import SmaltiError, Unavailable
 
 log = logging.getLogger("smalti")
@@ -103,8 +104,10 @@ def install(app: FastAPI) -> None:
     """Give every error that can leave `app` the one shape; what nobody foresaw is answered by `api/access.py`."""
 
     @app.exception_handler(SmaltiError)
-    def _ours(_: Request, error: SmaltiError) -> JSONResponse:
-        return from_error(error)
+    def _ours(request: Request, error: SmaltiError) -> JSONResponse:
+        response = from_error(error)
+        response.headers.update(getattr(request.state, "told", {}))
+        return response
 
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -123,7 +126,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(TileOutsideBounds)
     def _outside(_: Request, error: TileOutsideBounds) -> JSONResponse:
-        return problem(404, "outside", str(error))
+        response = problem(404, "outside", str(error))
+        response.headers.update(told("outside"))
+        return response
 
     @app.exception_handler(RioTilerError)
     def _tiler(_: Request, error: RioTilerError) -> JSONResponse:

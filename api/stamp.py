@@ -113,6 +113,11 @@ def holds(header: str | None, tag: str) -> bool:
     return "*" in names or tag.removeprefix("W/") in names
 
 
+def marked(tag: str, mark: str) -> str:
+    """A validator with something more that it stands for."""
+    return f'{tag[:-1]}-{mark}"' if mark else tag
+
+
 def _open_form(request: Request) -> bool:
     """Whether a tile's address leaves open what it comes as."""
     return request.path_params.get("format") is None
@@ -133,6 +138,8 @@ def _parts(request: Request, shown: Layer, target: Target | None) -> Iterator[st
         yield from (revision for revision, _ in revisions(shown))
     else:
         yield from (stands.blocks, STALE if stands.stale else "")
+    if "lon" in request.path_params:  # a place without a vector tells who is making it
+        yield get_state(request).missing.outlook(shown.dataset, str(shown.window)).mark
     if target is None:  # documents hold whole addresses, titles and names of bases; maps heed Accept
         yield from (str(request.base_url), request.headers.get("accept", ""))
         state = get_state(request)

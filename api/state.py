@@ -16,6 +16,7 @@ from api.catalogue import Catalogue, Dataset
 from api.fleet import fleet_of
 from api.jobs import Jobs
 from api.kept import Kept
+from api.missing import Missing
 from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
@@ -36,8 +37,9 @@ from service.extent import Extent, extent_of
 from service.grid import Zone
 from service.origins import Access, source_in, sources_of
 from service.registry import DEFAULT, SHIPPED, Registry
+from service.reports import Reports
 from service.shelf import Shelf
-from service.sources import Source
+from service.sources import Placement, Source
 from service.values import Area, Window
 
 TALLY_S: Final = 10.0
@@ -71,6 +73,7 @@ class State:
         self.scrapes = CapacityLimiter(1)
         self.tiles = Kept(settings.caches.tile_bytes)
         self.turns = Turns(settings.limits, self.watch.metrics.refused)
+        self.missing = Missing(lambda: self.jobs.running(), self._reach)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
     def extent(self, dataset: Dataset) -> Extent | None:
@@ -198,10 +201,20 @@ class State:
         """A shelf in the storage."""
         return Shelf(self.storage.at("shelf", *names), noun)
 
+    def reports(self, dataset_id: str) -> Reports:
+        """What the blocks of one dataset were made from."""
+        return Reports(self.storage.at("shelf", "reports", dataset_id))
+
     @cached_property
     def jobs(self) -> Jobs:
         """Areas that are being embedded, as their database tells; connects when first asked."""
         return Jobs(self.settings)
+
+    def _reach(self, dataset_id: str) -> list[Placement]:
+        """Where the source of a dataset reaches that can be written to."""
+        if not self.datasets[dataset_id].store.writable or self.source(dataset_id) is None:
+            return []
+        return [source.placement for source in self.sources_of(dataset_id, Window.year(2024))]  # as any other
 
     def source(self, dataset_id: str) -> dict[str, Any] | None:
         """The document that says where a dataset's time series come from; None where nothing does."""

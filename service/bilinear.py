@@ -26,7 +26,7 @@ import numpy as np
 
 from service.interpolation import Int32Array
 from service.plan import Rectangle, Source
-from service.values import BoolArray, Float32Array, Float64Array, Int64Array, Vectors
+from service.values import NOT_EMBEDDED, BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array, Vectors
 from service.warp import Target, fractions
 
 _PIXELS: Final = 8192
@@ -71,7 +71,17 @@ def painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int32
         held[some] = _at(valid, np.floor(u).astype(np.int64), np.floor(v).astype(np.int64))
         cells, weights = _four(valid, u[held[some]], v[held[some]])
         values[some][held[some]] = blend(cells, weights)
+    source.note(held, lambda: _statuses(sides, rectangle))
     return shown.pixels, source.view.colours(values) if source.picture else values, held
+
+
+def _statuses(sides: list[Vectors], rectangle: Rectangle) -> UInt8Array:
+    """(n,) of the stored pixels that hold the centres; of the first window that holds no vector there."""
+    rows = rectangle.shown.rows // rectangle.level - rectangle.rows.start
+    cols = rectangle.shown.cols // rectangle.level - rectangle.cols.start
+    status = np.where(sides[0].valid, sides[-1].status, sides[0].status)
+    inside = (rows >= 0) & (rows < status.shape[0]) & (cols >= 0) & (cols < status.shape[1])
+    return np.where(inside, status[rows * inside, cols * inside], NOT_EMBEDDED).astype(np.uint8)
 
 
 def _four(valid: BoolArray, u: Float64Array, v: Float64Array) -> tuple[Int64Array, Float32Array]:

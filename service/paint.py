@@ -14,7 +14,7 @@ from service import bilinear
 from service.deadline import Deadline
 from service.interpolation import Int32Array
 from service.plan import Rectangle, Source, plan
-from service.values import BoolArray, Int64Array
+from service.values import NOT_EMBEDDED, BoolArray, Int64Array
 from service.warp import Target
 
 LARGE_BYTES: Final = 32_000_000
@@ -40,6 +40,7 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
     size = target.width * target.height
     out = np.zeros((size, source.bands), np.uint8 if source.picture else np.float32)
     seen = np.zeros(size, bool)
+    filled = 0
     for rectangle in plan(source, target):
         if rectangle.stale:
             source.notes.add("stale")
@@ -49,6 +50,9 @@ def paint(source: Source, target: Target) -> ma.MaskedArray:
             out, seen = bands, held
         else:
             out[pixels], seen[pixels] = bands, held
+        filled += len(pixels)
+    if filled < size:
+        source.statuses.add(NOT_EMBEDDED)
     shape = (target.height, target.width)
     data = np.moveaxis(out.reshape(*shape, source.bands), -1, 0)  # a pixel's bands stay together in memory
     return ma.MaskedArray(data, np.repeat(~seen.reshape(1, *shape), source.bands, axis=0))
@@ -80,9 +84,11 @@ def _painted(source: Source, rectangle: Rectangle, target: Target) -> tuple[Int3
     if few:  # not many more pixels are read than shown: gathering their vectors would take longer
         values = view.values(vectors).reshape(rectangle.count, -1).take(cells, axis=0)
         valid = vectors.valid.ravel().take(cells)
+        source.note(valid, lambda: vectors.status.ravel().take(cells))
     else:
         vectors = vectors.taken(cells)
         values, valid = view.values(vectors), vectors.valid
+        source.note(valid, lambda: vectors.status)
     return pixels, *_seen(view.colours(values) if source.picture else values, valid, source)
 
 

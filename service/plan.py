@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ from service.footprint import Footprint, Side, footprint
 from service.grid import Block, Zone
 from service.store.contract import Store
 from service.strips import read_in_time
-from service.values import BLOCK, OUTSIDE, Int64Array, UInt8Array, Vectors, Window
+from service.values import BLOCK, OUTSIDE, VALID, BoolArray, Int64Array, UInt8Array, Vectors, Window
 from service.warp import Target, ZoneMap, zone_at
 
 MAX_SOURCE_BYTES: Final = 320_000_000
@@ -46,6 +46,8 @@ class Source:
     """Colours (uint8), or the view's numbers (float32)."""
     notes: set[str] = field(default_factory=set, compare=False)
     """What whoever asked for pictures should know of those made so far: `stale`."""
+    statuses: set[int] = field(default_factory=set, compare=False)
+    """Why pictures made so far are empty where they are; VALID is among them where one shows a vector."""
     other: Side | None = None
     """What a view of change compares with."""
     resampling: Resampling = "nearest"
@@ -128,6 +130,10 @@ class Source:
             counts = self.store.counts_window(zone, self.window, rows, cols, level=level)
             return [self.view.as_vectors(read[0], counts)]
         return read
+
+    def note(self, valid: BoolArray, status: Callable[[], UInt8Array]) -> None:
+        """Remember what a part of a picture holds: vectors, or the statuses of its pixels, asked for only then."""
+        self.statuses.update([VALID] if valid.any() else np.unique(status()).tolist())
 
     def _read_side(self, side: Side, zone: Zone, rows: slice, cols: slice, level: int) -> Vectors:
         if self.deadline is None:

@@ -152,7 +152,8 @@ def test_a_point_tells_status_and_numbers(aef: tuple[TestClient, Tiny]) -> None:
     view = client.get(f"{BASE}/point/{lon},{lat}?view=bands:3,4").json()
     assert view["values"] == pytest.approx(here["values"][3:5])
     assert client.get(f"{BASE}/point/{lon},{lat - 0.05}").json() == {
-        "coordinates": [lon, lat - 0.05], "status": "not-embedded", "values": [None] * 64,
+        "coordinates": [lon, lat - 0.05], "status": "not-embedded", "reason": "outside", "job": None,
+        "values": [None] * 64,
         "band_names": here["band_names"],
     }  # fmt: skip
     assert client.get(f"{BASE}/point/20,-30").json()["status"] == "outside"

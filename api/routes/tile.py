@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -23,15 +23,18 @@ from titiler.core.resources.enums import ImageType
 from api.accept import pictured
 from api.kept import Tile
 from api.later import later
+from api.missing import EMPTY, NO_CHANCE, Chance, Reason, told
 from api.params import Layer, bounded, layer
 from api.problems import documented
 from api.routes.tiles import PREFIX, WatchedReader, rendered
 from api.security import require
-from api.stamp import OVERVIEW, STALE, headers_of, holds
+from api.stamp import OVERVIEW, STALE, headers_of, holds, marked
 from api.standards.tilesets import matrix_set
 from api.state import get_state
 from service.bucket import is_remote
+from service.errors import NotFound
 from service.tiles import tile_target
+from service.values import NOT_EMBEDDED, Window
 from service.warp import Target
 
 TRIES: Final = 3
@@ -49,10 +52,29 @@ class Replaced(Exception):  # not an error: the tile is made again
     """Blocks were replaced while they were read."""
 
 
-@router.get("/tiles/{tileMatrixSetId}/{z}/{x}/{y}", operation_id="tiles.getTile", **img_endpoint_params)
-@router.get(
-    "/tiles/{tileMatrixSetId}/{z}/{x}/{y}.{format}", operation_id="tiles.getTileWithFormat", **img_endpoint_params
-)
+_TOLD: Final[dict[str, Any]] = {
+    EMPTY: {
+        "description": "why the tile shows no vector at all, or there is none; absent otherwise. What can be done "
+        "comes first: `embedding` (a job that waits or runs will fill some of it), `not-embedded`, `rejected` (too few "
+        "observations), `water`, `outside` (neither the dataset nor its source reaches here). It is part of the ETag",
+        "schema": {"type": "string", "enum": list(get_args(Reason))},
+    },
+    "Link": {
+        "description": f'the job that will fill it, where `{EMPTY}` is `embedding`: `</jobs/ID>; rel="status"`',
+        "schema": {"type": "string"},
+    },
+}
+_PICTURE: Final[dict[str, Any]] = {
+    **img_endpoint_params,
+    "responses": {
+        200: {**img_endpoint_params["responses"][200], "headers": _TOLD},
+        404: {**documented(404)[404], "headers": _TOLD},
+    },
+}
+
+
+@router.get("/tiles/{tileMatrixSetId}/{z}/{x}/{y}", operation_id="tiles.getTile", **_PICTURE)
+@router.get("/tiles/{tileMatrixSetId}/{z}/{x}/{y}.{format}", operation_id="tiles.getTileWithFormat", **_PICTURE)
 async def tile(
     request: Request,
     z: Annotated[int, Path(description="zoom: the tile matrix")],
@@ -65,23 +87,25 @@ async def tile(
     buffer: Annotated[float | None, Query(ge=0, description="pixels more on each side")] = None,
 ) -> Response:
     """A tile as a picture, or as numbers (npy, tif)."""
-    tms, kept = matrices(), get_state(request).tiles
+    tms, state = matrices(), get_state(request)
     wanted = format or ImageType[pictured(request.headers.get("accept")).partition("/")[2]]
 
-    def found_out() -> tuple[Layer, Target, dict[str, str]]:
+    def found_out() -> tuple[Layer, Target, dict[str, str], Chance]:
         bounded(request)
-        shown = asked()
         target = tile_target(tms, x, y, z, tilesize, buffer)
-        return shown, target, headers_of(request, shown, target)
+        shown = _asked(request, asked, target)
+        chance = state.missing.outlook(shown.dataset, str(shown.window)).of_picture(target)
+        return shown, target, headers_of(request, shown, target), chance
 
     for _ in range(TRIES):
-        shown, target, headers = await to_thread.run_sync(found_out)
-        tag = headers["ETag"]
+        shown, target, headers, chance = await to_thread.run_sync(found_out)
+        tag = headers["ETag"]  # of the picture; that of the answer tells besides what will become of its empty parts
+        headers["ETag"] = marked(tag, chance.mark)
         if shown.notes:
             headers[OVERVIEW] = STALE
-        if holds(request.headers.get("if-none-match"), tag):
+        if holds(request.headers.get("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
-        draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, wanted)
+        draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, wanted, hopeful=chance != NO_CHANCE)
         far = any(is_remote(side.store.location) for side in shown.sides)
 
         def draw_this(
@@ -93,12 +117,30 @@ async def tile(
             return drawn
 
         with suppress(Replaced):
-            made = await kept.made(tag, draw_this, far=far)
-            return Response(made.content, headers=headers | made.headers)
+            made = await state.tiles.made(marked(tag, "hopeful" * (chance != NO_CHANCE)), draw_this, far=far)
+            return Response(made.content, headers=headers | made.headers | told(chance.reason(made.statuses), chance))
     # Its blocks are replaced faster than it is made: a map may show it, but nobody may keep it.
-    made = await kept.alone(draw, far=far)
+    made = await state.tiles.alone(draw, far=far)
     del headers["ETag"]
-    return Response(made.content, headers=headers | made.headers | {"Cache-Control": "no-store"})
+    headers |= told(chance.reason(made.statuses), chance) | {"Cache-Control": "no-store"}
+    return Response(made.content, headers=headers | made.headers)
+
+
+def _asked(request: Request, asked: Callable[[], Layer], target: Target) -> Layer:
+    """What is shown; where a window holds nothing yet that may be embedded, the refusal tells so.
+
+    Raises:
+        NotFound: No such dataset or window, or what else `layer` does not find.
+    """
+    try:
+        return asked()
+    except NotFound as error:
+        dataset, window = (request.path_params[name] for name in ("dataset", "window"))
+        if error.field == "window" and dataset in get_state(request).datasets:
+            chance = get_state(request).missing.outlook(dataset, str(Window.parse(window))).of_picture(target)
+            if chance != NO_CHANCE:
+                request.state.told = told(chance.reason({NOT_EMBEDDED}), chance)
+        raise
 
 
 def _drawn(
@@ -108,15 +150,20 @@ def _drawn(
     tilesize: int | None,
     buffer: float | None,
     wanted: ImageType,
+    *,
+    hopeful: bool,
 ) -> Tile:
-    """Raises as `TileReader.tile` and `rendered` do."""
+    """Raises as `TileReader.tile` and `rendered` do; what may be embedded yet is an empty picture, not outside."""
     with WatchedReader(shown, tms=tms) as reader:
-        image = reader.tile(*at, tilesize=tilesize, buffer=buffer)
+        if hopeful:
+            image = reader.picture(tile_target(tms, *at, tilesize, buffer))
+        else:
+            image = reader.tile(*at, tilesize=tilesize, buffer=buffer)
     content, media = rendered(image, wanted, reader.colormap)
     headers = {"Content-Type": media, "Content-Bbox": ",".join(map(str, image.bounds or ()))}
     if (uri := _uri(image.crs)) is not None:
         headers["Content-Crs"] = f"<{uri}>"
-    return Tile(content, headers)
+    return Tile(content, headers, frozenset(shown.statuses))
 
 
 @lru_cache

@@ -15,16 +15,30 @@ from titiler.core.models.mapbox import TileJSON
 from titiler.core.models.OGC import TileSetList
 from titiler.core.resources.enums import ImageType
 
-from api.params import SUPPORTED_TMS, HistogramOptions, Layer, PictureSize, StatisticsOptions, bounded, layer
+from api.catalogue import DatasetWindow
+from api.missing import JOB, REASON, Reason
+from api.params import (
+    SUPPORTED_TMS,
+    HistogramOptions,
+    Layer,
+    PictureSize,
+    StatisticsOptions,
+    bounded,
+    dataset_window,
+    layer,
+)
 from api.problems import documented
+from api.routes.vectors import reasons
 from api.security import require
 from api.stamp import StampedRoute, stamp
 from api.standards.ogcmaps import map_route
 from api.standards.tilesets import tile_json, tile_set, tile_set_list
 from api.standards.wmts import MEDIA, capabilities
+from api.state import State, get_state
 from service.errors import InvalidInput
 from service.picture import encode
 from service.tiles import TileReader
+from service.values import STATUS_NAMES
 from service.warp import Target
 
 PREFIX: Final = "/datasets/{dataset}/{window}"
@@ -35,6 +49,8 @@ class PointAnswer(BaseModel):
 
     coordinates: list[float]
     status: str = Field(description="valid, water, not-embedded, rejected or outside")
+    reason: Reason | None = Field(None, description=REASON)
+    job: str | None = Field(None, description=JOB)
     values: list[float | None] = Field(description="one a band; null unless status is valid")
     band_names: list[str]
 
@@ -120,11 +136,16 @@ def point(
     lat: Annotated[float, Path(description="latitude, degrees, or y in `coord_crs`")],
     shown: Annotated[Layer, Depends(layer)],
     coord_crs: Annotated[Any, Depends(CoordCRSParams)],
+    at: Annotated[DatasetWindow, Depends(dataset_window)],
+    state: Annotated[State, Depends(get_state)],
 ) -> PointAnswer:
     """The view's numbers at one place, or why there are none. Without `view` the dequantised vector."""
     with TileReader(shown) as reader:
         found = reader.point(lon, lat, coord_crs=coord_crs)
+    status = next(code for code, name in STATUS_NAMES.items() if name == found.metadata["status"])
+    (why,) = reasons(state, at, np.array([found.coordinates], float), np.array([status], np.uint8))
     return PointAnswer(
+        **why,
         coordinates=[lon, lat],
         status=found.metadata["status"],
         values=cast("list[float | None]", found.array.tolist()),

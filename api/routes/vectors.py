@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.answers import MEDIA, Pixels, Told, chosen, quantized, respond, tallied
 from api.catalogue import DatasetWindow
+from api.missing import JOB, REASON, Reason, Why, whys
 from api.params import dataset_window
 from api.problems import documented
 from api.schemas import AnswerForm, CountsInfo, Geometry, Point, Strict
@@ -18,10 +19,11 @@ from api.state import State, get_state
 from api.zones import Zones
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded
+from service.footprint import footprint
 from service.grid import zone_numbers
 from service.polygons import Polygon
 from service.tables import PixelTable
-from service.values import BLOCK, OUTSIDE, Counts, Float64Array, Int64Array, Vectors
+from service.values import BLOCK, OUTSIDE, VALID, Counts, Float64Array, Int64Array, UInt8Array, Vectors
 from service.zonal import summarised
 
 MAX_POLYGONS: Final = 1000
@@ -53,6 +55,8 @@ class VectorInfo(BaseModel):
     codes: list[int] | None = Field(None, description="in place of `vector`, if quantize was asked")
     scale: float | None = Field(None, description="float32; vector = codes x scale")
     counts: CountsInfo
+    reason: Reason | None = Field(None, description=REASON)
+    job: str | None = Field(None, description=JOB)
 
 
 class SpreadInfo(BaseModel):
@@ -150,7 +154,16 @@ def _points(state: State, at: DatasetWindow, body: VectorsRequest, form: AnswerF
     table = read_points(at, np.array(body.points, float), body.dims, Deadline.after(state.settings.limits.seconds))
     head = at.dataset.provenance(at.window)
     provenance = head | {"status": tallied(table.vectors.status)}
-    return Pixels(table, (len(body.points),), head, provenance, quantize, nulls=True)
+    more = reasons(state, at, np.array(body.points, float), table.vectors.status) if form == "json" else None
+    return Pixels(table, (len(body.points),), head, provenance, quantize, nulls=True, more=more)
+
+
+def reasons(state: State, at: DatasetWindow, lonlat: Float64Array, status: UInt8Array) -> list[Why]:
+    """Why each of (n, 2) places has no vector, and the job that is making one."""
+    if (status == VALID).all():
+        return [Why(reason=None, job=None)] * len(status)
+    outlook = state.missing.outlook(at.dataset.id, str(at.window))
+    return whys(outlook, footprint(at.dataset.store, at.window).bounds, lonlat, status)
 
 
 def _polygons(state: State, at: DatasetWindow, body: VectorsRequest) -> Told:

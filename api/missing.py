@@ -1,0 +1,295 @@
+"""Why a place is empty, and who is filling it: told from what is known already, so that no answer waits for it.
+
+Three things decide: what the store says of the pixel, whether the dataset's source reaches there, and whether a job
+that waits or runs holds its block. The last two are looked up now and then for all requests together, beside them:
+while the jobs database cannot be reached, what is empty is told as if no job ran.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Literal, TypedDict
+
+import numpy as np
+
+from api.progress import Order
+from service.errors import SmaltiError
+from service.frame import lonlat_box
+from service.grid import Block, Zone, archive_grid, zone_numbers
+from service.sources import Placement
+from service.values import (
+    BLOCK,
+    NOT_EMBEDDED,
+    OUTSIDE,
+    REJECTED,
+    VALID,
+    WATER,
+    BoolArray,
+    Float64Array,
+    Int64Array,
+    UInt8Array,
+)
+from service.warp import Target, ZoneMap, zone_maps
+
+log = logging.getLogger("smalti.missing")
+
+Box = tuple[float, float, float, float]
+Reason = Literal["outside", "water", "not-embedded", "rejected", "embedding"]
+EMPTY: Final = "X-Smalti-Empty"
+"""Header of a tile that shows no vector: one of the reasons."""
+STATUS_RELATION: Final = "status"
+"""Of the `Link` to the job, where the reason is `embedding` (RFC 8631)."""
+REASON: Final = (
+    "why there is no vector: `embedding` (a job that waits or runs holds its block), `not-embedded`, `water`, "
+    "`rejected` (too few observations), `outside` (neither the dataset nor its source reaches there); null if valid"
+)
+JOB: Final = "address of the job, where the reason is `embedding`"
+LOOK_S: Final = 2.0
+"""Seconds that what is known of jobs and sources may be old before it is looked up again."""
+AGAIN_S: Final = 10.0
+"""Seconds until a database that could not be reached is asked again."""
+_FEW: Final = 16
+"""Blocks of a job in a picture's box up to which each is looked for in the picture; more are there for sure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A job that waits or runs, and the blocks it will fill."""
+
+    id: str
+    dataset: str
+    window: str
+    rows: Mapping[str, Int64Array] = field(repr=False)
+    """Per zone: (n,) rows of blocks."""
+    cols: Mapping[str, Int64Array] = field(repr=False)
+    """Per zone: (n,) columns of blocks."""
+
+    @classmethod
+    def of(cls, job: str, order: Order) -> Running:
+        """A job from its order."""
+        zones: dict[str, list[Block]] = {}
+        for name in order.pixels:
+            block = Block.parse(name)
+            zones.setdefault(block.zone, []).append(block)
+        rows = {zone: np.array([block.row for block in some], np.int64) for zone, some in zones.items()}
+        cols = {zone: np.array([block.col for block in some], np.int64) for zone, some in zones.items()}
+        return cls(job, order.dataset, order.window, rows, cols)
+
+    def shown_in(self, part: ZoneMap) -> bool:
+        """Whether a part of a picture shows any of its blocks."""
+        zone = part.grid.zone.name
+        if zone not in self.rows:
+            return False
+        top, bottom, left, right = (edge // BLOCK for edge in part.box)
+        rows, cols = self.rows[zone], self.cols[zone]
+        near = np.flatnonzero((rows >= top) & (rows <= bottom) & (cols >= left) & (cols <= right))
+        if len(near) > _FEW:
+            return True
+        return any(((part.rows // BLOCK == rows[i]) & (part.cols // BLOCK == cols[i])).any() for i in near)
+
+    def holds(self, zone: str, row: Int64Array, col: Int64Array) -> BoolArray:
+        """(n,) which pixels of a zone's grid lie in its blocks."""
+        if zone not in self.rows:
+            return np.zeros(len(row), bool)
+        return np.isin((row // BLOCK << 32) + col // BLOCK, (self.rows[zone] << 32) + self.cols[zone])
+
+
+class Why(TypedDict):
+    """Why a place has no vector, as answers tell it."""
+
+    reason: Reason | None
+    job: str | None
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What may become of the empty parts of a picture."""
+
+    job: str | None = None
+    """The job that will fill some of it."""
+    reached: bool = False
+    """Whether the dataset's source reaches any of it."""
+
+    @property
+    def mark(self) -> str:
+        """Part of the validator of a picture: empty where neither is so."""
+        return f"j{self.job[:12]}" if self.job else "s" * self.reached
+
+    def reason(self, statuses: Collection[int]) -> Reason | None:
+        """Why a picture is empty; None where it is not. What can be done about it comes before what is so.
+
+        Args:
+            statuses: Of its pixels.
+        """
+        if VALID in statuses:
+            return None
+        if self.job:
+            return "embedding"
+        if self.reached and not {NOT_EMBEDDED, OUTSIDE}.isdisjoint(statuses):
+            return "not-embedded"
+        return "rejected" if REJECTED in statuses else "water" if WATER in statuses else "not-embedded"
+
+
+NO_CHANCE: Final = Chance()
+
+
+@dataclass(frozen=True, eq=False)
+class Outlook:
+    """What is known of the empty places of one window of a dataset."""
+
+    running: tuple[Running, ...] = ()
+    reach: tuple[Placement, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        """Part of the validator of answers about single places."""
+        return ",".join([job.id for job in self.running] + ["source"] * bool(self.reach))
+
+    def of_picture(self, target: Target) -> Chance:
+        """What may become of a picture; reads nothing."""
+        if not (self.running or self.reach):
+            return NO_CHANCE
+        near = _zones_of(target)
+        reached = any(_reached(target, place) for place in self.reach if place.zone.name in near)
+        return Chance(next((job.id for job in self.running if _shown(job, target, near)), None), reached)
+
+    def of_places(self, lon: Float64Array, lat: Float64Array) -> tuple[list[str | None], BoolArray]:
+        """For each of (n,) places the job that will fill it, if any, and whether the source reaches it."""
+        jobs: list[str | None] = [None] * len(lon)
+        reached = np.zeros(len(lon), bool)
+        numbers, south = zone_numbers(lon), lat < 0
+        for name in {place.zone.name for place in self.reach} | {name for job in self.running for name in job.rows}:
+            zone = Zone.parse(name)
+            (mine,) = np.nonzero((numbers == zone.number) & (south == zone.south))
+            if not len(mine):
+                continue
+            row, col = (np.floor(one).astype(np.int64) for one in archive_grid(zone).from_lonlat(lon[mine], lat[mine]))
+            for place in self.reach:
+                if place.zone == zone:
+                    reached[mine] |= _inside(place, row, col)
+            for job in reversed(self.running):  # the newest is told
+                for held in mine[job.holds(name, row, col)]:
+                    jobs[held] = job.id
+        return jobs, reached
+
+
+def whys(outlook: Outlook, bounds: Box, lonlat: Float64Array, status: UInt8Array) -> list[Why]:
+    """For each of (n, 2) places why it has no vector, as answers tell it.
+
+    Args:
+        outlook: What is known of the window.
+        bounds: (west, south, east, north) of what is embedded: beyond it, and beyond the source, is outside.
+        lonlat: Places.
+        status: (n,) as it is stored.
+    """
+    out = [Why(reason=None, job=None)] * len(status)
+    (empty,) = np.nonzero(status != VALID)
+    lon, lat = (lonlat[empty, 0] + 180) % 360 - 180, lonlat[empty, 1]
+    west, south, east, north = bounds
+    near = (status[empty] != OUTSIDE) & (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
+    jobs, reached = outlook.of_places(lon, lat)
+    for at, job, known in zip(empty.tolist(), jobs, (near | reached).tolist(), strict=True):
+        reason: Reason = "embedding" if job else _STORED.get(int(status[at]), "not-embedded" if known else "outside")
+        out[at] = Why(reason=reason, job=f"/jobs/{job}" if job else None)
+    return out
+
+
+_STORED: Final[Mapping[int, Reason]] = {WATER: "water", REJECTED: "rejected"}
+
+
+def told(reason: Reason | None, chance: Chance = NO_CHANCE) -> dict[str, str]:
+    """The headers that say why a tile is empty; none where it is not."""
+    if reason is None:
+        return {}
+    job = {"Link": f'</jobs/{chance.job}>; rel="{STATUS_RELATION}"'} if chance.job else {}
+    return {EMPTY: reason, **job}
+
+
+def _inside(place: Placement, row: Int64Array, col: Int64Array) -> BoolArray:
+    rows, cols = place.rows, place.cols
+    return np.asarray((row >= rows.start) & (row < rows.stop) & (col >= cols.start) & (col < cols.stop))
+
+
+def _zones_of(target: Target) -> set[str]:
+    """Names of the nominal zones that a picture's box of degrees touches."""
+    west, south, east, north = lonlat_box(target)
+    lon = (np.append(np.arange(west, east, 3.0), east) + 180) % 360 - 180
+    halves = [half for half, there in ((False, north >= 0), (True, south < 0)) if there]
+    return {Zone(int(number), half).name for number in set(zone_numbers(lon).tolist()) for half in halves}
+
+
+def _shown(job: Running, target: Target, near: set[str]) -> bool:
+    grids = [archive_grid(Zone.parse(name)) for name in sorted(near & set(job.rows))]
+    return any(job.shown_in(part) for grid in grids for part in zone_maps(target, (grid,)))
+
+
+@lru_cache(maxsize=8192)
+def _reached(target: Target, place: Placement) -> bool:
+    for part in zone_maps(target, (archive_grid(place.zone),)):
+        top, bottom, left, right = part.box
+        rows, cols = place.rows, place.cols
+        if top < rows.stop and bottom >= rows.start and left < cols.stop and right >= cols.start:
+            return bool(_inside(place, part.rows.astype(np.int64), part.cols.astype(np.int64)).any())
+    return False
+
+
+class Missing:
+    """What is known of jobs and sources, seconds old at most; shared by all requests, and none waits for a look.
+
+    Only the first question about a dataset's source is answered by looking at once.
+
+    Args:
+        running: The orders of the jobs that wait or run, newest first; may take long, and fail.
+        reach: Where the source of a dataset reaches; may fail.
+    """
+
+    def __init__(self, running: Callable[[], Mapping[str, Order]], reach: Callable[[str], Sequence[Placement]]) -> None:
+        self._ask, self._reach_of = running, reach
+        self._lock = threading.Lock()
+        self._running: tuple[Running, ...] = ()
+        self._reach: dict[str, tuple[Placement, ...]] = {}
+        self._next = float("-inf")
+        self._turn = 0
+
+    def outlook(self, dataset: str, window: str) -> Outlook:
+        """What is known of the empty places of one window of a dataset that can be written to."""
+        if dataset not in self._reach:
+            self._reach[dataset] = self._looked(dataset)
+        if time.monotonic() >= self._next and self._lock.acquire(blocking=False):
+            threading.Thread(target=self._look, daemon=True).start()
+        mine = tuple(job for job in self._running if (job.dataset, job.window) == (dataset, window))
+        return Outlook(mine, self._reach[dataset])
+
+    def busy(self, dataset: str) -> bool:
+        """Whether a job of a dataset is known to wait or run."""
+        return any(job.dataset == dataset for job in self._running)
+
+    def look_soon(self) -> None:
+        """A job was begun or ended here: what is known is too old."""
+        self._turn += 1
+        self._next = float("-inf")
+
+    def _look(self) -> None:
+        turn, wait = self._turn, LOOK_S
+        try:
+            self._running = tuple(Running.of(job, order) for job, order in self._ask().items())
+        except SmaltiError as error:
+            log.info("what is being embedded is not known: %s", error)
+            self._running, wait = (), AGAIN_S
+        finally:
+            for dataset in list(self._reach):
+                self._reach[dataset] = self._looked(dataset)
+            self._next = time.monotonic() + wait if turn == self._turn else float("-inf")
+            self._lock.release()
+
+    def _looked(self, dataset: str) -> tuple[Placement, ...]:
+        try:
+            return tuple(self._reach_of(dataset))
+        except SmaltiError as error:
+            log.info("how far the source of %s reaches is not known: %s", dataset, error)
+            return self._reach.get(dataset, ())

@@ -1,0 +1,191 @@
+"""Why a tile or a place is empty: the reason, the job that fills it, and validators that follow both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import morecantile
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from api import demo
+from api.missing import AGAIN_S, NO_CHANCE, Chance, Missing
+from api.progress import Order
+from api.settings import Settings
+from service.colour import VectorView
+from service.errors import Unavailable
+from service.grid import Block, archive_grid
+from service.paint import paint
+from service.plan import Source
+from service.tiles import tile_target
+from service.values import NOT_EMBEDDED, REJECTED, VALID, WATER
+from tests.conftest import SIDE, client_of
+
+TMS = morecantile.tms.get("WebMercatorQuad")
+SCENE = demo.Scene.make(SIDE)
+JOB = "0123456789abcdef0123"
+
+
+def middle_of(block: Block) -> tuple[float, float]:
+    """(lon, lat) in the middle of the demo's part of a block."""
+    rows, cols = SCENE.placement.within(block)
+    place = SCENE.placement
+    row, col = place.row + (rows.start + rows.stop) / 2, place.col + (cols.start + cols.stop) / 2
+    lon, lat = archive_grid(place.zone).to_lonlat(np.array([row]), np.array([col]))
+    return float(lon[0]), float(lat[0])
+
+
+EMPTY, FULL = middle_of(SCENE.empty), middle_of(Block(SCENE.empty.zone, SCENE.empty.row + 1, SCENE.empty.col))
+
+
+def tile_at(place: tuple[float, float], zoom: int = 19, window: str = "2024", more: str = ".png?view=pca") -> str:
+    tile = TMS.tile(*place, zoom)
+    return f"/datasets/demo/{window}/tiles/WebMercatorQuad/{zoom}/{tile.x}/{tile.y}{more}"
+
+
+def order(*blocks: Block, window: str = "2024") -> Order:
+    return Order("demo", window, "smalti-mini", "", 0, {block.name: 1024 for block in blocks})
+
+
+@pytest.fixture
+def watched(world: Settings) -> tuple[TestClient, Callable[[dict[str, Order]], None]]:
+    """A server of the small world, and how to say what runs."""
+    client = client_of(world)
+    missing: Missing = client.app.state.smalti.missing  # type: ignore[attr-defined]
+    orders: dict[str, Order] = {}
+    missing._ask = lambda: dict(orders)
+
+    def run(now: dict[str, Order]) -> None:
+        orders.clear()
+        orders.update(now)
+        missing.look_soon()
+        until = time.monotonic() + 5
+        while {job.id for job in missing._running} != set(now):
+            missing.outlook("demo", "2024")
+            assert time.monotonic() < until, "nobody looks"
+            time.sleep(0.01)
+
+    return client, run
+
+
+def test_an_empty_tile_says_why_and_who_fills_it(watched: Any) -> None:
+    client, run = watched
+    empty = client.get(tile_at(EMPTY))
+    assert (empty.status_code, empty.headers["X-Smalti-Empty"]) == (200, "not-embedded")
+    assert "Link" not in empty.headers
+    full = client.get(tile_at(FULL))
+    assert (full.status_code, "X-Smalti-Empty" in full.headers) == (200, False)
+    away = client.get(tile_at((20.0, 40.0)))
+    assert (away.status_code, away.headers["X-Smalti-Empty"]) == (404, "outside")
+
+    run({JOB: order(SCENE.empty)})
+    again = client.get(tile_at(EMPTY), headers={"If-None-Match": empty.headers["ETag"]})
+    assert again.status_code == 200, "a copy that says `not-embedded` is no longer right"
+    assert again.headers["X-Smalti-Empty"] == "embedding"
+    assert again.headers["Link"] == f'</jobs/{JOB}>; rel="status"'
+    assert again.content == empty.content
+    assert client.get(tile_at(EMPTY), headers={"If-None-Match": again.headers["ETag"]}).status_code == 304
+    beside = client.get(tile_at(FULL), headers={"If-None-Match": full.headers["ETag"]})
+    assert beside.status_code == 304, "a tile that shows none of the job's blocks keeps its copies"
+    assert client.get(tile_at(EMPTY, window="2023")).headers["X-Smalti-Empty"] == "not-embedded"
+
+    run({})
+    over = client.get(tile_at(EMPTY), headers={"If-None-Match": again.headers["ETag"]})
+    assert (over.status_code, over.headers["X-Smalti-Empty"]) == (200, "not-embedded")
+    assert over.headers["ETag"] == empty.headers["ETag"]
+
+
+@pytest.mark.parametrize("more", [".npy?view=pca", ".webp?view=pca", ".png?view=pca&resampling=bilinear", "?view=pca"])
+def test_every_form_of_a_tile_says_it(client: TestClient, more: str) -> None:
+    answer = client.get(tile_at(EMPTY, more=more), headers={"Origin": "https://map.example"})
+    assert answer.headers["X-Smalti-Empty"] == "not-embedded"
+    assert {"X-Smalti-Empty", "Link"} <= set(answer.headers["Access-Control-Expose-Headers"].split(", "))
+    assert "X-Smalti-Empty" not in client.get(tile_at(FULL, more=more)).headers
+
+
+def test_a_window_that_holds_nothing_yet_is_told_apart_from_one_that_never_will(watched: Any) -> None:
+    client, run = watched
+    window = "2024-05-01..2024-09-30"
+    answer = client.get(tile_at(EMPTY, window=window))
+    assert (answer.status_code, answer.headers["X-Smalti-Empty"]) == (404, "not-embedded")
+    run({JOB: order(SCENE.empty, window=window)})
+    answer = client.get(tile_at(EMPTY, window=window))
+    assert (answer.status_code, answer.headers["X-Smalti-Empty"]) == (404, "embedding")
+    assert answer.headers["Link"].startswith(f"</jobs/{JOB}>")
+    assert "X-Smalti-Empty" not in client.get(tile_at((20.0, 40.0), window=window)).headers
+
+
+def test_places_say_it_too(watched: Any) -> None:
+    client, run = watched
+    points = [list(FULL), list(EMPTY), [20.0, 40.0]]
+
+    def told() -> list[tuple[str, str | None, str | None]]:
+        results = client.post("/datasets/demo/2024/vectors", json={"points": points}).json()["results"]
+        return [(one["status"], one["reason"], one["job"]) for one in results]
+
+    def point(place: tuple[float, float], **headers: str) -> Any:
+        return client.get(f"/datasets/demo/2024/point/{place[0]},{place[1]}", headers=headers)
+
+    assert told() == [("valid", None, None), ("not-embedded", "not-embedded", None), ("outside", "outside", None)]
+    before = point(EMPTY)
+    assert (before.json()["status"], before.json()["reason"]) == ("not-embedded", "not-embedded")
+    assert point(FULL).json()["reason"] is None
+    run({JOB: order(SCENE.empty)})
+    assert told()[1] == ("not-embedded", "embedding", f"/jobs/{JOB}")
+    after = point(EMPTY, **{"If-None-Match": before.headers["ETag"]})
+    assert (after.status_code, after.json()["job"]) == (200, f"/jobs/{JOB}")
+
+
+def test_a_jobs_database_that_is_down_keeps_no_tile_waiting(world: Settings) -> None:
+    client = client_of(world)
+    missing: Missing = client.app.state.smalti.missing  # type: ignore[attr-defined]
+    asked = []
+
+    def down() -> dict[str, Order]:
+        asked.append(time.monotonic())
+        time.sleep(0.5)
+        raise Unavailable("the jobs database cannot be used.")
+
+    missing._ask = down
+    client.get(tile_at(FULL))  # opens the store
+    missing.look_soon()
+    begun = time.monotonic()
+    answers = [client.get(tile_at(EMPTY, more=f".png?view=pca&gamma={n / 10}")) for n in range(5, 10)]
+    assert time.monotonic() - begun < 2.0
+    assert {answer.headers["X-Smalti-Empty"] for answer in answers} == {"not-embedded"}
+    time.sleep(0.6)
+    for _ in range(5):
+        client.get(tile_at(EMPTY))
+    assert len(asked) <= 3, f"it is asked again after {AGAIN_S} s, not for every tile"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "chance", "reason"),
+    [
+        ({VALID, WATER}, Chance(JOB), None),
+        ({WATER}, NO_CHANCE, "water"),
+        ({WATER, REJECTED}, NO_CHANCE, "rejected"),
+        ({WATER, NOT_EMBEDDED}, NO_CHANCE, "water"),
+        ({WATER, NOT_EMBEDDED}, Chance(reached=True), "not-embedded"),
+        ({REJECTED}, Chance(reached=True), "rejected"),
+        ({NOT_EMBEDDED}, NO_CHANCE, "not-embedded"),
+        ({REJECTED}, Chance(JOB, reached=True), "embedding"),
+    ],
+)
+def test_what_can_be_done_comes_before_what_is_so(statuses: set[int], chance: Chance, reason: str | None) -> None:
+    assert chance.reason(statuses) == reason
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
+def test_a_picture_knows_the_statuses_of_its_own_pixels_alone(world: Settings, resampling: Any) -> None:
+    dataset = client_of(world).app.state.smalti.datasets["demo"]  # type: ignore[attr-defined]
+    for place, found in ((EMPTY, {NOT_EMBEDDED}), (FULL, {VALID})):
+        tile = TMS.tile(*place, 19)
+        source = Source(
+            dataset.store, dataset.windows()[-1], VectorView(128), 128, picture=False, resampling=resampling
+        )
+        paint(source, tile_target(TMS, tile.x, tile.y, tile.z))
+        assert source.statuses == found
