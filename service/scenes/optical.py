@@ -19,7 +19,7 @@ import numpy.typing as npt
 from service.dpixels.stored import UNUSABLE_SCL
 from service.sampling.draws import mixed
 from service.scenes.value import Mode
-from service.values import BoolArray, Int64Array, UInt8Array, UInt16Array
+from service.values import BoolArray, UInt8Array, UInt16Array
 
 OFFSET: Final = 1000
 """What processing baseline 04.00 and later adds to every value."""
@@ -29,6 +29,8 @@ MIN_COVERAGE: Final = 1e-4
 The published region is whatever raster somebody hands in. Ours is the block: 256 x 256 pixels, or what of it a
 source's bounds leave. So up to 6 pixels of a block do not make a date."""
 
+Index = npt.NDArray[np.int16]
+"""Places among the scenes of a date."""
 _NONE: Final = -1
 
 
@@ -39,24 +41,24 @@ def clear(classes: npt.NDArray[Any]) -> BoolArray:
     return np.asarray(table[classes])
 
 
-def selected(classes: Sequence[UInt8Array]) -> Int64Array:
+def selected(classes: Sequence[UInt8Array]) -> Index:
     """(h, w) the first of a date's scenes that shows each pixel clearly; -1 where none does.
 
     Args:
         classes: (h, w) scene classes of each scene, in the order of the catalogue.
     """
-    out = np.full(classes[0].shape, _NONE, np.int64)
+    out = np.full(classes[0].shape, _NONE, np.int16)
     for index, scene in enumerate(classes):
         out[(out == _NONE) & clear(scene)] = index
     return out
 
 
-def coverage(selection: Int64Array) -> float:
+def coverage(selection: Index) -> float:
     """Share of the region's pixels that some scene of the date shows clearly."""
     return float((selection != _NONE).mean())
 
 
-def filled(selection: Int64Array, ids: Sequence[str], rows: slice, cols: slice) -> Int64Array:
+def filled(selection: Index, ids: Sequence[str], rows: slice, cols: slice) -> Index:
     """(h, w) which scene gives each pixel its values: the selected one, else one by the rule told above.
 
     Of several scenes that one is taken whose hash with the place is largest: one more scene changes only the pixels
@@ -73,7 +75,7 @@ def filled(selection: Int64Array, ids: Sequence[str], rows: slice, cols: slice) 
     row, col = np.mgrid[rows, cols].astype(np.uint64)
     place = mixed((row << np.uint64(32)) | col)
     keys = np.stack([mixed(place ^ _key(name)) for name in ids])
-    return np.where(selection == _NONE, keys.argmax(axis=0), selection)
+    return np.where(selection == _NONE, keys.argmax(axis=0).astype(np.int16), selection)
 
 
 def _key(name: str) -> np.uint64:
