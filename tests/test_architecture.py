@@ -43,9 +43,12 @@ DOORS = {
     "structlog": ("api/logs.py",),
     "opentelemetry": ("api/telemetry.py",),
     "dbos": ("api/jobs.py", "api/worker.py"),
-    "sqlalchemy": ("api/roster.py",),
+    "sqlalchemy": ("api/claims.py", "api/roster.py"),
     "distributed": ("api/batch.py",),
-    "httpx2": ("api/fleet.py",),
+    "httpx2": ("api/fleet.py", "service/scenes/"),
+    "httpcore2": ("service/scenes/fetch.py",),
+    "pystac": ("service/scenes/",),
+    "pystac_client": ("service/scenes/",),
 }
 
 

@@ -32,7 +32,7 @@ ASSETS: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType({"s2": S2_ASS
 
 @dataclass(frozen=True)
 class Scene:
-    """One item of a catalogue: a tile or a burst of one pass. What it says has the right form, and may still be wrong."""
+    """One item of a catalogue: a tile or a burst of one pass. What it says has the right form, and may be wrong."""
 
     id: str
     """The item's id; alone in its collection."""
