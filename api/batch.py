@@ -6,12 +6,15 @@ another does it again.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import multiprocessing
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from service import VERSION
@@ -22,6 +25,8 @@ R = TypeVar("R")
 
 CONNECT_S: Final = 15.0
 """How long a scheduler may take to answer, and the first of its workers to be there."""
+ROUNDS: Final = 3
+"""Tasks for each thread of a cluster that its scheduler is told of at a time."""
 DEATHS: Final = 3
 """Times that processes of ours may die in a row before the work is given up."""
 _ADDRESS: Final = re.compile(r"(tcp|tls|ws|wss)://[^/\s@]+")
@@ -35,8 +40,38 @@ class Run(Protocol):
         """Begin all of it, and yield what comes of it."""
 
 
+Outcome = tuple[T, R | None, Exception | None]
+"""A task, and what came of it: a result or an error."""
+
+
+class Cluster:
+    """A Dask cluster to run pieces on: called, it is a `Run`.
+
+    Args:
+        client: Of its scheduler.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __call__(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
+        """Do a function to every task; results in their order. The first error ends it."""
+        return _spread(self._client, function, tasks)
+
+    def each(self, function: Callable[[T], R], tasks: Iterable[T]) -> Generator[Outcome[T, R], None, None]:
+        """Do a function to every task; what came of each, as they end. An error of one is no reason to stop.
+
+        The scheduler knows of a few tasks a thread at a time, so there may be any number of them. A worker that dies
+        has its tasks done by others.
+
+        Raises:
+            Unavailable: The scheduler is gone.
+        """
+        return _each(self._client, function, iter(tasks))
+
+
 @contextmanager
-def on_dask(address: str) -> Iterator[Run]:
+def on_dask(address: str) -> Iterator[Cluster]:
     """A Dask cluster to run pieces on. What is not done when the block ends is cancelled.
 
     Args:
@@ -49,18 +84,42 @@ def on_dask(address: str) -> Iterator[Run]:
     """
     if not _ADDRESS.fullmatch(address):
         raise InvalidInput(f"{address[:200]!r} is no address.", field="scheduler", remedy="Write tcp://name:8786.")
-    try:
-        import distributed
-    except ImportError:
-        remedy = "Install smalti[batch]."
-        raise Unavailable("Dask is not installed here.", field="scheduler", remedy=remedy) from None
+    _require_dask()
+    import distributed
+
     try:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError):
         raise Unavailable(f"no Dask scheduler answers at {address}.", field="scheduler") from None
     with client:
         _require_workers(client, address)
-        yield lambda function, tasks: _spread(client, function, tasks)
+        yield Cluster(client)
+
+
+@contextmanager
+def on_local_dask(processes: int, threads: int) -> Iterator[Cluster]:
+    """A Dask cluster on this machine for as long as the block lasts. A process that dies is replaced.
+
+    Args:
+        processes: How many, 1 or more.
+        threads: Pieces that each does at a time.
+
+    Raises:
+        Unavailable: Dask is not installed.
+    """
+    _require_dask()
+    import distributed
+
+    # What pieces take is bounded by themselves; a worker that Dask ends by its own guess would only come back.
+    how: dict[str, Any] = {"memory_limit": 0, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    made = distributed.LocalCluster(processes, threads_per_worker=threads, processes=True, **how)  # type: ignore[no-untyped-call]
+    with made, on_dask(made.scheduler_address) as cluster:
+        yield cluster
+
+
+def _require_dask() -> None:
+    if importlib.util.find_spec("distributed") is None:
+        raise Unavailable("Dask is not installed here.", field="scheduler", remedy="Install smalti[batch].")
 
 
 def _require_workers(client: Any, address: str) -> None:
@@ -93,6 +152,39 @@ def _spread(client: Any, function: Callable[[T], R], tasks: Sequence[T]) -> Iter
         raise Unavailable("the Dask scheduler is gone.", remedy=_AGAIN) from None
     finally:
         client.cancel(futures)
+
+
+def _each(client: Any, function: Callable[[T], R], tasks: Iterator[T]) -> Generator[Outcome[T, R], None, None]:
+    from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm import CommClosedError  # type: ignore[attr-defined]
+
+    going, ended = dict[Any, T](), as_completed()  # type: ignore[no-untyped-call]
+    try:
+        while True:
+            for task in islice(tasks, max(0, ROUNDS * _threads(client) - len(going))):
+                future = client.submit(function, task, pure=False)
+                going[future] = task
+                ended.add(future)  # type: ignore[no-untyped-call]
+            if not going:
+                return
+            future = next(ended)
+            task, error = going.pop(future), future.exception()
+            if isinstance(error, CancelledError):
+                raise error
+            if isinstance(error, KilledWorker):
+                told = f"{error.allowed_failures + 1} workers in a row died over it."
+                error = Unavailable(told, remedy=f"Look for what ended them: memory? {_AGAIN}")
+            yield task, None if error else future.result(), error
+    except (CancelledError, CommClosedError):
+        raise Unavailable("the Dask scheduler is gone.", remedy=_AGAIN) from None
+    finally:
+        client.cancel(list(going))
+
+
+def _threads(client: Any) -> int:
+    """Of all workers together, as far as they are there now."""
+    threads: dict[str, int] = client.nthreads()
+    return max(1, sum(threads.values()))
 
 
 @contextmanager

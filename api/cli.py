@@ -23,7 +23,7 @@ from rich.markup import escape
 from api import demo as demo_
 from api import logs
 from api.app import create_app
-from api.commands import data, encoders, index, models, proofs, training, working
+from api.commands import data, encoders, index, models, proofs, region, training, working
 from api.settings import Scope, Settings
 from api.state import State
 from api.terminal import console
@@ -46,6 +46,7 @@ for judge in (proofs.verify, proofs.bench, proofs.evaluate):
     models.models_app.command()(judge)
 for command in (data.ingest, encoders.embed, training.train, working.worker):
     app.command()(command)
+app.command("embed-region")(region.embed_region)
 
 
 def main() -> None:

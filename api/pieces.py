@@ -29,10 +29,15 @@ class Place:
 
 def place_of(state: State, dataset: str, home: Path | None) -> Place:
     """What those who make segments of a dataset have to know."""
+    return Place(settings_for(state), dataset, home and home.absolute())
+
+
+def settings_for(state: State) -> Settings:
+    """Settings as they travel to other processes: with places that everybody finds, without what is secret."""
     settings, storage = state.settings, state.storage
     told = {"home": settings.home.absolute(), "storage": storage.location, "catalogue": settings.catalogue.absolute()}
     secret = {"api_keys": (), "public_read": True, "jobs_database": None, "fleet": Fleet()}
-    return Place(settings.model_copy(update=told | secret), dataset, home and home.absolute())
+    return settings.model_copy(update=told | secret)
 
 
 def make_piece(task: SegmentTask, place: Place) -> SegmentRecord:

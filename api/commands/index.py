@@ -56,7 +56,7 @@ def index_build(
             at = held.at(span)
             _require_level(at, level)
             with bar(f"Indexing {span}, blocks") as tick:
-                run = _run(state, at, span, level, spread, shared=scheduler is None)
+                run = run_of(state, at, span, level, spread, shared=scheduler is None)
                 manifest = state.build_index(
                     at, span, level=level, seed=seed, rebuild=rebuild, on_progress=tick, run=run
                 )
@@ -132,7 +132,8 @@ def _spread(scheduler: str | None, processes: int) -> Iterator[Spread | None]:
         yield None
 
 
-def _run(state: State, at: Dataset, window: Window, level: int, spread: Spread | None, *, shared: bool) -> Run:
+def run_of(state: State, at: Dataset, window: Window, level: int, spread: Spread | None, *, shared: bool) -> Run:
+    """Who makes the shards of an index: this process where nobody else does, else those that share its disk or not."""
     if spread is None:
         return map
     scratch = home_of(state.build_folder(at.id), window, level)

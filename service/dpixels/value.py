@@ -92,7 +92,8 @@ class DPixels:
 
 
 def _held(array: Number) -> int:
-    return int(array.itemsize) * prod(count for count, step in zip(array.shape, array.strides, strict=True) if step)
+    size: int = array.itemsize * prod(count for count, step in zip(array.shape, array.strides, strict=True) if step)
+    return size
 
 
 def _seen(values: Number) -> BoolArray:
