@@ -17,10 +17,10 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from api.progress import AREA, Order, described, ended, order_of, speed_of
+from api.progress import AREA, Order, described, ended, order_of, outcomes_of, speed_of
 from api.schemas import JobInfo
 from api.settings import Settings
-from service.errors import Conflict, NotFound, Unavailable
+from service.errors import Conflict, LimitExceeded, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus
@@ -109,14 +109,16 @@ class Jobs:
         """Names of the workers that were seen lately."""
         return self.roster.seen(self._settings.worker_lapse)
 
-    def ask(self, order: Order, *, missing: bool) -> JobInfo:
+    def ask(self, order: Order, *, missing: bool, by: str = "") -> JobInfo:
         """The job of an order, put on the queue unless it waits or runs already, or is done and nothing is missing.
 
         Args:
             order: What is wanted.
             missing: Whether any of its blocks is yet to be embedded.
+            by: Whom it counts for; see `asker`.
 
         Raises:
+            LimitExceeded: It is more than one key may ever ask for.
             Unavailable: Too many jobs wait, or the database cannot be reached.
         """
         self.set_up()
@@ -124,12 +126,54 @@ class Jobs:
             last = self._last_run(order.id)
             if last and (last.status in _RUNNING or (ended(last) == "done" and not missing)):
                 return self._info(last)
-            most = self._settings.limits.jobs_waiting
-            if len(self._runs(status=_RUNNING, limit=most, load_input=False, load_output=False)) >= most:
-                raise Unavailable(f"{most} jobs wait or run.", remedy="Try again when one has ended, or cancel one.")
-            number = int(last.workflow_id.rpartition(".")[2]) + 1 if last else 1
-            self._enqueue(AREA, f"{order.id}.{number}", asdict(order))
+            self._require_room(order, by)
+            self._run(last, order.id, by, asdict(order))
         return self.read(order.id)
+
+    def retry(self, key: str, by: str = "") -> JobInfo:
+        """Run a job again, for those of its blocks that failed or were cancelled.
+
+        Raises:
+            NotFound: No such job.
+            Conflict: It has not ended, or all of it is done.
+            Unavailable: Too many jobs wait, or the database cannot be reached.
+        """
+        state = self.read(key).state
+        with self._lock, self.reaching():
+            last = self._last_run(key)
+            if last is None or last.status in _RUNNING:
+                raise Conflict(f"job {key} is {state}: there is nothing to retry yet.", field="id")
+            order, found = order_of(last), outcomes_of(last, self._children(last))
+            done = {name: found.pixels.get(name) for name, told in found.states.items() if told == "done"}
+            if len(done) == len(found.states):
+                raise Conflict(f"all blocks of job {key} are done.", field="id")
+            left = {name: pixels for name, pixels in order["pixels"].items() if name not in done}
+            self._require_room(Order.of({**order, "pixels": left}), by)
+            self._run(last, key, by, order, done)
+        return self.read(key)
+
+    def _run(self, last: WorkflowStatus | None, key: str, by: str, *what: dict[str, Any]) -> None:
+        number = int(last.workflow_id.rpartition(".")[2]) + 1 if last else 1
+        self._enqueue(AREA, f"{key}.{number}", *what, by=by)
+
+    def _require_room(self, order: Order, by: str) -> None:
+        limits, remedy = self._settings.limits, "Try again when one has ended, or cancel one."
+        runs = self._runs(status=_RUNNING, load_output=False, limit=limits.jobs_waiting)
+        if len(runs) >= limits.jobs_waiting:
+            raise Unavailable(f"{limits.jobs_waiting} jobs wait or run (limit `jobs_waiting`).", remedy=remedy)
+        if not by:
+            return
+        mine = [sum(order_of(run)["pixels"].values()) for run in runs if run.authenticated_user == by]
+        own = sum(order.pixels.values())
+        if len(mine) >= limits.key_jobs:
+            raise Unavailable(f"{len(mine)} jobs of this API key wait or run (limit `key_jobs`).", remedy=remedy)
+        if own > limits.key_pixels:
+            raise LimitExceeded(
+                f"{own:,} pixels are over the {limits.key_pixels:,} of one API key (limit `key_pixels`)."
+            )
+        if sum(mine) + own > limits.key_pixels:
+            told = f"{sum(mine):,} pixels of this API key wait or run; with {own:,} more they are over the"
+            raise Unavailable(f"{told} {limits.key_pixels:,} allowed (limit `key_pixels`).", remedy=remedy)
 
     def read(self, key: str) -> JobInfo:
         """One job, with the state of each block.
@@ -242,9 +286,16 @@ class Jobs:
             )
         return [run.output for run in lately if run.output and run.output.get("seconds")]
 
-    def _enqueue(self, workflow: str, key: str, document: dict[str, Any]) -> None:
+    def _enqueue(self, workflow: str, key: str, *what: dict[str, Any], by: str = "") -> None:
         self._client.enqueue(
-            {"workflow_name": workflow, "queue_name": JOBS, "workflow_id": key, "app_version": VERSION}, document
+            {
+                "workflow_name": workflow,
+                "queue_name": JOBS,
+                "workflow_id": key,
+                "app_version": VERSION,
+                "authenticated_user": by,
+            },
+            *what,
         )
 
     def _runs(self, **how: Any) -> list[WorkflowStatus]:

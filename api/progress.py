@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol, Self
 
-from api.schemas import JobBlock, JobInfo
+from api.schemas import JobBlock, JobInfo, Outcome
 from service.shelf import content_id
 
 AREA: Final = "area"
@@ -61,6 +61,12 @@ def order_of(run: Run) -> dict[str, Any]:
     return dict(run.input["args"][0])
 
 
+def earlier_of(run: Run) -> dict[str, Any]:
+    """Blocks that were done before this run and are not looked at again, each with what it came to: of a retry."""
+    args = run.input["args"]
+    return dict(args[1]) if len(args) > 1 else {}
+
+
 def speed_of(outcomes: Iterable[Mapping[str, Any]]) -> float | None:
     """Pixels a second over what some blocks came to; None where none was embedded."""
     made = [(outcome["pixels"], outcome["seconds"]) for outcome in outcomes if outcome.get("seconds")]
@@ -83,14 +89,31 @@ def _state_of(child: Run | None, job: str) -> str:
     return ended(child)
 
 
-def _outcomes(run: Run, children: Sequence[Run], names: Iterable[str]) -> tuple[dict[str, str], Mapping[str, str]]:
-    """The state of each block, and why some failed: told by the run once it has ended, else by its children."""
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the blocks of a run."""
+
+    states: dict[str, str]
+    """Of each block, by name."""
+    pixels: Mapping[str, Mapping[str, int]]
+    """What the pixels became of blocks that are done, where it was noted."""
+    failed: Mapping[str, str]
+    """Why some failed."""
+
+
+def outcomes_of(run: Run, children: Sequence[Run]) -> Outcomes:
+    """Told by the run once it has ended, else by its children."""
+    names, earlier = order_of(run)["pixels"], earlier_of(run)
     if run.status == "SUCCESS":
-        failed = (run.output or {}).get("failed", {})
-        return {name: "failed" if name in failed else "done" for name in names}, failed
-    state, of_block = ended(run), {child.workflow_id.partition("/")[2]: child for child in children}
-    failed = {name: child.output["error"] for name, child in of_block.items() if (child.output or {}).get("error")}
-    return {name: _state_of(of_block.get(name), state) for name in names}, failed
+        failed, pixels = ((run.output or {}).get(part, {}) for part in ("failed", "pixels"))
+        states = {name: "failed" if name in failed else "done" for name in names}
+    else:
+        state, of_block = ended(run), {child.workflow_id.partition("/")[2]: child for child in children}
+        told = {name: child.output or {} for name, child in of_block.items()}
+        failed = {name: out["error"] for name, out in told.items() if "error" in out}
+        pixels = {name: out["outcome"] for name, out in told.items() if out.get("outcome")}
+        states = {name: "done" if name in earlier else _state_of(of_block.get(name), state) for name in names}
+    return Outcomes(states, {**{name: held for name, held in earlier.items() if held}, **pixels}, failed)
 
 
 def _error(run: Run, failed: Mapping[str, str], total: int) -> str | None:
@@ -113,13 +136,12 @@ def described(
 ) -> JobInfo:
     """A job as it is told, from its newest run and what became of its blocks."""
     order, state = Order.of(order_of(run)), ended(run)
-    states, failed = _outcomes(run, children, order.pixels)
-    pixels_done = sum(order.pixels[name] for name, block in states.items() if block == "done")
-    pixels_done += sum((begun or {}).values())
-    pixels = sum(order.pixels.values())
+    found, within = outcomes_of(run, children), {key.partition("/")[2]: at for key, at in (begun or {}).items()}
+    done = {name: order.pixels[name] if told == "done" else within.get(name, 0) for name, told in found.states.items()}
+    pixels, pixels_done = sum(order.pixels.values()), sum(done.values())
     eta = None
     if state in ("queued", "running") and workers:
-        eta = round((pixels - pixels_done) / ((rate or STATED_RATE) * min(workers, len(states))), 1)
+        eta = round((pixels - pixels_done) / ((rate or STATED_RATE) * min(workers, len(done))), 1)
     return JobInfo(
         id=run.workflow_id.partition(".")[0],
         kind=AREA,
@@ -128,16 +150,24 @@ def described(
         model=order.model,
         min_s2=order.min_s2,
         state=state,
-        done=sum(block == "done" for block in states.values()),
-        total=len(states),
+        done=sum(told == "done" for told in found.states.values()),
+        total=len(found.states),
         pixels_done=min(pixels_done, pixels),
         pixels=pixels,
         eta_s=eta,
-        error=_error(run, failed, len(states)),
-        blocks=[JobBlock(block=name, state=block) for name, block in states.items()] if listed else None,
+        outcome=Outcome(**{n: sum(held.get(n, 0) for held in found.pixels.values()) for n in Outcome.model_fields}),
+        error=_error(run, found.failed, len(found.states)),
+        blocks=[_block(name, order, found, done[name]) for name in found.states] if listed else None,
         created=_time(run.created_at),
         updated=_time(max(one.updated_at or 0 for one in (run, *children))),
     )
+
+
+def _block(name: str, order: Order, found: Outcomes, done: int) -> JobBlock:
+    held = found.pixels.get(name)
+    outcome = Outcome(**held) if held else None
+    size = order.pixels[name]
+    return JobBlock(block=name, state=found.states[name], pixels=size, pixels_done=min(done, size), outcome=outcome)
 
 
 def _time(epoch_ms: int | None) -> dt.datetime:

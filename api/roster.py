@@ -1,4 +1,7 @@
-"""Who runs jobs: a table beside the jobs in which every worker signs now and then. The only door to sqlalchemy."""
+"""Who runs jobs: a table beside the jobs in which every worker signs now and then.
+
+With `claims.py`, which stands on it, the only door to sqlalchemy.
+"""
 
 from __future__ import annotations
 
@@ -85,10 +88,10 @@ class Roster:
 
     def __init__(self, url: sa.URL) -> None:
         self.url = url
-        self._schema = None if url.get_backend_name() == "sqlite" else SCHEMA
+        self.schema = None if url.get_backend_name() == "sqlite" else SCHEMA
         self._now: Any = sa.literal_column(_CLOCK[url.get_backend_name()], sa.Double)
         self._table = sa.Table(
-            "smalti_workers", sa.MetaData(schema=self._schema),
+            "smalti_workers", sa.MetaData(schema=self.schema),
             sa.Column("name", sa.String, primary_key=True),
             sa.Column("instance", sa.String, nullable=False),
             sa.Column("seen", sa.Double, nullable=False),
@@ -96,7 +99,8 @@ class Roster:
         self._there = False
 
     @cached_property
-    def _engine(self) -> sa.Engine:
+    def engine(self) -> sa.Engine:
+        """Connections to the database."""
         return sa.create_engine(self.url, pool_size=2, max_overflow=4, pool_timeout=CONNECT_S, pool_pre_ping=True)
 
     def is_there(self) -> bool:
@@ -106,19 +110,19 @@ class Roster:
             Unavailable: It cannot be reached.
         """
         if not self._there:
-            file = self.url.database if self._schema is None else None
+            file = self.url.database if self.schema is None else None
             if file and not Path(file).exists():
                 return False
             with reaching(self.url):
-                self._there = sa.inspect(self._engine).has_table("smalti_workers", schema=self._schema)
+                self._there = sa.inspect(self.engine).has_table("smalti_workers", schema=self.schema)
         return self._there
 
     def set_up(self) -> None:
         """Make the table beside the tables of jobs, which are there already."""
         with reaching(self.url):
             try:
-                with self._engine.begin() as connection:
-                    if self._schema is None:  # so that readers do not wait for writers; stays with the file
+                with self.engine.begin() as connection:
+                    if self.schema is None:  # so that readers do not wait for writers; stays with the file
                         connection.execute(sa.text("PRAGMA journal_mode=WAL"))
                     self._table.create(connection, checkfirst=True)
             except DBAPIError:  # maybe because another process made it at the same moment
@@ -135,7 +139,7 @@ class Roster:
         """
         table = self._table
         mine = sa.true() if first else table.c.instance == instance
-        with reaching(self.url), self._engine.begin() as connection:
+        with reaching(self.url), self.engine.begin() as connection:
             signed: Any = connection.execute(
                 sa.update(table).where(table.c.name == name, mine).values(instance=instance, seen=self._now)
             )
@@ -149,13 +153,13 @@ class Roster:
     def leave(self, name: str, instance: str) -> None:
         """Sign off: what the worker had in hand is taken over at once."""
         table = self._table
-        with reaching(self.url), self._engine.begin() as connection:
+        with reaching(self.url), self.engine.begin() as connection:
             connection.execute(sa.delete(table).where(table.c.name == name, table.c.instance == instance))
 
     def forget(self, older_than: float) -> None:
         """Strike out workers that have not signed for so many seconds: a container leaves its host's name for good."""
         table = self._table
-        with reaching(self.url), self._engine.begin() as connection:
+        with reaching(self.url), self.engine.begin() as connection:
             connection.execute(sa.delete(table).where(table.c.seen < self._now - older_than))
 
     def seen(self, within: float) -> tuple[str, ...]:
@@ -163,12 +167,16 @@ class Roster:
         if not self.is_there():
             return ()
         table = self._table
-        with reaching(self.url), self._engine.connect() as connection:
+        with reaching(self.url), self.engine.connect() as connection:
             rows = connection.execute(
                 sa.select(table.c.name).where(table.c.seen > self._now - within).order_by(table.c.name)
             )
             return tuple(row[0] for row in rows)
 
+    def alive(self, within: float) -> Any:
+        """A query for the processes that signed within so many seconds."""
+        return sa.select(self._table.c.instance).where(self._table.c.seen > self._now - within)
+
     def close(self) -> None:
         """Let go of connections."""
-        self._engine.dispose()
+        self.engine.dispose()

@@ -284,11 +284,23 @@ class ModelList(BaseModel):
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
+class Outcome(BaseModel):
+    """What became of pixels."""
+
+    valid: int = Field(description="got a vector")
+    rejected: int = Field(description="fewer valid Sentinel-2 dates than min_s2: no vector")
+    water: int = Field(description="water, by the model's own rule")
+    empty: int = Field(description="nothing was observed")
+
+
 class JobBlock(BaseModel):
     """One block of a job: 256 x 256 pixels, 2.56 km."""
 
     block: str = Field(examples=["31N/1279/114"])
     state: JobState
+    pixels: int = Field(description="of the source in this block")
+    pixels_done: int
+    outcome: Outcome | None = Field(description="null until it is embedded, or where nobody noted what it came to")
 
 
 class JobInfo(BaseModel):
@@ -308,6 +320,7 @@ class JobInfo(BaseModel):
     eta_s: float | None = Field(
         description="seconds until it is done, at the speed measured; null: ended, or no worker"
     )
+    outcome: Outcome = Field(description="what became of the pixels of blocks that are done, as far as it was noted")
     error: str | None = Field(description="which blocks failed, and why; the others were embedded all the same")
     blocks: list[JobBlock] | None = Field(description="each block; null in lists")
     created: dt.datetime = Field(description="when it was last asked for")

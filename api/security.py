@@ -17,6 +17,8 @@ from api.settings import KEY_HEADER, ApiKey, Network, Scope, Settings
 from api.state import get_state
 from service.errors import Forbidden, Unauthorized
 
+KEY_DIGITS: Final = 12
+"""Hex digits of a key's SHA-256 that stand for it among jobs."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _LARGE: Final = ("/embed", "/shards/candidates", "/shards/best")
 """Where a body may have `body_bytes`."""
@@ -63,6 +65,13 @@ def _check_key(key: str | None, scope: Scope, keys: tuple[ApiKey, ...]) -> None:
         raise Unauthorized("this API key is not known.")
     if not any({scope, "admin"} & scopes for scopes in held):
         raise Forbidden(f"this API key does not hold the scope {scope!r}.")
+
+
+def asker(request: Request) -> str:
+    """Whom a request counts for: the first digits of the SHA-256 of its key, never the key; "" without a known one."""
+    key = request.headers.get(KEY_HEADER)
+    known = get_state(request).settings.api_keys if key else ()
+    return next((one.digest[:KEY_DIGITS] for one in known if one.matches(key or "")), "")
 
 
 def _is_local(request: Request, networks: tuple[Network, ...]) -> bool:

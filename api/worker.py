@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -25,121 +24,29 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID, WorkflowHandle
 from dbos import error as faults
 from filelock import FileLock, Timeout
 
+from api.claims import Claims
 from api.jobs import APP, BLOCK, BLOCKS, JOBS, OVERVIEWS, VERSION, Jobs
 from api.progress import AREA, Order
 from api.roster import shown
 from api.state import State
-from indexing.search import EXACT_BLOCKS
-from service.embed import embed_block, missing_blocks
-from service.encoder import Encoder
-from service.errors import Conflict, IdentityMismatch, SmaltiError, Unavailable
-from service.grid import Block, Zone
-from service.pipeline import Pipeline
-from service.sources import Source
-from service.store.contract import WritableStore
-from service.values import Window
+from api.workbench import REINDEX, Bench
+from service.errors import Conflict, SmaltiError, Unavailable
+from service.grid import Block
 
 log = logging.getLogger("smalti.worker")
 
 JOBS_AT_ONCE: Final = 4
 """Jobs whose blocks take turns in one worker."""
-REINDEX: Final = EXACT_BLOCKS // 8
-"""Blocks behind the index after which it is built anew: well before there are more than a search may scan."""
 AHEAD: Final = 16
 """Blocks of one job on the queue: enough for all workers, few enough that other jobs get their turn."""
 POLL_S: Final = 0.25
 """Seconds between two looks at a queue."""
-TOLD_S: Final = 1.0
-"""Seconds between two notes of how far a block is."""
 FORGET_EVERY: Final = 500
 """Beats between two looks for jobs that ended long ago."""
+ATTEMPTS: Final = 8
+"""Times that a block is tried where what is wrong may pass: for about two minutes, each pause twice the one before."""
 MAX_DEATHS: Final = 20
 """Workers that one block may take with it before it is given up."""
-
-
-class Bench:
-    """What this process works with. There is one: DBOS is one to a process as well."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.pipeline = Pipeline(state.settings.blocks_at_once)
-        """Closed once this worker ends."""
-
-    @contextmanager
-    def lasting(self) -> Iterator[None]:
-        """Once this worker ends, whatever was not begun waits until the process is gone: it has not failed."""
-        try:
-            yield
-        except Unavailable:
-            if not self.pipeline.closed:
-                raise
-            threading.Event().wait()
-
-    def of(self, order: Order, block: Block) -> tuple[Source, Encoder, WritableStore]:
-        """What a block of an order needs, checked.
-
-        Raises:
-            IdentityMismatch: The encoder's file is another one than the job was asked with.
-            InvalidInput: The dataset has no source any more.
-        """
-        encoder = self.state.encoder(order.model)
-        if encoder.digest != order.encoder:
-            raise IdentityMismatch(f"the file of {order.model} here is not the one this job was asked with.")
-        window = Window.parse(order.window)
-        return self.state.source_in(order.dataset, window, Zone.parse(block.zone)), encoder, self.store(order)
-
-    def store(self, order: Order) -> WritableStore:
-        """Where an order's blocks go."""
-        return self.state.datasets.writable(order.dataset, Window.parse(order.window))
-
-    def embed(self, order: Order, block: Block) -> dict[str, Any]:
-        """Embed one block; how fast that went, or nothing where it was embedded already."""
-        source, encoder, store = self.of(order, block)
-        store.refresh()
-        if not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2):
-            return {}
-        how: dict[str, Any] = {"pipeline": self.pipeline, "min_s2": order.min_s2, "on_progress": _Told()}
-        with self.lasting():
-            made = embed_block(source, encoder, store, block, wanted=lambda: not _is_cancelled(), **how)
-            if made is None:
-                return {}
-            if _is_cancelled():  # the overviews of its job may have been renewed before it was stored
-                with self.pipeline.unbroken():
-                    store.write_overviews(source.window, [block])
-        return {"model": order.model, "pixels": order.pixels[block.name], "seconds": made.seconds}
-
-    def renew_overviews(self, order: Order) -> int:
-        """Renew the overviews above all blocks of a job; how many changed."""
-        store = self.store(order)
-        with self.lasting(), self.pipeline.unbroken():
-            store.refresh()
-            window = Window.parse(order.window)
-            return store.write_overviews(window, [Block.parse(name) for name in order.pixels])
-
-    def renew_index(self, order: Order) -> int:
-        """Index the window anew where searches have many blocks to scan beside it; how many those were.
-
-        A worker that ends does not wait for it, and what served goes on serving.
-        """
-        window = Window.parse(order.window)
-        self.state.datasets.look_now()
-        dataset = self.state.datasets[order.dataset].at(window)
-        behind = self.state.searcher(dataset).behind(window)
-        if behind > REINDEX:
-            self.state.build_index(dataset, window)
-        return behind
-
-
-class _Told:
-    """Notes now and then how many pixels of a block are done."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if done < total and time.monotonic() - self._last > TOLD_S:
-            self._last = time.monotonic()
-            DBOS.set_event("pixels", done)
 
 
 def _is_cancelled() -> bool:
@@ -161,12 +68,12 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, Unavailable | Conflict | OSError)
 
 
-@DBOS.step(name="embed", retries_allowed=True, max_attempts=4, interval_seconds=1.0, should_retry=_passes)
+@DBOS.step(name="embed", retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=1.0, should_retry=_passes)
 def _embed_step(order: dict[str, Any], name: str) -> dict[str, Any]:
     return _here().embed(Order.of(order), Block.parse(name))
 
 
-@DBOS.step(name="renew", retries_allowed=True, max_attempts=4, interval_seconds=1.0, should_retry=_passes)
+@DBOS.step(name="renew", retries_allowed=True, max_attempts=ATTEMPTS, interval_seconds=1.0, should_retry=_passes)
 def _renew_step(order: dict[str, Any]) -> int:
     return _here().renew_overviews(Order.of(order))
 
@@ -191,10 +98,14 @@ def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @DBOS.workflow(name=AREA, max_recovery_attempts=10_000)
-def _area(order: dict[str, Any]) -> dict[str, Any]:
-    """All blocks of a job, a few of them queued at a time; then the overviews above them. The index is kept near."""
-    run, queued, failed = DBOS.workflow_id, deque[tuple[str, WorkflowHandle[dict[str, Any]]]](), {}
-    names = deque(order["pixels"])
+def _area(order: dict[str, Any], done: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All blocks of a job, a few of them queued at a time; then the overviews above them. The index is kept near.
+
+    Blocks that an earlier run has `done` are left out.
+    """
+    run, queued = DBOS.workflow_id, deque[tuple[str, WorkflowHandle[dict[str, Any]]]]()
+    failed, pixels = dict[str, str](), dict[str, dict[str, int]]()
+    names = deque(name for name in order["pixels"] if name not in (done or {}))
     while names or queued:
         while names and len(queued) < AHEAD:
             name = names.popleft()
@@ -208,12 +119,14 @@ def _area(order: dict[str, Any]) -> dict[str, Any]:
             outcome = {"error": f"{MAX_DEATHS} workers died over it."}
         if "error" in outcome:
             failed[name] = outcome["error"]
+        if outcome.get("outcome"):
+            pixels[name] = outcome["outcome"]
         if (len(order["pixels"]) - len(names) - len(queued)) % REINDEX == 0:
             _index_step(order)
     if len(failed) < len(order["pixels"]):
         _renew_step(order)
         _index_step(order)
-    return {"failed": failed}
+    return {"failed": failed, "pixels": pixels}
 
 
 @DBOS.workflow(name=OVERVIEWS)
@@ -253,13 +166,17 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
     with named(state.settings.home / "workers", name) as own:
         jobs, instance = state.jobs, uuid.uuid4().hex
         jobs.set_up()
-        _bench = Bench(state)
+        claims = Claims(jobs.roster, instance, state.settings.worker_lapse)
+        claims.set_up()
+        _bench = Bench(state, claims, _is_cancelled, lambda done: DBOS.set_event("pixels", done))
         jobs.roster.sign(own, instance, first=True)
         _launch(jobs, own, state.settings.blocks_at_once)
         log.info("worker %s takes jobs from %s", own, shown(jobs.roster.url))
         beat = min(5.0, state.settings.worker_lapse / 4)
         beats = itertools.count()
-        while not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, own, instance, next(beats)):
+        while (
+            not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, claims, own, instance, next(beats))
+        ):
             pass
         log.info("worker %s ends after the blocks in hand", own)
         while not _bench.pipeline.close(beat):
@@ -289,12 +206,13 @@ def _launch(jobs: Jobs, name: str, blocks: int) -> None:
         DBOS.register_queue(BLOCKS, worker_concurrency=blocks, polling_interval_sec=POLL_S)
 
 
-def _beat(jobs: Jobs, name: str, instance: str, number: int) -> bool:
+def _beat(jobs: Jobs, claims: Claims, name: str, instance: str, number: int) -> bool:
     """Sign as alive, and take over from the dead; False if another process goes by this name now."""
     try:
         if not jobs.roster.sign(name, instance):
             log.error("another worker is called %s now; give each its own --name", name)
             return False
+        claims.tidy()
         with jobs.reaching():
             pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
         dead = {run.executor_id for run in pending if run.executor_id} - set(jobs.workers()) - {name}

@@ -11,17 +11,21 @@ import numpy as np
 from service.embed import missing_blocks
 from service.encoder import Encoder
 from service.errors import InvalidInput, LimitExceeded
-from service.grid import Block, archive_grid, blocks_of
+from service.grid import PIXEL, Block, archive_grid
+from service.polygons import MAX_PIECES, Box, Polygon
 from service.sources import Cost, Placement, Source
 from service.store.contract import WritableStore
-from service.values import BLOCK, Area, Float64Array
+from service.values import BLOCK, Float64Array
 
 MIN_S2: Final = 15
 """Valid Sentinel-2 dates below which a pixel is rejected unless asked otherwise: as in the published archive."""
+_SURE: Final = 0.98
+"""How much of a polygon's area is sure: it is reckoned on a sphere."""
+_MORE: Final = 1e-3
+"""Degrees by which a placement's sides may bulge between two points along them."""
+_GLOBE: Final = (-180.0, -90.0, 180.0, 90.0)
 _ALONG: Final = 33
 """Points along each side of a box when it is projected: sides are curves on the other side."""
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -47,66 +51,82 @@ class AreaPlan:
 
 
 def plan_area(
-    sources: Sequence[Source], encoder: Encoder, store: WritableStore | None, area: Area, *, min_s2: int, most: int
+    sources: Sequence[Source],
+    encoder: Encoder,
+    store: WritableStore | None,
+    polygon: Polygon,
+    *,
+    min_s2: int,
+    most: int,
+    field: str = "bbox",
 ) -> AreaPlan:
-    """What embedding an area takes. Reads fingerprints, no series.
+    """What embedding an area takes. Reads fingerprints, no series; what is too large is refused before that.
 
     Args:
         sources: Where the series would come from, one for each zone.
         encoder: The model that would run.
         store: Where the result would go; None where that is yet to be made.
-        area: The box asked for. Whole blocks are embedded, as far as the sources reach.
+        polygon: The area. Whole blocks are embedded, as far as the sources reach.
         min_s2: Least number of valid Sentinel-2 dates of a pixel.
         most: Blocks that may be asked for at once.
+        field: What the caller calls the polygon, for errors.
 
     Raises:
         InvalidInput: The sources have nothing there.
         LimitExceeded: More than `most` blocks, or more scenes than may be asked for.
         Unavailable: Whoever holds the scenes cannot be asked now.
     """
-    found = [(source, blocks_in(source.placement, area, most)) for source in sources]
-    require_few(sum(len(blocks) for _, blocks in found), most)
-    if not any(blocks for _, blocks in found):
-        there = "; ".join(f"[{', '.join(f'{edge:.4f}' for edge in bounds_of(s.placement))}]" for s in sources[:3])
-        raise InvalidInput("lies outside what the dataset's source covers.", field="bbox", remedy=f"It covers {there}.")
+    found = blocks_in([source.placement for source in sources], polygon, most, field)
     blocks: dict[Block, int] = {}
     left: list[Block] = []
     cost = Cost()
-    for source, touched in found:
+    for source in sources:
+        touched = found.get(source.placement, ())
         missing = touched if store is None else missing_blocks(source, encoder, store, touched, min_s2=min_s2)
-        more = source.cost_of(missing)
+        more = source.cost_of(missing) if missing else Cost()
         blocks |= {block: source.placement.pixels_in(block) for block in touched}
         left += missing
         cost = Cost(cost.scenes + more.scenes, cost.bytes + more.bytes)
     return AreaPlan(blocks, tuple(left), cost)
 
 
-def blocks_in(placement: Placement, area: Area, most: int) -> tuple[Block, ...]:
-    """The blocks of a placement that a box of degrees touches, row by row; none where they lie apart.
+def blocks_in(
+    placements: Sequence[Placement], polygon: Polygon, most: int, field: str = "bbox"
+) -> dict[Placement, tuple[Block, ...]]:
+    """The blocks that a polygon touches, of each placement in its own zone's six degrees, row by row.
 
     Raises:
-        LimitExceeded: More than `most`.
+        InvalidInput: It touches none; tells where the placements lie.
+        LimitExceeded: More than `most`, or its edges are too long to be followed.
     """
-    spans = [span for span in (_pixels(placement, box) for box in _overlaps(placement, area)) if span]
-    if not spans:
-        return ()
-    rows = slice(min(s[0].start for s in spans), max(s[0].stop for s in spans))
-    cols = slice(min(s[1].start for s in spans), max(s[1].stop for s in spans))
-    count = (-(-rows.stop // BLOCK) - rows.start // BLOCK) * (-(-cols.stop // BLOCK) - cols.start // BLOCK)
-    require_few(count, most)
-    return tuple(blocks_of(placement.zone.name, rows, cols))
+    reached = [(place, polygon.within(box)) for place in placements if (box := _box(place))]
+    # Scale varies by a few thousandths over a zone: far less than what `_SURE` leaves.
+    _require_few(int(_SURE * sum(part.square_metres for _, part in reached) / (BLOCK * PIXEL) ** 2), most, field)
+    found: dict[Placement, tuple[Block, ...]] = {}
+    pieces, count = MAX_PIECES, 0
+    for place, part in reached:
+        shape = part.on(archive_grid(place.zone), _GLOBE, field, pieces)
+        if shape is None:
+            continue
+        rows, cols, _ = shape.blocks()
+        named = (Block(place.zone.name, row, col) for row, col in zip(rows.tolist(), cols.tolist(), strict=True))
+        held = tuple(sorted(block for block in named if place.touches(block)))
+        count += len(held)
+        pieces -= shape.pieces
+        _require_few(count, most, field)
+        if held:
+            found[place] = held
+    if not found:
+        there = "; ".join(f"[{', '.join(f'{edge:.4f}' for edge in bounds_of(place))}]" for place in placements[:3])
+        raise InvalidInput("lies outside what the dataset's source covers.", field=field, remedy=f"It covers {there}.")
+    return found
 
 
-def require_few(count: int, most: int) -> None:
-    """Refuse more blocks than one job takes.
-
-    Raises:
-        LimitExceeded: It is more.
-    """
+def _require_few(count: int, most: int, field: str) -> None:
     if count > most:
         raise LimitExceeded(
             f"covers {count:,} blocks of 2.56 km; a job takes at most {most:,} (limit `job_blocks`).",
-            field="bbox",
+            field=field,
             remedy="Ask for a smaller area.",
         )
 
@@ -143,24 +163,10 @@ def _sides(top: float, bottom: float, left: float, right: float) -> tuple[Float6
     return y, x
 
 
-def _overlaps(placement: Placement, area: Area) -> list[Box]:
-    """Where a box of degrees and a placement's own overlap, longitudes counted from the zone's middle."""
+def _box(placement: Placement) -> Box | None:
+    """The degrees that a placement holds of its own zone, a little more at its edges; None where it holds none."""
     west, south, east, north = _relative(placement)
-    start = _wrapped(area.west - _meridian(placement))
-    width = (area.east - area.west) % 360 or 360.0
-    found = []
-    for left in (start, start - 360):
-        box = max(west, left), max(south, area.south), min(east, left + width), min(north, area.north)
-        if box[0] < box[2] and box[1] < box[3]:
-            found.append(box)
-    return found
-
-
-def _pixels(placement: Placement, box: Box) -> tuple[slice, slice] | None:
-    """Rows and columns of a placement that a box touches."""
-    west, south, east, north = box
-    lat, lon = _sides(south, north, west, east)
-    row, col = archive_grid(placement.zone).from_lonlat(lon + _meridian(placement), lat)
-    top, bottom = max(int(np.floor(row.min())), placement.row), min(int(np.ceil(row.max())), placement.rows.stop)
-    left, right = max(int(np.floor(col.min())), placement.col), min(int(np.ceil(col.max())), placement.cols.stop)
-    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+    middle, (left, bottom, right, top) = _meridian(placement), placement.zone.bounds
+    west, east = max(west + middle - _MORE, left), min(east + middle + _MORE, right)
+    south, north = max(south - _MORE, bottom), min(north + _MORE, top)
+    return (west, south, east, north) if west < east and south < north else None

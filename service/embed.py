@@ -7,26 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from service.cells import Cells, cells_of_raster
 from service.dpixels import DPixels
 from service.encoder import Encoder, EncodeResult
-from service.errors import Conflict, ReadOnly, Unavailable
+from service.errors import ReadOnly, Unavailable
 from service.grid import Block
+from service.merging import fingerprint, write_piece
 from service.pipeline import Pipeline, each
 from service.reports import Reports
 from service.sources import Placement, Source
-from service.store.contract import BlockData, WritableStore
+from service.store.contract import WritableStore
 from service.values import BLOCK, NOT_EMBEDDED, REJECTED, VALID, WATER, Counts, Int64Array, Vectors, Window
-
-ATTEMPTS: Final = 5
-"""How often a block is merged anew when somebody else wrote it meanwhile."""
 
 Progress = Callable[[int, int], None]
 """Called with (pixels done, pixels in all)."""
@@ -171,6 +166,11 @@ class Made:
     seconds: float
     """That encoding took."""
 
+    @property
+    def pixels(self) -> dict[str, int]:
+        """What became of pixels, by name."""
+        return {"valid": self.valid, "rejected": self.rejected, "water": self.water, "empty": self.empty}
+
 
 def embed_block(
     source: Source,
@@ -219,8 +219,10 @@ def embed_block(
         start = time.monotonic()
         result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress, given_up=given_up, alone=True)
         vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
-        pixels = [int((result.vectors.status == s).sum()) for s in (VALID, REJECTED, WATER, NOT_EMBEDDED)]
-        return vectors, counts, Made(*pixels, time.monotonic() - start)
+        valid, rejected, water, empty = (
+            int((result.vectors.status == status).sum()) for status in (VALID, REJECTED, WATER, NOT_EMBEDDED)
+        )
+        return vectors, counts, Made(valid, rejected, water, empty, time.monotonic() - start)
 
     def write(found: tuple[Vectors, Counts, Made]) -> Made:
         vectors, counts, made = found
@@ -241,7 +243,7 @@ def _report(source: Source, encoder: Encoder, block: Block, min_s2: int, made: M
         "encoder": encoder.digest,
         "precision": encoder.precision,
         "min_s2": min_s2,
-        "pixels": {name: getattr(made, name) for name in ("valid", "rejected", "water", "empty")},
+        "pixels": made.pixels,
         "source": dict(source.provenance(block)),
     }
 
@@ -290,71 +292,6 @@ def _scattered(
     return vectors, counts
 
 
-def write_piece(
-    store: WritableStore,
-    window: Window,
-    block: Block,
-    vectors: Vectors,
-    counts: Counts,
-    piece: str,
-    note: Callable[[str, str], None] | None = None,
-) -> None:
-    """Merge freshly embedded pixels into one block and commit it, if that changes anything.
-
-    A pixel that got no vector keeps the one it has: neither a gap nor a rejection takes a vector away. The same
-    vectors made with other parameters are committed too where they fill the block alone: so that it is known.
-
-    Args:
-        store: Where to.
-        window: When.
-        block: The block to merge into.
-        vectors: (256, 256) pixels, NOT_EMBEDDED where nothing new came.
-        counts: (256, 256) likewise.
-        piece: 64 hex digits: what they were made from.
-        note: Called before a commit with the block's new fingerprint, and with that of what stays of the block ("" if
-            nothing does).
-
-    Raises:
-        Conflict: Another writer kept changing the block.
-    """
-    for attempt in range(ATTEMPTS):
-        old = store.read_block(block, window)
-        merged = _merged(old, vectors, counts, piece)
-        over = merged.fingerprint == fingerprint(piece, old.fingerprint)
-        if (over or merged.fingerprint == old.fingerprint) and not _differs(old, merged):
-            return
-        if note:
-            note(merged.fingerprint, old.fingerprint if over else "")
-        try:
-            store.write([merged], f"embed {block.name} {window}")
-            return
-        except Conflict:
-            if attempt == ATTEMPTS - 1:
-                raise
-            store.refresh()
-
-
-def _merged(old: BlockData, vectors: Vectors, counts: Counts, piece: str) -> BlockData:
-    new = vectors.valid | ((vectors.status != NOT_EMBEDDED) & ~old.vectors.valid)
-
-    def pick(fresh: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.where(new.reshape(new.shape + (1,) * (fresh.ndim - 2)), fresh, before)
-
-    kept = (~new & (old.vectors.status != NOT_EMBEDDED)).any()
-    return replace(
-        old,
-        vectors=Vectors(*(pick(getattr(vectors, n), getattr(old.vectors, n)) for n in ("codes", "scales", "status"))),
-        counts=Counts(*(pick(getattr(counts, n), getattr(old.counts, n)) for n in ("s2", "s1_asc", "s1_desc"))),
-        fingerprint=fingerprint(piece, old.fingerprint if kept else ""),
-    )
-
-
-def _differs(old: BlockData, new: BlockData) -> bool:
-    """Whether any pixel of a block changed."""
-    held = [(b.vectors.codes, b.vectors.scales, b.vectors.status, *vars(b.counts).values()) for b in (old, new)]
-    return not all(np.array_equal(before, after) for before, after in zip(*held, strict=True))
-
-
 def piece_fingerprint(source: Source, encoder: Encoder, block: Block, min_s2: int) -> str:
     """What a source contributes to one block, as 64 hex digits: model, window, content, place and parameters."""
     rows, cols = source.placement.in_block(block)
@@ -362,11 +299,6 @@ def piece_fingerprint(source: Source, encoder: Encoder, block: Block, min_s2: in
     made_by = f"{encoder.identity}|{encoder.digest}|{encoder.precision}"
     text = f"{made_by}|{source.window}|{source.digest_of(block)}|{place}|{min_s2}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(piece: str, before: str) -> str:
-    """The fingerprint of a block: the newest piece, and the fingerprint of what it was merged into ("" if nothing)."""
-    return hashlib.sha256(f"{piece}|{before}".encode()).hexdigest()
 
 
 def require_writable(store: object, name: str) -> WritableStore:

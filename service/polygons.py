@@ -15,7 +15,7 @@ import numpy as np
 
 from service.errors import InvalidInput, LimitExceeded
 from service.grid import ZoneGrid
-from service.values import BLOCK, BoolArray, Float64Array, Int64Array
+from service.values import BLOCK, Area, BoolArray, Float64Array, Int64Array
 
 MAX_VERTICES: Final = 1000
 """Positions of one geometry, all rings together."""
@@ -75,16 +75,25 @@ class GridPolygon:
         return rows[near], cols[near], whole[near]
 
     def _crossed(self, rows: slice, cols: slice) -> BoolArray:
-        """(rows, cols) bool: which cells the box around any piece of an edge touches. Pieces are a few cells long."""
+        """(rows, cols) bool: which cells an edge passes through. Pieces of edges are a few cells long.
+
+        Lines between cells cut each piece into parts, and the middle of a part lies in the cell that it passes.
+        """
         found = np.zeros((rows.stop - rows.start, cols.stop - cols.start), bool)
         edges = np.concatenate(self.parts)
-        ends = np.stack([edges[:, :2], edges[:, 2:]])
-        low, high = (np.floor(pick(axis=0)).astype(np.int64) for pick in (ends.min, ends.max))
-        for down in range(int((high - low)[:, 0].max()) + 1):
-            for across in range(int((high - low)[:, 1].max()) + 1):
-                row, col = (np.minimum(low + np.array([down, across]), high) - (rows.start, cols.start)).T
-                held = (row >= 0) & (row < found.shape[0]) & (col >= 0) & (col < found.shape[1])
-                found[row[held], col[held]] = True
+        start, step = edges[:, :2], edges[:, 2:] - edges[:, :2]
+        low, high = np.minimum(start, edges[:, 2:]), np.maximum(start, edges[:, 2:])
+        at = [np.zeros((len(edges), 1)), np.ones((len(edges), 1))]
+        for line in range(int(np.floor(high - low).max()) + 1):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                share = (np.floor(low) + 1 + line - start) / step
+            at.append(np.where((share > 0) & (share < 1), share, 0.0))
+        cut = np.sort(np.concatenate(at, axis=1), axis=1)
+        middle = (cut[:, :-1] + cut[:, 1:])[:, :, None] / 2
+        cells = np.floor(start[:, None] + middle * step[:, None]).astype(np.int64).reshape(-1, 2)
+        row, col = (cells - (rows.start, cols.start)).T
+        held = (row >= 0) & (row < found.shape[0]) & (col >= 0) & (col < found.shape[1])
+        found[row[held], col[held]] = True
         return found
 
 
@@ -115,6 +124,19 @@ class Polygon:
                 f"has {count:,} positions; at most {MAX_VERTICES:,}.", field=field, remedy="Simplify its outline."
             )
         return cls(tuple(tuple(_ring(ring, field) for ring in rings) for rings in polygons))
+
+    @classmethod
+    def of_area(cls, area: Area) -> Self:
+        """A box of degrees; two of them where it crosses the antimeridian."""
+        west, south, east, north = area.bounds
+        spans = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
+        sides = [[(w, south), (e, south), (e, north), (w, north), (w, south)] for w, e in spans if w < e]
+        return cls(tuple((np.array(ring),) for ring in sides))
+
+    def within(self, box: Box) -> Self:
+        """The part of it that lies in a box of degrees."""
+        parts = ((_clipped(ring, box) for ring in rings) for rings in self.parts)
+        return type(self)(tuple(rings for part in parts if len(rings := tuple(filter(len, part)))))
 
     @property
     def bounds(self) -> Box:

@@ -87,6 +87,11 @@ class Placement:
         """The level-1 blocks it touches."""
         return blocks_of(self.zone.name, self.rows, self.cols)
 
+    def touches(self, block: Block) -> bool:
+        """Whether any of its pixels falls into `block`, which is one of its zone."""
+        rows, cols = self.within(block)
+        return bool(rows.start < rows.stop and cols.start < cols.stop)
+
     def within(self, block: Block) -> tuple[slice, slice]:
         """Rows and columns of this placement that fall into `block`, counted from the placement's corner."""
         top, left = max(block.rows.start, self.row), max(block.cols.start, self.col)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from api import worker
+from api import workbench, worker
 from api.settings import Settings
 from api.state import State
 from service import embed
@@ -52,7 +52,7 @@ def main(name: str) -> None:
         write_piece(store, window, block, *what)
         note("end", block)
 
-    worker.embed_block = noted  # type: ignore[attr-defined]
+    workbench.embed_block = noted  # type: ignore[attr-defined]
     embed.write_piece = written
     worker.work(State(settings), name)
 

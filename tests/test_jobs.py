@@ -406,7 +406,7 @@ def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_keeps_the_index_near_what_is_stored(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    from api import worker as working_
+    from api import workbench as working_
 
     state = State(own_world)
     encoder = state.encoder(demo.MODEL)

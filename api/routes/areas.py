@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from api.problems import documented
 from api.progress import STATED_RATE, Order
 from api.schemas import Box, JobState, Lat, Lon, MultiPolygonBody, PolygonBody, Strict
-from api.security import require
+from api.security import asker, require
 from api.state import State, get_state
 from service.area import MIN_S2, AreaPlan, plan_area
 from service.embed import require_writable
 from service.encoder import Encoder
+from service.errors import LimitExceeded
+from service.polygons import Polygon
 from service.store.contract import WritableStore
 from service.values import Area, Window
 
@@ -30,7 +33,7 @@ class AreaBody(Strict):
         None, description="[west, south, east, north] in degrees; west > east crosses the antimeridian"
     )
     geometry: PolygonBody | MultiPolygonBody | None = Field(
-        None, discriminator="type", description="instead of bbox: the blocks of its box are taken"
+        None, discriminator="type", description="instead of bbox: the blocks it touches are taken, not those of its box"
     )
     min_s2: int = Field(
         MIN_S2, ge=0, le=366, description="least number of valid Sentinel-2 dates; pixels with fewer are rejected"
@@ -43,18 +46,22 @@ class AreaBody(Strict):
             raise ValueError("give either bbox or geometry")
         return self
 
-    def area(self) -> Area:
-        """The box that is meant.
+    @property
+    def place(self) -> str:
+        """The field that says where."""
+        return "bbox" if self.bbox is not None else "geometry"
+
+    def polygon(self) -> Polygon:
+        """What is meant.
 
         Raises:
-            InvalidInput: It is no box.
+            InvalidInput: It is no box, or no polygon.
+            LimitExceeded: It has too many positions.
         """
         if self.bbox is not None:
-            return Area(*self.bbox)
+            return Polygon.of_area(Area(*self.bbox))
         assert self.geometry is not None  # noqa: S101  # one of the two is there
-        parts = [self.geometry.coordinates] if isinstance(self.geometry, PolygonBody) else self.geometry.coordinates
-        lon, lat = zip(*((place[0], place[1]) for part in parts for ring in part for place in ring), strict=True)
-        return Area(min(lon), min(lat), max(lon), max(lat))
+        return Polygon.of_geojson(self.geometry.model_dump(), "geometry")
 
 
 class AreaAnswer(BaseModel):
@@ -69,8 +76,11 @@ class AreaAnswer(BaseModel):
     outside_training: bool = Field(description="true for windows that are not calendar years")
     blocks: int = Field(description="blocks of the area")
     blocks_left: int = Field(description="those not yet embedded from this source by this model with these parameters")
+    blocks_shared: int = Field(description="of those, how many another job has in hand already: they are made once")
     pixels: int
     pixels_left: int
+    scenes: int = Field(description="scenes to be read for what is left; 0 where none are needed")
+    bytes: int = Field(description="estimate of what has to be fetched for what is left")
     seconds: float = Field(description="estimate for what is left, with the workers there are")
     measured: bool = Field(description="whether the estimate rests on blocks embedded here, or on a stated speed")
     workers: int = Field(description="workers seen lately; 0: the job waits until one starts")
@@ -83,21 +93,25 @@ class AreaAnswer(BaseModel):
     responses=documented(401, 403, 404, 409, 413, 422, 503),
     dependencies=[Depends(require("embed"))],
 )
-def ask(state: Annotated[State, Depends(get_state)], body: AreaBody, response: Response) -> AreaAnswer:
+def ask(
+    state: Annotated[State, Depends(get_state)], body: AreaBody, request: Request, response: Response
+) -> AreaAnswer:
     """Embed an area from the dataset's own source. The job is durable, and the same area asked twice is one job.
 
     What is embedded already is left alone; GET /jobs/{id} tells how far it is, and tiles and search show each block
     as soon as it is done. A dataset without a source takes uploads only, see POST /embed.
     """
-    window, area = Window.parse(body.window), body.area()
-    plan, encoder = _planned(state, body, window, area)
+    window, polygon = Window.parse(body.window), body.polygon()
+    require_short(window, state.settings.limits.job_days)
+    plan, encoder = _planned(state, body, window, polygon)
     model = str(encoder.identity)
     rate, workers = state.jobs.rate(model), len(state.jobs.workers())
+    pixels = {block.name: count for block, count in plan.blocks.items()}
+    order = Order(body.dataset, str(window), model, encoder.digest, body.min_s2, pixels)
+    shared = _in_hand(state, order) & {block.name for block in plan.left}
     job = None
     if not body.dry_run:
-        pixels = {block.name: count for block, count in plan.blocks.items()}
-        order = Order(body.dataset, str(window), model, encoder.digest, body.min_s2, pixels)
-        job = state.jobs.ask(order, missing=bool(plan.left))
+        job = state.jobs.ask(order, missing=bool(plan.left), by=asker(request))
         response.headers["Location"] = f"/jobs/{job.id}"
     return AreaAnswer(
         id=job.id if job else None,
@@ -109,22 +123,53 @@ def ask(state: Annotated[State, Depends(get_state)], body: AreaBody, response: R
         outside_training=not window.is_year,
         blocks=len(plan.blocks),
         blocks_left=len(plan.left),
+        blocks_shared=len(shared),
         pixels=plan.pixels,
         pixels_left=plan.pixels_left,
+        scenes=plan.cost.scenes,
+        bytes=plan.cost.bytes,
         seconds=round(plan.pixels_left / ((rate or STATED_RATE) * max(1, min(workers, len(plan.left)))), 1),
         measured=rate is not None,
         workers=workers,
-        bounds=list(area.bounds),
+        bounds=list(body.bbox or polygon.bounds),
     )
 
 
-def _planned(state: State, body: AreaBody, window: Window, area: Area) -> tuple[AreaPlan, Encoder]:
+def _in_hand(state: State, order: Order) -> set[str]:
+    """Blocks that other jobs which wait or run make of the same, with the same model and parameters."""
+    same = replace(order, pixels={})
+    others = state.jobs.running()
+    return {
+        n
+        for key, other in others.items()
+        if key != order.id and replace(other, pixels={}) == same
+        for n in other.pixels
+    }
+
+
+def require_short(window: Window, most: int) -> None:
+    """Refuse a window that no model was made for.
+
+    Raises:
+        LimitExceeded: It has more than `most` days.
+    """
+    days = (window.end - window.start).days + 1
+    if days > most:
+        raise LimitExceeded(
+            f"{window} has {days:,} days; a job takes at most {most:,} (limit `job_days`).",
+            field="window",
+            remedy="Ask for each year by itself.",
+        )
+
+
+def _planned(state: State, body: AreaBody, window: Window, polygon: Polygon) -> tuple[AreaPlan, Encoder]:
     main = state.datasets.require_writable(body.dataset)
-    sources = state.sources_of(body.dataset, window, area)
+    sources = state.sources_of(body.dataset, window, Area(*(body.bbox or polygon.bounds)))
     encoder = state.encoder(str(main.identity))
     store: WritableStore | None = main
     if not window.is_year:  # each such window has a store of its own, made by the first block
         stores = state.datasets[body.dataset].others
         store = next((require_writable(s, body.dataset) for s in stores if window in s.windows()), None)
     most = state.settings.limits.job_blocks
-    return plan_area(sources, encoder, store, area, min_s2=body.min_s2, most=most), encoder
+    plan = plan_area(sources, encoder, store, polygon, min_s2=body.min_s2, most=most, field=body.place)
+    return plan, encoder

@@ -1,4 +1,4 @@
-"""Jobs: how far they are, as a document or as a stream of events, and how to end one."""
+"""Jobs: how far they are, as a document or as a stream of events; how to end one, and to retry."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Final
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import StreamingResponse
 
 from api.jobs import LOOK_S
 from api.problems import documented
 from api.schemas import JobInfo, JobList
-from api.security import require
+from api.security import asker, require
 from api.state import State, get_state
 from service.errors import SmaltiError, Unavailable
 
@@ -45,6 +45,17 @@ def job(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
 def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
     """End a job. The block in hand is finished, what waits is not begun; what was embedded stays."""
     return state.jobs.cancel(id)
+
+
+@router.post(
+    "/jobs/{id}/retry",
+    status_code=202,
+    responses=documented(401, 403, 404, 409, 413, 422, 503),
+    dependencies=[Depends(require("embed"))],
+)
+def retry(state: Annotated[State, Depends(get_state)], request: Request, id: JobKey) -> JobInfo:
+    """Run a job again that failed or was cancelled: only the blocks that are not done."""
+    return state.jobs.retry(id, by=asker(request))
 
 
 @router.get(
