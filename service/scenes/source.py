@@ -15,8 +15,10 @@ from service.dpixels import DPixels, from_arrays
 from service.errors import InvalidInput
 from service.grid import PIXEL, Block
 from service.scenes.cells import SIDE, Cell
+from service.scenes.files import opener
+from service.scenes.hosts import Access
 from service.scenes.optical import MIN_COVERAGE
-from service.scenes.stack import Opener, Stacker
+from service.scenes.stack import Stacker
 from service.scenes.value import Mode, Scene, Sensor
 from service.sources import Cost, Placement
 from service.values import BLOCK, Area, BoolArray, Window
@@ -49,7 +51,7 @@ class Scenes:
     told: Mapping[str, Any] = field(compare=False)
     """The document that it was made from."""
     find: Find = field(compare=False)
-    opener: Opener = field(compare=False)
+    access: Access = field(compare=False)
     _found: dict[Cell, tuple[tuple[Scene, ...], BoolArray]] = field(default_factory=dict, compare=False, repr=False)
     _lock: Any = field(default_factory=threading.Lock, compare=False, repr=False)
 
@@ -74,7 +76,7 @@ class Scenes:
         """See Source. The scenes are those of which `digest_of` tells."""
         block = self._block_of(rows, cols)
         place = Placement(self.placement.zone, block.rows.start, block.cols.start, BLOCK, BLOCK)
-        arrays = Stacker(place, self.mode, self.opener, pool()).arrays(self.scenes_of(block))
+        arrays = Stacker(place, self.mode, opener(self.access), pool()).arrays(self.scenes_of(block))
         top, left = self.placement.row - block.rows.start, self.placement.col - block.cols.start
         part = slice(rows.start + top, rows.stop + top), slice(cols.start + left, cols.stop + left)
         cut = {name: array[(slice(None), *part)] if array.ndim > 1 else array for name, array in arrays.items()}

@@ -9,25 +9,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from service.dpixels import BANDS
 from service.scenes import optical, radar
+from service.scenes.files import Opener
 from service.scenes.reading import shown
 from service.scenes.value import SCL, Mode, Scene
 from service.sources import Placement
 
-if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
-
-Opener = Callable[[Scene, str], "AbstractContextManager[DatasetReader]"]
-"""Opens one asset of a scene, by the names in ASSETS; what goes wrong within is told as an error of service.errors."""
 Arrays = dict[str, npt.NDArray[Any]]
 
 ORBIT_TAG: Final = "ORBIT_PASS_DIRECTION"
