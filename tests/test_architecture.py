@@ -47,8 +47,8 @@ DOORS = {
     "distributed": ("api/batch.py",),
     "httpx2": ("api/fleet.py", "service/scenes/"),
     "httpcore2": ("service/scenes/fetch.py",),
-    "pystac": ("service/scenes/catalogue.py", "service/simulate/"),
-    "pystac_client": ("service/scenes/catalogue.py",),
+    "pystac": ("service/scenes/asked.py", "service/simulate/"),
+    "pystac_client": ("service/scenes/asked.py",),
 }
 
 
