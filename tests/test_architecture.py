@@ -46,7 +46,7 @@ DOORS = {
     "sqlalchemy": ("api/claims.py", "api/roster.py"),
     "distributed": ("api/batch.py",),
     "httpx2": ("api/fleet.py", "service/scenes/"),
-    "httpcore2": ("service/scenes/fetch.py",),
+    "httpcore2": ("service/scenes/fetch.py", "service/scenes/resolved.py"),
     "pystac": ("service/scenes/asked.py", "service/simulate/"),
     "pystac_client": ("service/scenes/asked.py",),
 }

@@ -14,8 +14,8 @@ from urllib.parse import urljoin
 
 from service.errors import Corrupt, LimitExceeded, SmaltiError
 from service.polygons import Box
-from service.scenes.fetch import Budget
-from service.scenes.hosts import Access
+from service.scenes.access import Access
+from service.scenes.budget import Budget
 from service.scenes.items import SMALLER, Endpoint, Reader, overlaps
 from service.scenes.value import Scene
 from service.values import Area, Window

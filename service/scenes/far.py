@@ -14,8 +14,9 @@ from typing import Any, Final
 from rasterio.abc import MultiByteRangeResourceContainer
 
 from service.errors import LimitExceeded, Unavailable
-from service.scenes.fetch import Budget, Fetcher, Part
-from service.scenes.hosts import Access
+from service.scenes.access import Access
+from service.scenes.budget import Budget
+from service.scenes.fetch import Fetcher, Part
 from service.store.records import Record, object_name
 
 _HEAD: Final = 65_536

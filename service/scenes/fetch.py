@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import email.utils
 import re
-import socket
 import ssl
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -25,8 +24,10 @@ import httpx2
 from cachetools import LRUCache
 
 from service import VERSION
-from service.errors import Corrupt, InvalidInput, LimitExceeded, SmaltiError, Unavailable
-from service.scenes.hosts import Access, Hosts, is_public, origin_of
+from service.errors import Corrupt, LimitExceeded, SmaltiError, Unavailable
+from service.scenes.budget import Budget
+from service.scenes.hosts import Policy, origin_of
+from service.scenes.resolved import Resolved
 from service.scenes.signing import Signer
 
 T = TypeVar("T")
@@ -47,49 +48,7 @@ _FILES: Final = 100_000
 _THIS_PROCESS: Final = uuid.uuid4().hex
 """Stands for the state of a file whose server tells none: what is kept of it is not used by others."""
 _TOKEN_BYTES: Final = 100_000
-_SMALLER: Final = "Ask for a smaller area."
 _GONE: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException)
-
-
-class Budget:
-    """Bytes and time for one piece of work. Threads may share one.
-
-    Args:
-        size: Bytes.
-        seconds: Time, from now on.
-        what: What the limits are of, for errors.
-    """
-
-    def __init__(self, size: int, seconds: float, what: str) -> None:
-        self._size = size
-        self._seconds = seconds
-        self._what = what
-        self._spent = 0
-        self._end = time.monotonic() + seconds
-        self._lock = threading.Lock()
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return self._end - time.monotonic()
-
-    @property
-    def spent(self) -> int:
-        """Bytes."""
-        return self._spent
-
-    def spend(self, size: int = 0) -> None:
-        """Count bytes that came.
-
-        Raises:
-            LimitExceeded: More than allowed came, or the time is over.
-        """
-        with self._lock:
-            self._spent += size
-        if self._spent > self._size:
-            raise LimitExceeded(f"{self._what} takes more than {self._size:,} bytes.", remedy=_SMALLER)
-        if self.left <= 0:
-            raise LimitExceeded(f"{self._what} takes longer than {self._seconds:g} seconds.", remedy=_SMALLER)
 
 
 @dataclass(frozen=True)
@@ -115,16 +74,16 @@ class _Passing(Exception):
 class Fetcher:
     """A client of catalogues and scenes. Many threads may share one."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._limits = access.limits
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._limits = policy.limits
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl.create_default_context(),
             max_connections=_CONNECTIONS,
             max_keepalive_connections=_CONNECTIONS,
-            network_backend=_Resolved(access.hosts),
+            network_backend=Resolved(policy.hosts),
         )
-        self.signer = Signer(access.signing, self._token)
+        self.signer = Signer(policy.signing, self._token)
         self._lock = threading.Lock()
         self._files: LRUCache[str, tuple[int, str]] = LRUCache(_FILES)
 
@@ -227,10 +186,10 @@ class Fetcher:
         take: Callable[[httpcore2.Response, Iterator[bytes]], T],
     ) -> T:
         """What `take` makes of the answer of the first address, or of where that leads."""
-        address = self._access.hosts.checked(url, what)
+        address = self._policy.hosts.checked(url, what)
         for _ in range(_HOPS):
             signed = self.signer.signed(address, what)
-            headers = [("User-Agent", _AGENT), *told.items(), *self._access.header_for(address).items()]
+            headers = [("User-Agent", _AGENT), *told.items(), *self._policy.header_for(address).items()]
             end = time.monotonic() + self._limits.request_seconds
             try:
                 with self._pool.stream(
@@ -246,47 +205,8 @@ class Fetcher:
                 raise _Passing(f"at {origin_of(address)} cannot be reached ({type(gone).__name__})") from None
             if body is not None:
                 raise Corrupt(f"{what}: its server sends a question elsewhere, which is not followed.")
-            address = self._access.hosts.checked(str(address.join(place)), f"{what} by a redirect")
+            address = self._policy.hosts.checked(str(address.join(place)), f"{what} by a redirect")
         raise Corrupt(f"{what}: its server redirects in circles.")
-
-
-class _Resolved(httpcore2.SyncBackend):
-    """Connects to addresses that were looked at, never to names."""
-
-    def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.NetworkStream:
-        """Connect to the first of a name's addresses that answers.
-
-        Raises:
-            InvalidInput: One of them is private, and the host was not written out.
-            httpcore2.ConnectError: There is none, or none answers.
-        """
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise httpcore2.ConnectError(str(error)) from None
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-        private = [address for address in addresses if not is_public(address)]
-        if private and not any(self._hosts.is_written_out(scheme, host, port) for scheme in ("http", "https")):
-            raise InvalidInput(
-                f"{host} is {private[0]}, which is no address of the open internet.",
-                remedy=f"If it is meant, write http://{host}:{port} or https:// into SMALTI_SCENES__HOSTS.",
-            )
-        for address in addresses[:-1]:
-            try:
-                return super().connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                continue
-        return super().connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
 
 
 def _raw(url: httpx2.URL) -> httpcore2.URL:

@@ -19,9 +19,10 @@ from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
 from service.errors import Corrupt, LimitExceeded
+from service.scenes.access import Access
+from service.scenes.budget import Budget
 from service.scenes.far import Far
-from service.scenes.fetch import Budget
-from service.scenes.hosts import Access, Limits
+from service.scenes.hosts import Limits
 from service.scenes.value import SCL, Scene, Sensor
 
 _OPTIONS: Final = {

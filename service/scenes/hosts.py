@@ -12,16 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 import httpx2
 
 from service.errors import InvalidInput
-from service.store.records import Records
-
-if TYPE_CHECKING:
-    from service.scenes.fetch import Fetcher
 
 PUBLISHED: Final = (
     "planetarycomputer.microsoft.com", "sentinel2l2a01.blob.core.windows.net",
@@ -138,8 +134,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Access:
-    """What may be reached of the world, and how. Made from the settings; the same for all datasets."""
+class Policy:
+    """What may be reached of the world, what it is told, and how much of it is taken."""
 
     hosts: Hosts = Hosts()
     folders: tuple[Path, ...] = ()
@@ -148,15 +144,6 @@ class Access:
     """By host: the name and the value of a header that it is sent: a token. Others never see it."""
     signing: Signing = Signing()
     limits: Limits = Limits()
-    records: Records = field(default_factory=Records, compare=False)
-    """Where what was fetched stays: neighbouring blocks read the same tiles."""
-
-    @cached_property
-    def fetcher(self) -> Fetcher:
-        """What fetches, for all threads of this process."""
-        from service.scenes.fetch import Fetcher
-
-        return Fetcher(self)
 
     def header_for(self, url: httpx2.URL) -> dict[str, str]:
         """What only the host of an address is told."""

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 from service.errors import Corrupt, InvalidInput, LimitExceeded, SmaltiError
 from service.polygons import Polygon
-from service.scenes.hosts import Access
+from service.scenes.access import Access
 from service.scenes.value import ASSETS, Mode, Orbit, Scene, Sensor
 from service.values import Area, Window
 

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
+
+import numpy as np
 
 from service.dpixels import DPixels, from_arrays
 from service.errors import InvalidInput
-from service.grid import PIXEL, Block
+from service.grid import PIXEL, Block, Zone, archive_grid
+from service.scenes.access import Access
+from service.scenes.catalogue import find
 from service.scenes.cells import SIDE, Cell
 from service.scenes.files import opener
-from service.scenes.hosts import Access
 from service.scenes.optical import MIN_COVERAGE
 from service.scenes.stack import Stacker
-from service.scenes.value import Mode, Scene, Sensor
+from service.scenes.value import MODES, Mode, Scene, Sensor
 from service.sources import Cost, Placement
 from service.values import BLOCK, Area, BoolArray, Window
 
@@ -31,6 +36,13 @@ AT_ONCE: Final = 8
 """Dates that one process reads at a time, whatever the number of blocks: mostly they wait for somebody else's disk."""
 _TILE: Final = 512
 """Pixels along a side of a file's tiles, which are fetched whole: for estimates."""
+
+FRESH_S: Final = 600.0
+"""Seconds for which a catalogue's answer is not asked for again: a job of many blocks asks once."""
+_ANSWERS: Final = 256
+"""Answers that are kept: of some hundred scenes each."""
+_ALONG: Final = 33
+"""Points along each side of a box when it is projected."""
 
 Find = Callable[[Sensor, Area], tuple[Scene, ...]]
 """Scenes of a sensor in the window that may show a box of degrees, in the order of the catalogue."""
@@ -129,3 +141,84 @@ class Scenes:
 def pool() -> Executor:
     """Where this process reads dates. Threads stay, and with them their connections."""
     return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scenes")
+
+
+def scenes_of(
+    document: Mapping[str, Any], window: Window, access: Access | None, area: Area | None
+) -> tuple[Scenes, ...]:
+    """The sources of a catalogue: one for each zone that an area touches.
+
+    Args:
+        document: `mode`; `s2` and `s1`, addresses of catalogues, if others than the published ones, None for a sensor
+            that is not wanted; `collections`, what they call those of `s2` and `s1`, if otherwise; `bounds`, [west,
+            south, east, north] beyond which nothing is embedded, if any.
+        window: The days.
+        access: What may be reached; nothing if absent.
+        area: Where blocks will be asked for; everywhere if absent.
+
+    Raises:
+        InvalidInput: The document is not as it should be.
+    """
+    if document["mode"] not in MODES:
+        raise InvalidInput(f"there is no mode {document['mode']!r:.20}.", remedy=f"Use {' or '.join(MODES)}.")
+    mode = MODES[document["mode"]]
+    ask = partial(_asked, document, mode, window, access or Access(hosts=Hosts(())))
+    reach = Area(*document["bounds"]) if document.get("bounds") else _GLOBE
+    zones = [Zone(number, south) for number in range(1, 61) for south in (False, True)]
+    return tuple(
+        Scenes(_placement(zone, boxes), window, mode, dict(document), ask, access or Access(hosts=Hosts(())))
+        for zone in zones
+        if (boxes := _within(zone, reach)) and (area is None or _within(zone, area))
+    )
+
+
+_GLOBE: Final = Area(-180.0, -90.0, 180.0, 90.0)
+_Box = tuple[float, float, float, float]
+
+
+def _within(zone: Zone, area: Area) -> list[_Box]:
+    """What an area has of a zone's six degrees; two boxes where it goes round the globe and has both ends of them."""
+    west, south, east, north = zone.bounds
+    spans = [(area.west, area.east)] if area.west < area.east else [(area.west, 180.0), (-180.0, area.east)]
+    found = [(max(w, west), max(area.south, south), min(e, east), min(area.north, north)) for w, e in spans]
+    return [box for box in found if box[0] < box[2] and box[1] < box[3]]
+
+
+def _placement(zone: Zone, boxes: Iterable[_Box]) -> Placement:
+    """The whole blocks that boxes of a zone touch."""
+    grid, share = archive_grid(zone), np.linspace(0, 1, _ALONG)
+    lon = np.concatenate([np.add.outer((e - w) * share, np.full(_ALONG, w)).ravel() for w, _, e, _ in boxes])
+    lat = np.concatenate([np.add.outer(np.full(_ALONG, s), (n - s) * share).ravel() for _, s, _, n in boxes])
+    row, col = (axis / BLOCK for axis in grid.from_lonlat(lon, lat))
+    top, left = max(0, int(np.floor(row.min()))), max(0, int(np.floor(col.min())))
+    bottom, right = (
+        min(grid.height // BLOCK, int(np.ceil(row.max()))),
+        min(grid.width // BLOCK, int(np.ceil(col.max()))),
+    )
+    return Placement(zone, top * BLOCK, left * BLOCK, (bottom - top) * BLOCK, (right - left) * BLOCK)
+
+
+_kept: Final[OrderedDict[tuple[object, ...], tuple[float, tuple[Scene, ...]]]] = OrderedDict()
+_keeping: Final = threading.Lock()
+
+
+def _asked(
+    document: Mapping[str, Any], mode: Mode, window: Window, access: Access, sensor: Sensor, area: Area
+) -> tuple[Scene, ...]:
+    """What a catalogue answers, or answered just now."""
+    url = document.get(sensor, mode.endpoints[sensor])
+    if url is None:
+        return ()
+    collection = document.get("collections", {}).get(sensor, mode.collections[sensor])
+    key = mode.name, sensor, url, collection, window, area
+    with _keeping:
+        told, scenes = _kept.get(key, (-np.inf, ()))
+        if time.monotonic() - told < FRESH_S:
+            return scenes
+    scenes = find(Endpoint(url, collection, mode, sensor), window, area, access)
+    with _keeping:
+        _kept[key] = time.monotonic(), scenes
+        _kept.move_to_end(key)
+        while len(_kept) > _ANSWERS:
+            _kept.popitem(last=False)
+    return scenes
