@@ -111,7 +111,7 @@ def on_local_dask(processes: int, threads: int) -> Iterator[Cluster]:
     import distributed
 
     # What pieces take is bounded by themselves; a worker that Dask ends by its own guess would only come back.
-    how: dict[str, Any] = {"memory_limit": 0, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    how: dict[str, Any] = {"memory_limit": 0, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
     made = distributed.LocalCluster(processes, threads_per_worker=threads, processes=True, **how)  # type: ignore[no-untyped-call]
     with made, on_dask(made.scheduler_address) as cluster:
         yield cluster
@@ -158,7 +158,7 @@ def _each(client: Any, function: Callable[[T], R], tasks: Iterator[T]) -> Genera
     from distributed import CancelledError, KilledWorker, as_completed
     from distributed.comm import CommClosedError  # type: ignore[attr-defined]
 
-    going, ended = dict[Any, T](), as_completed()  # type: ignore[no-untyped-call]
+    going, ended = dict[Any, T](), as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
     try:
         while True:
             for task in islice(tasks, max(0, ROUNDS * _threads(client) - len(going))):

@@ -19,9 +19,9 @@ from api.region import Region, embed_piece, region_of
 from api.state import State
 from api.terminal import bar, console
 from service.area import MIN_S2, blocks_in, plan_area
-from service.embed import require_writable
+from service.embed import Made, require_writable
 from service.encoder.engines import cores
-from service.errors import InvalidInput, NotFound, SmaltiError
+from service.errors import Conflict, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.grid import Block
 from service.polygons import Polygon
 from service.sources import Source
@@ -29,6 +29,8 @@ from service.store.contract import WritableStore
 from service.values import Area, Window
 
 LOCAL: Final = "local"
+ATTEMPTS: Final = 3
+"""Times that a block is tried whose scenes, say, cannot be had just now."""
 _TOLD: Final = 5
 """Failed blocks that are named."""
 _ANY: Final = 2**62
@@ -134,25 +136,50 @@ def _cluster(scheduler: str, processes: int, state: State) -> Iterator[Cluster]:
 
 
 def _embedded(region: Region, blocks: list[Block], cluster: Cluster) -> dict[str, Any]:
-    """Have all blocks embedded; what came of them."""
-    start, pixels = time.monotonic(), dict.fromkeys(("valid", "rejected", "water", "empty"), 0)
-    failed: dict[str, str] = {}
-    new = 0
+    """Have all blocks embedded, and what may pass tried again at the end; what came of them."""
+    start, tally = time.monotonic(), _Tally()
     with bar(f"Embedding {region.window}, blocks") as tick:
-        tick(0, len(blocks))
-        for done, (block, made, error) in enumerate(cluster.each(partial(embed_piece, region=region), blocks), 1):
-            if error is not None:
-                failed[block.name] = str(error) if isinstance(error, SmaltiError) else repr(error)[:300]
-            elif made is not None:
-                new += 1
-                pixels = {name: count + getattr(made, name) for name, count in pixels.items()}
-            rate = sum(pixels.values()) / (time.monotonic() - start)
-            tick(done, len(blocks), f"{rate:,.0f} pixels/s" + (f", {len(failed)} failed" if failed else ""))
+        left = blocks
+        for _ in range(ATTEMPTS):
+            tick(len(blocks) - len(left), len(blocks))
+            for block, made, error in cluster.each(partial(embed_piece, region=region), left):
+                tally.add(block, made, error)
+                failed = f", {len(tally.failed)} failed" if tally.failed else ""
+                rate = sum(tally.pixels.values()) / (time.monotonic() - start)
+                tick(len(tally.ended), len(blocks), f"{rate:,.0f} pixels/s{failed}")
+            left = [block for block, error in tally.failed.items() if isinstance(error, Unavailable | Conflict)]
+            if not left:
+                break
     return {
-        "dataset": region.dataset, "window": str(region.window), "blocks": len(blocks), "embedded": new,
-        "already": len(blocks) - new - len(failed), "failed": failed, "pixels": pixels,
+        "dataset": region.dataset, "window": str(region.window), "blocks": len(blocks), "embedded": tally.new,
+        "already": len(blocks) - tally.new - len(tally.failed), "pixels": tally.pixels,
+        "failed": {block.name: _words(error) for block, error in tally.failed.items()},
         "seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
+
+
+class _Tally:
+    """What became of blocks so far."""
+
+    def __init__(self) -> None:
+        self.ended: set[Block] = set()
+        self.new = 0
+        self.pixels = dict.fromkeys(("valid", "rejected", "water", "empty"), 0)
+        self.failed: dict[Block, Exception] = {}
+
+    def add(self, block: Block, made: Made | None, error: Exception | None) -> None:
+        """One more."""
+        self.ended.add(block)
+        self.failed.pop(block, None)
+        if error is not None:
+            self.failed[block] = error.with_traceback(None)  # which holds what lay around
+        elif made is not None:
+            self.new += 1
+            self.pixels = {name: count + made.pixels[name] for name, count in self.pixels.items()}
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, SmaltiError) else repr(error)[:300]
 
 
 def _overviews(state: State, region: Region, blocks: list[Block]) -> None:
