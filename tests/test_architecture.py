@@ -36,7 +36,7 @@ DOORS = {
     "fastapi": ("api/",),
     "starlette": ("api/",),
     "titiler": ("api/",),
-    "uvicorn": ("api/cli.py",),
+    "uvicorn": ("api/cli.py", "api/scenery.py"),
     "typer": ("api/",),
     "rich": ("api/",),
     "prometheus_client": ("api/metrics.py",),

@@ -146,9 +146,7 @@ class Landscape:
             bands[part] = self._optical(year, doy[part], row, col, ground, scl[part])
         return bands, scl
 
-    def radar(
-        self, year: int, doy: Int64Array, orbit: int, row: Int64Array, col: Int64Array
-    ) -> npt.NDArray[np.int16]:
+    def radar(self, year: int, doy: Int64Array, orbit: int, row: Int64Array, col: Int64Array) -> npt.NDArray[np.int16]:
         """(T, h, w, 2) scaled VV and VH of some days at (h, w) places; orbit 0 is ascending, 1 descending."""
         return self._radar(year, doy, orbit, row, col, self._ground(year, row, col))
 
