@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from service.errors import Corrupt, InvalidInput
 from service.grid import Zone
+from service.scenes.folder import DPIXELS, dpixels_of
+from service.scenes.source import SCENES, scenes_of
 from service.sources import SIMULATED, Simulated, Source
 from service.values import Area, Window
 
@@ -17,7 +19,11 @@ Kind = Callable[[Mapping[str, Any], Window, Access, Area | None], tuple[Source, 
 """Makes the sources of a document for one window: those of the zones that an area touches, or all."""
 
 
-_KINDS: Final[dict[str, Kind]] = {SIMULATED: lambda document, window, *_: (Simulated.of(document, window),)}
+_KINDS: Final[dict[str, Kind]] = {
+    SCENES: scenes_of,
+    DPIXELS: lambda document, window, *_: dpixels_of(document, window),
+    SIMULATED: lambda document, window, *_: (Simulated.of(document, window),),
+}
 
 
 def sources_of(

@@ -22,6 +22,8 @@ from service.scenes.access import Access
 from service.scenes.catalogue import find
 from service.scenes.cells import SIDE, Cell
 from service.scenes.files import opener
+from service.scenes.hosts import Hosts
+from service.scenes.items import Endpoint
 from service.scenes.optical import MIN_COVERAGE
 from service.scenes.stack import Stacker
 from service.scenes.value import MODES, Mode, Scene, Sensor
@@ -36,7 +38,6 @@ AT_ONCE: Final = 8
 """Dates that one process reads at a time, whatever the number of blocks: mostly they wait for somebody else's disk."""
 _TILE: Final = 512
 """Pixels along a side of a file's tiles, which are fetched whole: for estimates."""
-
 FRESH_S: Final = 600.0
 """Seconds for which a catalogue's answer is not asked for again: a job of many blocks asks once."""
 _ANSWERS: Final = 256
@@ -162,11 +163,12 @@ def scenes_of(
     if document["mode"] not in MODES:
         raise InvalidInput(f"there is no mode {document['mode']!r:.20}.", remedy=f"Use {' or '.join(MODES)}.")
     mode = MODES[document["mode"]]
-    ask = partial(_asked, document, mode, window, access or Access(hosts=Hosts(())))
+    access = access or Access(hosts=Hosts(()))
+    ask = partial(_asked, document, mode, window, access)
     reach = Area(*document["bounds"]) if document.get("bounds") else _GLOBE
     zones = [Zone(number, south) for number in range(1, 61) for south in (False, True)]
     return tuple(
-        Scenes(_placement(zone, boxes), window, mode, dict(document), ask, access or Access(hosts=Hosts(())))
+        Scenes(_placement(zone, boxes), window, mode, dict(document), ask, access)
         for zone in zones
         if (boxes := _within(zone, reach)) and (area is None or _within(zone, area))
     )
@@ -189,12 +191,9 @@ def _placement(zone: Zone, boxes: Iterable[_Box]) -> Placement:
     grid, share = archive_grid(zone), np.linspace(0, 1, _ALONG)
     lon = np.concatenate([np.add.outer((e - w) * share, np.full(_ALONG, w)).ravel() for w, _, e, _ in boxes])
     lat = np.concatenate([np.add.outer(np.full(_ALONG, s), (n - s) * share).ravel() for _, s, _, n in boxes])
-    row, col = (axis / BLOCK for axis in grid.from_lonlat(lon, lat))
-    top, left = max(0, int(np.floor(row.min()))), max(0, int(np.floor(col.min())))
-    bottom, right = (
-        min(grid.height // BLOCK, int(np.ceil(row.max()))),
-        min(grid.width // BLOCK, int(np.ceil(col.max()))),
-    )
+    rows, cols = (axis / BLOCK for axis in grid.from_lonlat(lon, lat))
+    top, bottom = max(0, int(np.floor(rows.min()))), min(grid.height // BLOCK, int(np.ceil(rows.max())))
+    left, right = max(0, int(np.floor(cols.min()))), min(grid.width // BLOCK, int(np.ceil(cols.max())))
     return Placement(zone, top * BLOCK, left * BLOCK, (bottom - top) * BLOCK, (right - left) * BLOCK)
 
 
