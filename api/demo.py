@@ -112,7 +112,9 @@ def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableSto
     if shelf.names().get(str(window)) == content_id(made):
         return
     with bar(f"Embedding {window}, pixels") as tick:
-        embed_source(source, encoder, store, min_s2=MIN_S2, leave_out=(empty,), on_progress=tick)
+        embed_source(
+            source, encoder, store, min_s2=MIN_S2, leave_out=(empty,), on_progress=tick, reports=state.reports(ID)
+        )
     shelf.put(made, str(window))
 
 

@@ -67,7 +67,6 @@ class Limits(BaseModel, frozen=True):
     seconds: int = Field(30, gt=0, description="time that one request may read for; else it gets 503")
     hits: int = Field(1_000, gt=0, description="k of a search")
     job_blocks: int = Field(1024, gt=0, description="blocks of 2.56 km in one job")
-    job_days: int = Field(366, gt=0, description="days in the window of a job")
     key_jobs: int = Field(8, gt=0, description="jobs of one API key that wait or run at once; more get 503")
     key_pixels: int = Field(
         200_000_000, gt=0, description="pixels in the jobs of one API key that wait or run; more get 503"

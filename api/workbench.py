@@ -25,6 +25,8 @@ REINDEX: Final = EXACT_BLOCKS // 8
 """Blocks behind the index after which it is built anew: well before there are more than a search may scan."""
 TOLD_S: Final = 1.0
 """Seconds between two notes of how far a block is."""
+SOURCE_S: Final = 600.0
+"""Seconds for which what a catalogue told is believed."""
 LOOK_S: Final = 0.25
 """Seconds between two looks whether a block is still in somebody's hand."""
 
@@ -48,6 +50,7 @@ class Bench:
     ) -> None:
         self.state, self._claims = state, claims
         self._is_cancelled, self._tell = is_cancelled, tell
+        self._sources: dict[tuple[str, str, str], tuple[float, Source]] = {}
         self.pipeline = Pipeline(state.settings.blocks_at_once)
         """Closed once this worker ends."""
 
@@ -71,8 +74,18 @@ class Bench:
         encoder = self.state.encoder(order.model)
         if encoder.digest != order.encoder:
             raise IdentityMismatch(f"the file of {order.model} here is not the one this job was asked with.")
-        window = Window.parse(order.window)
-        return self.state.source_in(order.dataset, window, Zone.parse(block.zone)), encoder, self.store(order)
+        return self._source(order, block), encoder, self.store(order)
+
+    def _source(self, order: Order, block: Block) -> Source:
+        """Kept for a while: what a catalogue told of one block, it told of those around it."""
+        key = order.dataset, order.window, block.zone
+        since, source = self._sources.get(key, (0.0, None))
+        if source is None or time.monotonic() - since > SOURCE_S:
+            source = self.state.source_in(order.dataset, Window.parse(order.window), Zone.parse(block.zone))
+            now = time.monotonic()
+            kept = {other: held for other, held in self._sources.copy().items() if now - held[0] < SOURCE_S}
+            self._sources = {**kept, key: (now, source)}
+        return source
 
     def store(self, order: Order) -> WritableStore:
         """Where an order's blocks go."""
@@ -80,28 +93,25 @@ class Bench:
 
     def embed(self, order: Order, block: Block) -> dict[str, Any]:
         """Embed one block, unless it is: what its pixels became, and how fast that went."""
-        if self._is_there(order, block):
+        what = self.of(order, block)
+        if _is_there(*what, order, block):
             return self._noted(order, block)
         with self._alone(order, block):
             if self._is_cancelled():
                 return {}
-            if self._is_there(order, block):  # made by another job meanwhile
+            if _is_there(*what, order, block):  # made by another job meanwhile
                 return self._noted(order, block)
-            return self._made(order, block)
-
-    def _is_there(self, order: Order, block: Block) -> bool:
-        source, encoder, store = self.of(order, block)
-        store.refresh()
-        return not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2)
+            return self._made(*what, order, block)
 
     def _noted(self, order: Order, block: Block) -> dict[str, Any]:
         """What a block that is stored came to, if that was noted when it was made."""
         stored = self.store(order).fingerprints(Window.parse(order.window), [block])
         reports = self.state.reports(order.dataset).of(stored.get(block, ""))
-        return {"outcome": reports[0]["pixels"]} if reports else {}
+        return {"outcome": reports[0].get("pixels")} if reports else {}
 
-    def _made(self, order: Order, block: Block) -> dict[str, Any]:
-        source, encoder, store = self.of(order, block)
+    def _made(
+        self, source: Source, encoder: Encoder, store: WritableStore, order: Order, block: Block
+    ) -> dict[str, Any]:
         how: dict[str, Any] = {"pipeline": self.pipeline, "min_s2": order.min_s2, "on_progress": _Told(self._tell)}
         how["reports"] = self.state.reports(order.dataset)
         with self.lasting():
@@ -150,6 +160,11 @@ class Bench:
         if behind > REINDEX:
             self.state.build_index(dataset, window)
         return behind
+
+
+def _is_there(source: Source, encoder: Encoder, store: WritableStore, order: Order, block: Block) -> bool:
+    store.refresh()
+    return not missing_blocks(source, encoder, store, [block], min_s2=order.min_s2)
 
 
 class _Told:

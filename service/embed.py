@@ -155,21 +155,16 @@ def missing_blocks(
 class Made:
     """What became of one block."""
 
-    valid: int
-    """Pixels that got a vector."""
-    rejected: int
-    """Pixels with too few observations of Sentinel-2."""
-    water: int
-    """Pixels that are water by the model's own rule."""
-    empty: int
-    """Pixels that nothing observed."""
+    pixels: dict[str, int]
+    """See `outcome`."""
     seconds: float
     """That encoding took."""
 
-    @property
-    def pixels(self) -> dict[str, int]:
-        """What became of pixels, by name."""
-        return {"valid": self.valid, "rejected": self.rejected, "water": self.water, "empty": self.empty}
+
+def outcome(vectors: Vectors) -> dict[str, int]:
+    """How many pixels are `valid`, `rejected` (too few dates of Sentinel-2), `water` and `empty` (nothing observed)."""
+    named = {"valid": VALID, "rejected": REJECTED, "water": WATER, "empty": NOT_EMBEDDED}
+    return {name: int((vectors.status == status).sum()) for name, status in named.items()}
 
 
 def embed_block(
@@ -219,10 +214,7 @@ def embed_block(
         start = time.monotonic()
         result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress, given_up=given_up, alone=True)
         vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
-        valid, rejected, water, empty = (
-            int((result.vectors.status == status).sum()) for status in (VALID, REJECTED, WATER, NOT_EMBEDDED)
-        )
-        return vectors, counts, Made(valid, rejected, water, empty, time.monotonic() - start)
+        return vectors, counts, Made(outcome(result.vectors), time.monotonic() - start)
 
     def write(found: tuple[Vectors, Counts, Made]) -> Made:
         vectors, counts, made = found

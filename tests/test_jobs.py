@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 from api import demo
 from api.progress import Order
 from api.roster import Roster, database_url
-from api.settings import Limits, Settings
+from api.settings import ApiKey, Limits, Settings
 from api.state import State
 from service.embed import embed_source
 from service.errors import Conflict
@@ -196,6 +197,59 @@ def test_however_many_listen_the_database_is_asked_once(own_world: Settings, mon
     assert jobs.look(key).state == "cancelled", "a look is believed for its time only"
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"window": "2014-01-01..2023-12-31"}, "at most 366 days"),
+        ({"bbox": [-20, 30, 50, 70]}, "limit `job_blocks`"),
+        (
+            {"bbox": None, "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [50, 0], [50, 60], [0, 0]]]}},
+            "job_blocks",
+        ),
+    ],
+)
+def test_a_continent_and_ten_years_are_refused_by_name_at_once(own_world: Settings, change: Any, says: str) -> None:
+    State(own_world).sources.put(
+        {**SCENE.source(2024).to_document(), "row": 0, "height": 900_000, "col": 0, "width": 60_000}, "demo"
+    )
+    client = client_of(own_world)
+    body = {"dataset": "demo", "window": "2024", "bbox": [2, 54, 3, 55], **change}
+    client.post("/areas", json=body)  # opens the model
+    began = time.perf_counter()
+    answer = client.post("/areas", json=body)
+    assert time.perf_counter() - began < 0.25
+    assert answer.status_code in (413, 422)
+    assert says in answer.json()["detail"]
+
+
+def test_each_key_has_quotas_of_its_own(own_world: Settings) -> None:
+    keys = {name: {"X-API-Key": name} for name in ("ada", "eve")}
+    known = tuple(ApiKey.parse(f"{sha256(name.encode()).hexdigest()}:embed") for name in keys)
+    limits = Limits(key_jobs=2, key_pixels=2 * SIDE * SIDE)
+    client = client_of(own_world.model_copy(update={"api_keys": known, "limits": limits}))
+
+    def ask(who: str, **more: Any) -> Any:
+        return client.post("/areas", json=body_of(client, **more), headers=keys[who])
+
+    first = ask("ada", min_s2=1)
+    assert first.status_code == 202
+    assert ask("eve", min_s2=1).json()["id"] == first.json()["id"], "the same area is one job, whoever asks"
+    west, south, east, north = body_of(client)["bbox"]
+    assert ask("ada", bbox=[west, south, (west + east) / 2, north]).status_code == 202
+    full = ask("ada", min_s2=2)
+    assert (full.status_code, "key_jobs" in full.text) == (503, True)
+    assert ask("eve", min_s2=2).status_code == 202
+    assert ask("eve", min_s2=3, dry_run=True).status_code == 202
+    small = client_of(own_world.model_copy(update={"api_keys": known, "limits": Limits(key_pixels=2 * SIDE * SIDE)}))
+    most = small.post("/areas", json=body_of(client, min_s2=4), headers=keys["ada"])
+    assert (most.status_code, "key_pixels" in most.text) == (503, True)
+    tiny = client_of(own_world.model_copy(update={"api_keys": known, "limits": Limits(key_pixels=9)}))
+    assert tiny.post("/areas", json=body_of(client, min_s2=4), headers=keys["eve"]).status_code == 413
+    kept = b"".join(path.read_bytes() for path in own_world.home.glob("jobs.sqlite*"))
+    assert sha256(b"ada").hexdigest()[:12].encode() in kept
+    assert sha256(b"ada").hexdigest().encode() not in kept
+
+
 def test_asking_and_cancelling_need_the_right_to_embed(own_world: Settings) -> None:
     client = client_of(own_world, client=("192.0.2.1", 50000))
     assert client.post("/areas", json=body_of(client)).status_code == 403
@@ -346,10 +400,46 @@ def test_a_block_that_fails_is_named_and_the_others_go_on(one: tuple[Settings, W
     assert told["done"] == 3
     running.tell(broken="")
     before = len(running.notes("end"))
-    again = client.post("/areas", json=body).json()
-    assert (again["id"], again["blocks_left"]) == (job, 1)
-    assert ended(client, job)["state"] == "done"
+    assert client.post("/areas", json={**body, "dry_run": True}).json()["blocks_left"] == 1
+    again = client.post(f"/jobs/{job}/retry")
+    assert (again.status_code, again.json()["done"]) == (202, 3)
+    told = ended(client, job)
+    assert (told["state"], told["done"]) == ("done", 4)
+    assert sum(told["outcome"].values()) == SIDE * SIDE, "of the first run and of the second"
     assert running.notes("end")[before:] == [EMPTY], "what was done is not done again"
+    assert client.post(f"/jobs/{job}/retry").status_code == 409
+
+
+def test_areas_that_overlap_share_blocks_and_none_is_encoded_twice(one: tuple[Settings, Worker]) -> None:
+    settings, running = one
+    client, before = client_of(settings), len(running.notes("begin"))
+    running.tell(slow=0.2)
+    body = body_of(client, window="2028", min_s2=366)  # more dates than there are: all pixels are rejected
+    west, south, east, north = body["bbox"]
+    halves = [[west, south, (west + east) / 2, north], [west, south, east, (south + north) / 2]]
+    jobs = [client.post("/areas", json=body).json()]
+    running.wait_for("begin", before + 1)
+    jobs += [client.post("/areas", json={**body, "bbox": half}).json() for half in halves]
+    assert len({job["id"] for job in jobs}) == 3
+    assert [job["blocks_shared"] for job in jobs[1:]] == [job["blocks_left"] for job in jobs[1:]]
+    told = [ended(client, job["id"]) for job in jobs]
+    running.tell(slow="")
+    assert {job["state"] for job in told} == {"done"}
+    assert sorted(running.notes("begin")[before:]) == sorted(block["block"] for block in told[0]["blocks"])
+    of_all = {block["block"]: block["outcome"] for block in told[0]["blocks"]}
+    for job in told[1:]:
+        assert all(block["outcome"] == of_all[block["block"]] for block in job["blocks"]), "told of, whoever made it"
+
+    assert told[0]["outcome"] == {"valid": 0, "rejected": SIDE * SIDE, "water": 0, "empty": 0}, (
+        "never plausible numbers"
+    )
+    client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+    block = client.get(f"/datasets/demo/2028/blocks/{EMPTY}").json()
+    assert block["pixels"] == {"valid": 0, "rejected": SIDE * SIDE // 4, "water": 0, "empty": 65536 - SIDE * SIDE // 4}
+    assert block["made"][0]["min_s2"] == 366
+    assert block["made"][0]["source"]["type"] == "simulated"
+    assert block["made"][0]["fingerprint"] == block["fingerprint"]
+    assert client.get("/datasets/demo/2028/blocks/31N/0/0").status_code == 404
 
 
 def test_a_running_job_is_cancelled_after_the_block_in_hand(one: tuple[Settings, Worker]) -> None:

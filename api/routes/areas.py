@@ -16,7 +16,6 @@ from api.state import State, get_state
 from service.area import MIN_S2, AreaPlan, plan_area
 from service.embed import require_writable
 from service.encoder import Encoder
-from service.errors import LimitExceeded
 from service.polygons import Polygon
 from service.store.contract import WritableStore
 from service.values import Area, Window
@@ -102,7 +101,6 @@ def ask(
     as soon as it is done. A dataset without a source takes uploads only, see POST /embed.
     """
     window, polygon = Window.parse(body.window), body.polygon()
-    require_short(window, state.settings.limits.job_days)
     plan, encoder = _planned(state, body, window, polygon)
     model = str(encoder.identity)
     rate, workers = state.jobs.rate(model), len(state.jobs.workers())
@@ -145,21 +143,6 @@ def _in_hand(state: State, order: Order) -> set[str]:
         if key != order.id and replace(other, pixels={}) == same
         for n in other.pixels
     }
-
-
-def require_short(window: Window, most: int) -> None:
-    """Refuse a window that no model was made for.
-
-    Raises:
-        LimitExceeded: It has more than `most` days.
-    """
-    days = (window.end - window.start).days + 1
-    if days > most:
-        raise LimitExceeded(
-            f"{window} has {days:,} days; a job takes at most {most:,} (limit `job_days`).",
-            field="window",
-            remedy="Ask for each year by itself.",
-        )
 
 
 def _planned(state: State, body: AreaBody, window: Window, polygon: Polygon) -> tuple[AreaPlan, Encoder]:

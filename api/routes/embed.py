@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from os import SEEK_END
 from typing import IO, Annotated
 
@@ -157,7 +158,12 @@ def _stored(
         return None
     store = state.datasets.writable(asked.dataset, window)
     origin = f"{encoder.identity}|{encoder.digest}|{encoder.precision}|{asked.min_s2}|{upload.digest}"
-    blocks = store_result(cells, result, store, window, origin)
+    made = {
+        "window": str(window), "model": str(encoder.identity), "encoder": encoder.digest,
+        "precision": encoder.precision, "min_s2": asked.min_s2, "source": {"type": "upload", "digest": upload.digest},
+    }  # fmt: skip
+    note = partial(state.reports(asked.dataset).put, made)
+    blocks = store_result(cells, result, store, window, origin, note)
     state.datasets.look_now()
     return Stored(
         dataset=asked.dataset,
