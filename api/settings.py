@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.scenes.hosts import PUBLISHED
+
 Scope = Literal["read", "write", "embed", "admin"]
 """What a key may do. `write` saves queries and bases, `embed` runs encoders and stores what they make."""
 
@@ -21,6 +23,9 @@ KEY_HEADER: Final = "X-API-Key"
 Network = IPv4Network | IPv6Network
 
 _SERVER: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+
+_HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]{1,64}: ?[\x21-\x7e][\x20-\x7e]{0,8000}")
 
 
 def split_commas(value: object) -> object:
@@ -131,6 +136,59 @@ class Fleet(BaseModel, frozen=True):
         return value
 
 
+class Scenes(BaseModel, frozen=True):
+    """Whom scenes may be fetched from, what they are told, and how much of it."""
+
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        PUBLISHED,
+        description="hosts of catalogues and scenes, comma separated: name or *.domain, asked over https at public "
+        "addresses only; or written out, http://10.0.0.5:8080, to mean just that. Absent: those of the published modes",
+    )
+    folders: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="folders on this machine whose catalogues, scenes and d-pixels may be read, comma separated"
+    )
+    earthdata_token: SecretStr | None = Field(None, description="bearer token of NASA Earthdata, for OPERA's scenes")
+    planetary_computer_key: SecretStr | None = Field(None, description="subscription key of Planetary Computer")
+    headers: dict[str, SecretStr] = Field(
+        {}, description='any other token, as JSON: {"stac.example.org": "Authorization: Bearer ..."}, by host'
+    )
+    items: int = Field(50_000, gt=0, description="scenes in the answer to one question")
+    pages: int = Field(1_000, gt=0, description="pages that are read for it")
+    page_bytes: int = Field(64_000_000, gt=0, description="size of a page of a catalogue, unpacked")
+    catalogue_bytes: int = Field(1_000_000_000, gt=0, description="size of all pages read for one question")
+    catalogue_seconds: float = Field(300, gt=0, description="time that one question may take")
+    file_bytes: int = Field(4_000_000_000, gt=0, description="size of one file of a scene")
+    tile_bytes: int = Field(
+        64_000_000, gt=0, description="size of a file's tiles, unpacked; files without tiles may be no larger"
+    )
+    block_bytes: int = Field(16_000_000_000, gt=0, description="what may be fetched for one block of 2.56 km")
+    block_seconds: float = Field(3600, gt=0, description="time that fetching it may take")
+    request_seconds: float = Field(60, gt=0, description="time that one request may take")
+    retries: int = Field(4, ge=0, le=20, description="how often a request is repeated that failed")
+
+    @field_validator("hosts", "folders", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return split_commas(value)
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_SERVER.fullmatch(name) or _HOST.fullmatch(name) for name in value):
+            raise ValueError("write each host as name, *.domain or http://name:port, and nothing else")
+        return tuple(name.lower().rstrip("/") for name in value)
+
+    @field_validator("headers")
+    @classmethod
+    def _are_headers(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for name, text in value.items():
+            if not (_SERVER.fullmatch(name) or _HOST.fullmatch(name)):
+                raise ValueError("write each host as name, *.domain or http://name:port, and nothing else")
+            if not _HEADER.fullmatch(text.get_secret_value()):  # not repeated: it is a secret
+                raise ValueError(f"write what {name} is told as Name: value")
+        return value
+
+
 class Settings(BaseSettings):
     """Everything an operator can set, from the environment as SMALTI_<NAME> (`SMALTI_LIMITS__POINTS=500`)."""
 
@@ -207,6 +265,7 @@ class Settings(BaseSettings):
         30.0, ge=1.0, description="seconds without a sign of life after which a worker counts as dead"
     )
     fleet: Fleet = Fleet()
+    scenes: Scenes = Scenes()
     caches: Caches = Caches()
     limits: Limits = Limits()
 

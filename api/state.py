@@ -17,6 +17,7 @@ from api.fleet import fleet_of
 from api.jobs import Jobs
 from api.kept import Kept
 from api.missing import Missing
+from api.reach import access_of
 from api.settings import Settings
 from api.tally import Tally, tally
 from api.turns import Turns
@@ -35,9 +36,10 @@ from service.encoder import Encoder
 from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
 from service.extent import Extent, extent_of
 from service.grid import Zone
-from service.origins import Access, source_in, sources_of
+from service.origins import source_in, sources_of
 from service.registry import DEFAULT, SHIPPED, Registry
 from service.reports import Reports
+from service.scenes.access import Access
 from service.shelf import Shelf
 from service.sources import Placement, Source
 from service.values import Area, Window
@@ -57,7 +59,6 @@ class State:
         self.datasets = Catalogue(settings, self.watch, self.storage)
         self.queries = self.shelf("query", "queries")
         self.sources = self.shelf("source", "sources")
-        self.access: Access = None
         self._bases: dict[str, Shelf] = {}
 
         self.registry = Registry((SHIPPED, settings.home / "models"))
@@ -204,6 +205,11 @@ class State:
     def reports(self, dataset_id: str) -> Reports:
         """What the blocks of one dataset were made from."""
         return Reports(self.storage.at("shelf", "reports", dataset_id))
+
+    @cached_property
+    def access(self) -> Access:
+        """What reaches catalogues and scenes; connects when first asked."""
+        return access_of(self.settings.scenes, self.datasets.near)
 
     @cached_property
     def jobs(self) -> Jobs:

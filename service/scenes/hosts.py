@@ -19,8 +19,10 @@ import httpx2
 
 from service.errors import InvalidInput
 
+PLANETARY_COMPUTER: Final = "planetarycomputer.microsoft.com"
+"""Who is sent its subscription key."""
 PUBLISHED: Final = (
-    "planetarycomputer.microsoft.com", "sentinel2l2a01.blob.core.windows.net",
+    PLANETARY_COMPUTER, "sentinel2l2a01.blob.core.windows.net",
     "sentinel1euwestrtc.blob.core.windows.net", "earth-search.aws.element84.com",
     "sentinel-cogs.s3.us-west-2.amazonaws.com", "cmr.earthdata.nasa.gov", "datapool.asf.alaska.edu",
     "cumulus.asf.earthdatacloud.nasa.gov",
