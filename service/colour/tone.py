@@ -69,8 +69,9 @@ def stretched(values: Float32Array, low: Float64Array, high: Float64Array, gamma
     """(..., n) values from `low` to `high` as 0 to 255, clipped; NaN becomes 0."""
     span = np.where(high > low, high - low, 1.0)
     gain, shift = (255 / span).astype(np.float32), (low * 255 / span).astype(np.float32)
-    shown = values * gain
-    shown -= shift
+    shown = np.empty_like(values)
+    for band in range(values.shape[-1]):  # numpy takes three times as long over pairs of a long and a short axis
+        shown[..., band] = values[..., band] * gain[band] - shift[band]
     np.fmin(np.fmax(shown, 0, out=shown), 255, out=shown)  # of NaN and a number these give the number
     if gamma != 1:
         shown = 255 * (shown / np.float32(255)) ** np.float32(1 / gamma)

@@ -181,18 +181,20 @@ def _fetched(plane: Plane, time: int, cells: Sequence[tuple[int, int]]) -> list[
     array, tail = plane.array, [0] * len(plane.dims)
     keys = [f"{array.path}/{array.metadata.encode_chunk_key((time, *cell, *tail))}" for cell in cells]
     try:
-        found = sync(_fetch(array, keys, AT_ONCE[is_remote(plane.location)]))
+        return sync(_fetch(plane, keys, AT_ONCE[is_remote(plane.location)]))
+    except Corrupt:
+        raise
     except Exception as error:
         raise fault(error, plane.location, f"array {array.path}, one of the chunks {keys[0]} to {keys[-1]}") from error
-    return [_square(plane, key, buffer) for key, buffer in zip(keys, found, strict=True)]
 
 
-async def _fetch(array: Array, keys: Sequence[str], at_once: int) -> list[Buffer | None]:
+async def _fetch(plane: Plane, keys: Sequence[str], at_once: int) -> list[Square]:
     turn, prototype = asyncio.Semaphore(at_once), default_buffer_prototype()
 
-    async def one(key: str) -> Buffer | None:
+    async def one(key: str) -> Square:
         async with turn:
-            return await array.store.get(key, prototype)
+            buffer = await plane.array.store.get(key, prototype)
+        return _square(plane, key, buffer)  # its checksum is made while the next chunks are read
 
     return await asyncio.gather(*(one(key) for key in keys))
 
