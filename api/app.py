@@ -14,6 +14,7 @@ from api.access import ID_HEADER, Access
 from api.routes import (
     areas,
     bases,
+    blocks,
     datasets,
     embed,
     health,
@@ -21,6 +22,7 @@ from api.routes import (
     metrics,
     models,
     ogc,
+    outlines,
     page,
     queries,
     search,
@@ -55,6 +57,8 @@ ROUTES: Final = (
     embed,
     areas,
     jobs,
+    blocks,
+    outlines,
     models,
 )
 TOLD: Final = (

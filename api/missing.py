@@ -158,6 +158,11 @@ class Outlook:
         reached = any(_reached(target, place) for place in self.reach if place.zone.name in near)
         return Chance(next((job.id for job in self.running if _shown(job, target, near)), None), reached)
 
+    def job_of(self, block: Block) -> str | None:
+        """The job that will fill a block, if any."""
+        at = np.array([block.rows.start]), np.array([block.cols.start])
+        return next((job.id for job in self.running if job.holds(block.zone, *at).any()), None)
+
     def of_places(self, lon: Float64Array, lat: Float64Array) -> tuple[list[str | None], BoolArray]:
         """For each of (n,) places the job that will fill it, if any, and whether the source reaches it."""
         jobs: list[str | None] = [None] * len(lon)

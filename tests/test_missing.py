@@ -189,3 +189,25 @@ def test_a_picture_knows_the_statuses_of_its_own_pixels_alone(world: Settings, r
         )
         paint(source, tile_target(TMS, tile.x, tile.y, tile.z))
         assert source.statuses == found
+
+
+def test_the_blocks_that_hold_nothing_are_told_with_who_fills_them(watched: Any) -> None:
+    client, run = watched
+    west, south, east, north = client.get("/datasets/demo").json()["source_bounds"]
+
+    def missing(window: str = "2024", box: str = f"{west},{south},{east},{north}") -> Any:
+        return client.get(f"/datasets/demo/{window}/missing?bbox={box}")
+
+    def reasons(window: str = "2024") -> dict[str, Any]:
+        told = [one["properties"] for one in missing(window).json()["features"]]
+        return {one["block"]: (one["reason"], one.get("job")) for one in told}
+
+    assert reasons() == {SCENE.empty.name: ("not-embedded", None)}
+    assert len(reasons("2024-05-01..2024-09-30")) == 4, "a window that holds nothing yet"
+    run({JOB: order(SCENE.empty)})
+    assert reasons() == {SCENE.empty.name: ("embedding", f"/jobs/{JOB}")}
+    (ring,) = missing().json()["features"][0]["geometry"]["coordinates"]
+    side = SIDE // 2 * 10 / 111_320
+    assert max(lat for _, lat in ring) - min(lat for _, lat in ring) == pytest.approx(side, rel=0.03)
+    assert missing(box="10,20,11,21").json()["features"] == []
+    assert missing(box="west").status_code == missing(box="1,2,1,3").status_code == 422

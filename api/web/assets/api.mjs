@@ -53,6 +53,9 @@ export const measure = (dataset, window, body, signal) => post(`${at(dataset, wi
 export const saveQuery = (body, signal) => post("/queries", body, { signal });
 export const query = (id) => ask(`/queries/${encodeURIComponent(id)}`);
 export const askArea = (body) => post("/areas", body);
+export const missing = (dataset, window, bbox) => ask(`${at(dataset, window)}/missing?bbox=${bbox}`, { quiet: true });
+export const jobBlocks = (id) => ask(`/jobs/${encodeURIComponent(id)}/blocks`, { quiet: true });
+export const retryJob = (id) => ask(`/jobs/${encodeURIComponent(id)}/retry`, { method: "POST" });
 export const jobs = () => ask("/jobs", { quiet: true });
 export const job = (id) => ask(`/jobs/${encodeURIComponent(id)}`, { quiet: true });
 export const cancelJob = (id) => ask(`/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });

@@ -2,11 +2,11 @@
 
 import { escaped } from "./dom.mjs";
 
-const night = matchMedia("(prefers-color-scheme: dark)");
+export const night = matchMedia("(prefers-color-scheme: dark)");
 const DAY = { sea: "#dfe7e5", land: "#f3f0e7", coast: "#b9c4bf", grid: "#c9d3d0" };
 const NIGHT = { sea: "#0e1716", land: "#1b2725", coast: "#3b4c49", grid: "#263533" };
 const palette = () => (night.matches ? NIGHT : DAY);
-const ORDER = ["sea", "land", "coast", "basemap", "grid", "context", "tiles", "area-fill"]; // from below
+const ORDER = ["sea", "land", "coast", "basemap", "grid", "context", "tiles", "blocks-fill", "blocks-dash", "blocks-line", "area-fill"]; // from below
 
 // At first there is sea alone: the first tile waits for nothing that can come later.
 export const style = () => ({

@@ -5,6 +5,8 @@ import { $, count, show } from "./dom.mjs";
 import { set, state } from "./state.mjs";
 import { trouble } from "./status.mjs";
 
+export const lastYear = () => String(new Date().getFullYear() - 1);
+const WINDOW = /^\d{4}$|^\d{4}-\d{2}-\d{2}\.\.\d{4}-\d{2}-\d{2}$/;
 const LOOK_AGAIN_MS = 5000;
 export const usualBasis = ({ bases }) => (bases.includes("default") ? "default" : bases[0]);
 export const ID = /^[0-9a-f]{20}$/; // of a basis, which no name looks like
@@ -15,6 +17,8 @@ const listeners = [];
 
 export const all = () => datasets;
 export const current = () => datasets.find((dataset) => dataset.id === state.dataset);
+export const can = (dataset) => Boolean(dataset?.writable && dataset.source); // embed what is missing
+export const holds = (window = state.window) => Boolean(current()?.windows.includes(window));
 // Called with (dataset, changed): `changed` tells that this dataset has new blocks since it was last seen.
 export const onCatalogue = (listener) => listeners.push(listener);
 
@@ -33,7 +37,7 @@ export async function look() {
   const broken = Object.entries(answer.broken ?? {});
   trouble("broken", broken.length ? { message: `${count(broken.length, "dataset")} cannot be opened: ${broken.map(([id, why]) => `${id} (${why})`).join("; ")}` } : null);
   const before = current();
-  datasets = answer.datasets.filter((dataset) => dataset.windows.length);
+  datasets = answer.datasets.filter((dataset) => dataset.windows.length || can(dataset));
   for (const id of ["choices", "find", "upload"]) show($(id), datasets.length > 0);
   show($("empty"), datasets.length === 0);
   if (!datasets.length) return;
@@ -54,9 +58,10 @@ function settle() {
     trouble("choice", { message: `There is no dataset ${asked} here; this is ${dataset.id}.` });
     Object.assign(changes, fresh());
   }
-  if (!dataset.windows.includes(state.window)) {
-    if (state.window && (!asked || asked === dataset.id)) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
-    changes.window = dataset.windows.at(-1);
+  const meant = can(dataset) && WINDOW.test(state.window) && (state.make || !dataset.windows.length); // yet to be made
+  if (!dataset.windows.includes(state.window) && !meant) {
+    if (state.window && dataset.windows.length && (!asked || asked === dataset.id)) trouble("choice", { message: `${dataset.id} holds no window ${state.window}.` });
+    changes.window = dataset.windows.at(-1) ?? lastYear();
   }
   const window = changes.window ?? state.window;
   if (!dataset.windows.includes(state.other) || state.other === window) {
@@ -79,13 +84,13 @@ const fresh = () => ({ like: [], unlike: [], area: [], query: "", at: [], basis:
 
 export function choose(dataset) {
   trouble("choice", null);
-  set({ dataset, ...fresh() });
+  set({ dataset, make: "", ...fresh() });
   settle();
 }
 
 export function chooseWindow(window) {
   trouble("choice", null);
-  set({ window, other: window === state.other ? state.window : state.other });
+  set({ window, make: holds(window) ? "" : "1", other: window === state.other ? state.window : state.other });
 }
 
 export function watch() {

@@ -1,7 +1,7 @@
 // The form: which dataset, window and view, and how opaque. Shows what is chosen, and changes it.
 
 import * as api from "./api.mjs";
-import { chooseWindow, choose as chooseDataset, all, current, ID, usualBasis } from "./catalogue.mjs";
+import { chooseWindow, choose as chooseDataset, all, current, holds, ID, usualBasis } from "./catalogue.mjs";
 import { $, debounce, options, percent, show } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { set, state } from "./state.mjs";
@@ -15,7 +15,8 @@ export function fill() {
   const dataset = current();
   if (!dataset) return;
   options($("dataset"), all().map((d) => [d.id, d.title]), dataset.id);
-  options($("window"), dataset.windows.map((w) => [w, w]), state.window);
+  const windows = holds() ? dataset.windows : [...dataset.windows, state.window].sort();
+  options($("window"), windows.map((w) => [w, w]), state.window);
   const others = dataset.windows.filter((window) => window !== state.window);
   options($("other"), others.map((w) => [w, w]), state.other);
   show($("compare-row"), others.length > 0);

@@ -54,6 +54,11 @@ export const pair = ([lon, lat]) => `${lat.toFixed(4)}, ${lon.toFixed(4)}`;
 
 export const distance = (km) => (km < 1 ? `${Math.round(km * 1000)} m` : `${km.toFixed(km < 10 ? 2 : 0)} km`);
 
+export function bytes(n) {
+  if (n < 1e6) return `${Math.max(1, Math.round(n / 1e3))} kB`;
+  return n < 1e9 ? `${Math.round(n / 1e6)} MB` : `${(n / 1e9).toFixed(1)} GB`;
+}
+
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "";
   if (seconds < 90) return count(Math.max(1, Math.round(seconds)), "second");

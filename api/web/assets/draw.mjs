@@ -10,6 +10,8 @@ import { set, state } from "./state.mjs";
 const CLOSE = 14; // pixels from the first corner that count as on it
 const MOST = 1000; // corners the server takes
 let corners = null;
+let purpose = null; // { words, done }: what the area is for, where it is not for the search
+let held = []; // the area that an estimate is made for
 
 export const drawing = () => corners !== null;
 const feature = (geometry) => ({ type: "Feature", properties: {}, geometry });
@@ -21,7 +23,7 @@ export function render(pointer = null) {
 }
 
 function shapes(pointer) {
-  if (!drawing()) return state.area.length > 2 ? [feature(polygon(state.area))] : [];
+  if (!drawing()) return [state.area, held].filter((ring) => ring.length > 2).map((ring) => feature(polygon(ring)));
   const path = pointer ? [...corners, pointer] : corners;
   const out = corners.map((at) => feature({ type: "Point", coordinates: at }));
   if (path.length > 1) out.push(feature({ type: "LineString", coordinates: path }));
@@ -31,17 +33,18 @@ function shapes(pointer) {
 
 function tell() {
   const closing = narrow.matches ? `${corners.length} corners` : "Double-click or press Enter to close it.";
-  const words = corners.length < 3 ? "Set the corners of an area." : closing;
+  const words = corners.length < 3 ? (purpose?.words ?? "Set the corners of an area.") : closing;
   const finish = corners.length > 2 ? [["Finish", close]] : [];
   const undo = corners.length ? [["Undo", undoCorner]] : [];
   guide("draw", words, [...finish, ...undo, ["Cancel", cancel]]);
 }
 
-export function start() {
+export function start(meant = null) {
   corners = [];
+  purpose = meant;
   map.doubleClickZoom.disable();
   map.getCanvas().classList.add("drawing");
-  $("draw").setAttribute("aria-pressed", "true");
+  $(purpose ? "make-draw" : "draw").setAttribute("aria-pressed", "true");
   tell();
   render();
 }
@@ -49,7 +52,7 @@ export function start() {
 function stop() {
   corners = null;
   map.getCanvas().classList.remove("drawing");
-  $("draw").setAttribute("aria-pressed", "false");
+  for (const id of ["draw", "make-draw"]) $(id).setAttribute("aria-pressed", "false");
   guide("draw", null);
   setTimeout(() => map.doubleClickZoom.enable(), 300); // the double click that closed it is not a zoom
 }
@@ -63,7 +66,13 @@ export function close() {
   if (corners.length < 3) return;
   const ring = corners.map((corner) => corner.map((n) => Number(n.toFixed(6))));
   stop();
-  set({ area: ring });
+  purpose ? purpose.done(ring) : set({ area: ring });
+  render();
+}
+
+// An area that is not for the search, shown until something else is.
+export function hold(ring) {
+  held = ring;
   render();
 }
 

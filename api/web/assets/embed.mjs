@@ -1,120 +1,145 @@
-// Making embeddings that are missing: an estimate first, then a job whose progress is shown, then only new tiles.
+// Making embeddings that are missing: of one square, of an area that one draws, of what is in view. First an estimate.
 
 import * as api from "./api.mjs";
-import { look } from "./catalogue.mjs";
-import { $, count, duration, el, show } from "./dom.mjs";
-import { state } from "./state.mjs";
-import { notice, toast } from "./status.mjs";
+import { can, chooseWindow, current, holds, lastYear } from "./catalogue.mjs";
+import { $, bytes, count, duration, el, show } from "./dom.mjs";
+import * as draw from "./draw.mjs";
+import { follow } from "./job.mjs";
+import { polygon } from "./likeness.mjs";
+import { map } from "./map.mjs";
+import { on, state } from "./state.mjs";
+import { notice } from "./status.mjs";
 
 const NEAR = 0.0002; // degrees: the block that holds the point, and no neighbour unless it lies on the edge
-const REMEMBERED = "smalti-job"; // a reload finds the job again
-const LINGER_MS = 6000;
-const POLL_MS = 2000;
-let source = null;
-let shown = 0;
-const listeners = [];
-export const onEmbedded = (listener) => listeners.push(listener);
+let turn = 0;
+
+const idOf = (address) => address.split("/").at(-1);
 
 // What can be done about an empty pixel: embed it here where the dataset knows where scenes come from.
 // `card` is this pixel's own: an answer that comes late goes into a card that nobody sees any more.
-export async function offer(card, dataset, [lon, lat], status) {
+export async function offer(card, dataset, [lon, lat], { status, reason, job }) {
+  if (reason === "embedding") {
+    card.append(el("div", { class: "offer" }, el("button", { type: "button", text: "Show the job", onclick: () => follow(idOf(job)) })));
+    return;
+  }
   if (status === "water" || status === "rejected") return;
-  if (!dataset.source || !dataset.writable) {
+  if (!can(dataset)) {
     card.append(el("p", { class: "remedy", text: dataset.writable
       ? "This dataset has no source of scenes. Upload a time series with its place, and it is stored."
       : "This dataset can only be read." }));
     return;
   }
-  const body = { dataset: dataset.id, window: state.window, bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] };
+  if (reason === "outside") return;
+  await estimate(card, { bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] }, "Embed here");
+}
+
+// What it takes, and a button that begins it. Nothing where nothing is left to do.
+async function estimate(card, place, text) {
+  const body = { dataset: state.dataset, window: state.window, ...place };
   try {
     const plan = await api.askArea({ ...body, dry_run: true });
-    if (!plan.blocks_left) return;
-    const words = plan.workers === 0 ? "It waits until a worker runs: smalti worker"
-      : `${count(plan.blocks_left, "block")}, ${count(plan.pixels_left, "pixel")}, about ${duration(plan.seconds)}`;
-    const begin = el("button", { type: "button", class: "primary", text: "Embed here", onclick: () => start(body, begin) });
-    card.append(el("div", { class: "offer" }, begin, el("span", { class: "hint", text: words })));
+    if (!plan.blocks_left) { card.append(el("p", { class: "hint", text: "All of it is embedded already." })); return; }
+    const begin = el("button", { type: "button", class: "primary", text, onclick: () => start(body, begin) });
+    card.append(el("div", { class: "offer" }, begin, el("span", { class: "hint" }, takes(plan))), ...doubts(plan));
   } catch (error) {
     card.append(notice(error));
   }
+}
+
+function takes(plan) {
+  const parts = [count(plan.blocks_left, "block"), count(plan.pixels_left, "pixel")];
+  if (plan.scenes) parts.push(`${count(plan.scenes, "scene")}, ${bytes(plan.bytes)} to fetch`);
+  return `${parts.join(", ")}, about ${duration(plan.seconds)}`;
+}
+
+function doubts(plan) {
+  const said = [];
+  if (plan.workers === 0) said.push(el("p", { class: "remedy" }, "No worker runs now: it waits until one does. Start one with ", el("code", { text: "smalti worker" })));
+  if (plan.outside_training) said.push(el("p", { class: "remedy", text: "Not a calendar year: the model was not trained on such windows." }));
+  if (plan.blocks_left < plan.blocks) said.push(el("p", { class: "hint", text: `${count(plan.blocks - plan.blocks_left, "block")} of it are embedded already.` }));
+  return said;
 }
 
 async function start(body, button) {
   button.disabled = true;
   try {
     follow((await api.askArea(body)).id);
+    close();
   } catch (error) {
     button.disabled = false;
     button.parentElement.after(notice(error));
   }
 }
 
-export function follow(id) {
-  sessionStorage.setItem(REMEMBERED, id);
-  source?.close();
-  shown = 0;
-  const mine = (source = api.jobEvents(id));
-  const told = ({ data }) => data && source === mine && update(JSON.parse(data));
-  mine.addEventListener("progress", told);
-  mine.addEventListener("end", told);
-  mine.addEventListener("error", () => { if (source === mine && mine.readyState === EventSource.CLOSED) poll(id, mine); });
+// An area as a whole
+function close() {
+  turn++;
+  draw.hold([]);
+  show($("plan"), false);
+  $("plan").replaceChildren();
 }
 
-// Where the stream is refused: a proxy that cuts it, or a key, which an EventSource cannot send.
-function poll(id, mine) {
-  if (source !== mine) return; // over, or another job is followed
-  const again = () => setTimeout(poll, POLL_MS, id, mine);
-  api.job(id).then((job) => { if (source === mine) update(job); again(); }, (error) => (error.status ? forget() : again()));
+export async function plan(title, place) {
+  const mine = ++turn;
+  const card = el("div");
+  $("plan").replaceChildren(el("header", {}, el("h3", { text: title }), el("button", { type: "button", text: "Not now", onclick: close })), card);
+  show($("plan"), true);
+  const found = el("div");
+  await estimate(found, place, "Embed it");
+  if (mine === turn) card.replaceWith(found);
 }
 
-const forget = () => { sessionStorage.removeItem(REMEMBERED); show($("job"), false); };
-
-function update(job) {
-  if (!source) return; // the last progress and the end say the same
-  render(job);
-  if (job.done > shown || job.state === "done") {
-    shown = job.done;
-    look(); // the revision has moved: new blocks show at once
-  }
-  if (job.state === "done") {
-    toast("Embedded: it is on the map and in the search.");
-    listeners.forEach((listener) => listener());
-    setTimeout(() => { if (!source) forget(); }, LINGER_MS);
-  }
-  if (["done", "failed", "cancelled"].includes(job.state)) {
-    sessionStorage.removeItem(REMEMBERED);
-    source.close();
-    source = null;
-  }
+function drawn(ring) {
+  draw.hold(ring);
+  plan("The area you drew", { geometry: polygon(ring) });
 }
 
-const WORDS = { queued: "Waiting for a worker", running: "Embedding", done: "Embedded", failed: "It failed", cancelled: "Cancelled" };
-
-let card = null; // kept while its job runs, so that a press on Cancel never misses and keeps the focus
-
-function cardOf(job, over) {
-  if (card?.id === job.id && card.over === over) return card;
-  const cancel = () => api.cancelJob(job.id).catch((error) => $("job").append(notice(error)));
-  const button = el("button", { type: "button", text: over ? "Close" : "Cancel", onclick: over ? forget : cancel });
-  const held = $("job").contains(document.activeElement);
-  card = { id: job.id, over, title: el("h2"), progress: el("progress", { max: 1, "aria-label": "Embedding" }), hint: el("p", { class: "hint" }), error: el("div") };
-  $("job").replaceChildren(el("header", {}, card.title, button), card.progress, card.hint, card.error);
-  if (held) button.focus();
-  return card;
+function inView() {
+  const { _sw: low, _ne: high } = map.getBounds();
+  const [west, south, east, north] = [low.lng, low.lat, high.lng, high.lat].map((edge) => Number(edge.toFixed(6)));
+  draw.hold([[west, south], [east, south], [east, north], [west, north]]);
+  plan("What is in view", { bbox: [Math.max(-180, west), south, Math.min(180, east), north] });
 }
 
-function render(job) {
-  const share = job.pixels ? job.pixels_done / job.pixels : job.total ? job.done / job.total : 0;
-  const over = ["done", "failed", "cancelled"].includes(job.state);
-  const left = !over && job.eta_s ? `, ${duration(job.eta_s)} left` : "";
-  const { title, progress, hint, error } = cardOf(job, over);
-  title.textContent = `${WORDS[job.state] ?? job.state}: ${job.dataset} ${job.window}`;
-  progress.value = job.state === "done" ? 1 : share;
-  hint.textContent = `${job.done} of ${count(job.total, "block")}${left}`;
-  error.replaceChildren(job.error ? notice({ message: job.error }) : "");
-  show($("job"), true);
+export const drawArea = () => draw.start({ words: "Set the corners of the area to embed.", done: drawn });
+export const embedRing = (ring) => drawn(ring);
+
+// Where the dataset can be added to, the panel says how; a dataset or window that holds nothing yet begins there.
+export function render() {
+  const dataset = current();
+  show($("make"), can(dataset));
+  document.body.classList.toggle("bare", Boolean(dataset) && !holds());
+  if (!can(dataset)) return;
+  const nothing = !dataset.windows.length;
+  $("make-title").textContent = nothing ? "An empty dataset" : holds() ? "Not embedded yet" : `Nothing in ${state.window} yet`;
+  $("make-hint").textContent = nothing
+    ? `${dataset.title} knows where its scenes come from and holds nothing yet. Zoom to a place you care about, then embed it for ${state.window}.`
+    : holds() ? "Dashed squares hold nothing yet: click into one, or name an area." : "This window begins with the first area that is embedded.";
 }
 
-export function resume() {
-  const id = sessionStorage.getItem(REMEMBERED);
-  if (id) api.job(id).then((job) => (["queued", "running"].includes(job.state) ? follow(id) : forget()), forget);
+function wireWindow() {
+  const [form, from, to] = [$("make-when"), $("make-from"), $("make-to")];
+  $("make-window").addEventListener("click", () => {
+    show(form, form.hidden);
+    $("make-window").setAttribute("aria-expanded", String(!form.hidden));
+    const year = /^\d{4}$/.test(state.window) ? state.window : lastYear();
+    if (!from.value) [from.value, to.value] = [`${year}-05-01`, `${year}-09-30`];
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const year = from.value.slice(0, 4);
+    const whole = from.value === `${year}-01-01` && to.value === `${year}-12-31`;
+    chooseWindow(whole ? year : `${from.value}..${to.value}`);
+    show(form, false);
+    $("make-window").setAttribute("aria-expanded", "false");
+  });
+  const least = () => { to.min = from.value; };
+  from.addEventListener("change", least);
+}
+
+export function wire() {
+  $("make-draw").addEventListener("click", drawArea);
+  $("make-view").addEventListener("click", inView);
+  wireWindow();
+  on(["dataset", "window"], () => { close(); render(); });
 }

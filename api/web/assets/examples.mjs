@@ -1,6 +1,8 @@
 // The examples: chips that can be taken away, marks on the map, and what the next click does.
 
+import { can, current } from "./catalogue.mjs";
 import { $, el, icon, options, pair, show } from "./dom.mjs";
+import { embedRing } from "./embed.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
 import { APART, HITS, set, state } from "./state.mjs";
@@ -56,7 +58,8 @@ function purpose() {
   const radio = (value, text) => el("label", {}, el("input", { type: "radio", name: "use", value, ...(state.use === value ? { checked: true } : {}),
     onchange: () => set({ use: value, ...(value === "within" ? {} : { view: "similarity" }) }) }), el("span", { text }));
   return el("li", { class: "purpose" }, el("fieldset", { class: "segments" }, el("legend", { class: "unseen", text: "What the area is for" }),
-    radio("within", "search in it"), radio("example", "like it"), radio("counter", "not like it")));
+    radio("within", "search in it"), radio("example", "like it"), radio("counter", "not like it")),
+    can(current()) ? el("button", { type: "button", class: "embed-area", text: "Embed this area", onclick: () => embedRing(state.area) }) : null);
 }
 
 function mark(point, kind, label) {

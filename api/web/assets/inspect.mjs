@@ -8,6 +8,7 @@ import { on, set, state } from "./state.mjs";
 import { notice } from "./status.mjs";
 
 const STATUS = {
+  embedding: ["being embedded", "A job is making this pixel's vector."],
   valid: ["embedded", "Observed often enough: it has its vector."],
   water: ["water", "The archive keeps no vectors over water."],
   "not-embedded": ["not embedded", "Nobody has made this pixel's vector in this window."],
@@ -19,11 +20,11 @@ let turn = 0;
 const number = (value, words) => el("span", {}, el("b", { text: value }), ` ${words}`);
 
 function card(point, answer) {
-  const { status, counts } = answer.results[0];
-  const [words, meaning] = STATUS[status] ?? [status, ""];
+  const { status, counts, reason } = answer.results[0];
+  const [words, meaning] = STATUS[reason ?? status] ?? [status, ""];
   const seen = counts.s2 + counts.s1_asc + counts.s1_desc > 0;
   return [
-    el("header", {}, el("h2", { text: place(point, 4) }), el("span", { class: `badge ${status}`, text: words }),
+    el("header", {}, el("h2", { text: place(point, 4) }), el("span", { class: `badge ${reason ?? status}`, text: words }),
       el("button", { type: "button", class: "chip-close", "aria-label": "Close", onclick: () => set({ at: [] }) }, icon("close"))),
     status === "valid" ? null : el("p", { text: meaning }),
     seen ? el("p", { class: "counts" }, number(counts.s2, "optical"), number(counts.s1_asc, "ascending"), number(counts.s1_desc, "descending radar")) : null,
@@ -43,7 +44,7 @@ export async function inspect(point) {
     const { status } = answer.results[0];
     if (mine !== turn) return status;
     $("pixel").replaceChildren(...card(point, answer).filter(Boolean));
-    if (status !== "valid") offer($("pixel").appendChild(el("div")), dataset, point, status);
+    if (status !== "valid") offer($("pixel").appendChild(el("div")), dataset, point, answer.results[0]);
     return status;
   } catch (error) {
     if (mine === turn) $("pixel").replaceChildren(notice(error, () => set({ at: [] })));

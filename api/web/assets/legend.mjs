@@ -1,8 +1,8 @@
 // What the colours mean, with numbers, for the view that is shown.
 
 import * as api from "./api.mjs";
-import { current, look } from "./catalogue.mjs";
-import { $, el, percent } from "./dom.mjs";
+import { current, holds, look } from "./catalogue.mjs";
+import { $, el, percent, show } from "./dom.mjs";
 import { asks } from "./likeness.mjs";
 import { state } from "./state.mjs";
 import { notice } from "./status.mjs";
@@ -18,6 +18,8 @@ export async function explain() {
   const dataset = current();
   const mine = ++turn;
   if (!dataset) return;
+  untrained();
+  if (!holds()) { put(); return; }
   if (!dataset.bases.length && (state.view === "pca" || state.view === "bands")) { put(withoutBasis(dataset)); return; }
   if (state.view === "similarity" && !asks()) {
     put(el("p", { class: "hint", text: "Click a place on the map: everywhere is then coloured by how much it is like that place." }));
@@ -32,6 +34,13 @@ export async function explain() {
   if (!legend) { put(); return; }
   put(...(legend.colours ? ramp(legend) : channels(legend)), emptiness());
   shown = key;
+}
+
+// Said on the map and beside it: colours of such a window mean less than they seem to.
+function untrained() {
+  const odd = !/^\d{4}$/.test(state.window);
+  show($("untrained"), odd);
+  show($("untrained-key"), odd);
 }
 
 function put(...parts) {

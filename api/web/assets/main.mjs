@@ -7,17 +7,19 @@ import * as choose from "./choose.mjs";
 import * as compare from "./compare.mjs";
 import { $, show } from "./dom.mjs";
 import * as draw from "./draw.mjs";
-import { onEmbedded, resume } from "./embed.mjs";
+import * as blocks from "./blocks.mjs";
+import * as embed from "./embed.mjs";
 import * as examples from "./examples.mjs";
 import * as hits from "./hits.mjs";
 import * as inspector from "./inspect.mjs";
-import { paint, refresh } from "./layers.mjs";
+import { changed as squaresChanged, onEmbedded, resume } from "./job.mjs";
+import { paint, refresh, refreshWhere } from "./layers.mjs";
 import { explain } from "./legend.mjs";
 import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
 import * as measure from "./measure.mjs";
 import * as looks from "./looks.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
-import { on, state } from "./state.mjs";
+import { on, set, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
 import * as places from "./places.mjs";
 import * as keys from "./keys.mjs";
@@ -33,7 +35,12 @@ function redraw() {
   explain();
 }
 
-const whole = () => current()?.bounds && frame(current().bounds, true);
+// Of what is embedded; where nothing is, of what could be, unless that is half the world.
+function extent() {
+  const { bounds, source_bounds: source } = current() ?? {};
+  return bounds ?? (source && source[2] - source[0] < 90 ? source : null);
+}
+const whole = () => extent() && frame(extent(), true);
 
 // A place was chosen, by pointer or key: look at it, and if it holds a vector, ask.
 async function pick(point, mode) {
@@ -49,9 +56,16 @@ async function pick(point, mode) {
   sheet.reveal($("pixel"));
 }
 
+// An empty square says that it can be filled: its middle is looked at, and the offer made.
+async function vacant(point) {
+  await inspector.inspect(point);
+  sheet.reveal($("pixel"));
+}
+
 function followChoices() {
   on(Object.keys(state), () => { choose.fill(); looks.fill(); });
-  on(["dataset"], () => { choose.fillBases(); if (current()?.bounds) frame(current().bounds); });
+  on(["dataset"], () => { choose.fillBases(); if (extent()) frame(extent()); });
+  on(["dataset", "window"], blocks.look);
   on(["basis"], choose.fillBases);
   on(SHOWS, redraw);
   on(["swipe"], compare.render);
@@ -67,7 +81,7 @@ async function begin() {
   let begun = false;
   const follow = () => { // once there is a dataset: at once, or when a server that was away is back
     begun = true;
-    if (!placed && current().bounds) frame(current().bounds);
+    if (!placed && extent()) frame(extent());
     if (asks()) search().then(examples.render);
     if (state.at.length) inspector.again();
   };
@@ -80,6 +94,7 @@ async function begin() {
   draw.render();
   measure.render();
   places.render();
+  embed.render();
   onCatalogue((dataset, changed) => {
     if (!begun) follow();
     choose.fill();
@@ -87,14 +102,23 @@ async function begin() {
     choose.fillBases();
     redraw();
     places.render();
+    embed.render();
     if (!changed) return;
-    maps().forEach(refresh);
+    const squares = squaresChanged(); // of the job that is followed: then nothing else is asked for again
+    maps().forEach((shown) => (squares ? refreshWhere(shown, squares) : refresh(shown)));
+    blocks.look();
     inspector.again(); // a job is over a moment before what it stored is seen
   });
   followChoices();
   onFound(({ state: how }) => { if (how === "refused" || how === "found") redraw(); });
   map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
-  onEmbedded(inspector.again);
+  onEmbedded((job) => {
+    maps().forEach(refresh);
+    inspector.again();
+    if (job.window === state.window) set({ make: "" });
+  });
+  blocks.onVacant(vacant);
+  blocks.look();
   resume();
   watch();
 }
@@ -103,7 +127,7 @@ api.settings().then(({ basemap, max_hits }) => {
   limits.hits = max_hits;
   if (basemap) ready.then(() => { addBasemap(map, basemap); compare.useBasemap(basemap); });
 }, () => {});
-for (const part of [choose, looks, compare, draw, examples, hits, inspector, measure, upload, sheet, places]) part.wire();
+for (const part of [choose, looks, compare, draw, examples, hits, inspector, measure, upload, sheet, places, blocks, embed]) part.wire();
 keys.wire(pick, whole);
 addControls(whole);
 watchLoading(map);

@@ -23,6 +23,7 @@ const text = (allowed = /^.*$/) => ({ read: (said) => (allowed.test(said) ? said
 const KEYS = {
   dataset: [text(), ""],
   window: [text(), ""],
+  make: [among("1"), ""], // the window holds nothing yet, and is meant
   view: [among("pca", "bands", "similarity", "change", "observations"), "pca"],
   basis: [text(), "default"],
   bands: [text(/^\d{1,4}(,\d{1,4},\d{1,4})?$/), "0,1,2"],
