@@ -220,7 +220,7 @@ def _asked(params: Mapping[str, str]) -> dict[str, Any]:
 
 def _page(held: Shelved, request: Request, asked: dict[str, Any]) -> JSONResponse:
     """One page of what a search finds. The token of the next is where it begins: nothing here changes."""
-    limit, start = int(asked.get("limit") or PAGE), int(asked.get("token") or 0)
+    limit, start = int(asked.get("limit", PAGE)), int(asked.get("token", 0))
     if not 1 <= limit <= LONGEST or start < 0:
         raise InvalidInput(f"ask for 1 to {LONGEST} items.", field="limit")
     found, base = held.search(asked), _base(request)

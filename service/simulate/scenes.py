@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.transform import from_origin
+from affine import Affine
 
 from service.dpixels import BANDS
 from service.grid import PIXEL, archive_grid
@@ -143,9 +143,8 @@ def _write(folder: Path, style: Style, granule: Granule, arrays: Arrays) -> int:
         files = {name: (bands[..., i], 0) for i, name in enumerate(BANDS)}
         files["SCL"] = (np.where(seen, scl, 0).astype(np.uint8), 0)
     grid = archive_grid(granule.zone)
-    raster = Raster(granule, from_origin(
-        grid.x0 + PIXEL * granule.cols.start, grid.y0 - PIXEL * granule.rows.start, PIXEL, PIXEL
-    ), seen, scl)  # fmt: skip
+    left, top = grid.x0 + PIXEL * granule.cols.start, grid.y0 - PIXEL * granule.rows.start
+    raster = Raster(granule, Affine(PIXEL, 0.0, left, 0.0, -PIXEL, top), seen, scl)
     sizes = {}
     for name, (data, nodata) in files.items():
         file = path.with_name(style.file(granule, name))

@@ -163,8 +163,8 @@ def _properties(style: Style, raster: Raster) -> dict[str, Any]:
     craft = platform(granule)
     long = f"sentinel-{craft[1:].lower()}"
     out: dict[str, Any] = {
-        "platform": long if style.mode == "aws" else long.capitalize() if granule.orbit is None else long.upper(),
-        "constellation": f"sentinel-{craft[1]}", "gsd": 10, "proj:code": f"EPSG:{zone.epsg}", "proj:epsg": zone.epsg,
+        "platform": long if style.mode == "aws" else f"Sentinel-{craft[1:]}" if granule.orbit is None else long.upper(),
+        "constellation": f"sentinel-{craft[1]}", "gsd": 10, "proj:code": f"EPSG:{zone.epsg}",
         "proj:shape": [height, width], "proj:transform": [*raster.transform[:6]],
     }  # fmt: skip
     if granule.orbit is not None:
