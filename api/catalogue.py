@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from api.entries import Entry, found, written
 from api.settings import Settings
@@ -136,6 +136,12 @@ class Catalogue(Mapping[str, Dataset]):
         self._look()
         if self._lost and not self._open:
             raise self._lost
+
+    def source(self, key: str) -> dict[str, Any] | None:
+        """What `smalti.toml` says of where a dataset's time series come from; None where it says nothing."""
+        self._look()
+        found = next((entry.source for entry in self._written if entry.id == key), None)
+        return dict(found) if found else None
 
     @property
     def broken(self) -> dict[str, SmaltiError]:

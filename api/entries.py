@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from service.bucket import Bucket
 from service.errors import InvalidInput
@@ -26,6 +26,8 @@ class Entry:
     identity: ModelIdentity | None = None
     anonymous: bool = False
     """Whether its bucket is read without credentials."""
+    source: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Where its time series come from; see `service/origins.py`."""
     main: bool = True
     """False for the repository of one window that is not a calendar year."""
 
@@ -77,4 +79,13 @@ def _entry(table: Mapping[str, object], folder: Path) -> Entry:
     anonymous = table.get("anonymous", False)
     if not isinstance(anonymous, bool):
         raise TypeError(f"anonymous = {anonymous!r} is neither true nor false")
-    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity, anonymous)
+    source = _source(table.get("source"), folder)
+    return Entry(key, location, held["title"] or key, held["licence"] or EMBEDDING_LICENCE, identity, anonymous, source)
+
+
+def _source(told: object, folder: Path) -> Mapping[str, Any] | None:
+    if told is None:
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("type"), str):
+        raise TypeError(f"source = {told!r} is not a table with a type")
+    return {**told, "folder": str((folder / told["folder"]).resolve())} if "folder" in told else told

@@ -223,7 +223,13 @@ class State:
         return [source.placement for source in self.sources_of(dataset_id, Window.year(2024))]  # as any other
 
     def source(self, dataset_id: str) -> dict[str, Any] | None:
-        """The document that says where a dataset's time series come from; None where nothing does."""
+        """The document that says where a dataset's time series come from; None where nothing does.
+
+        What people wrote into `smalti.toml` counts before what a command left.
+        """
+        written = self.datasets.source(dataset_id)
+        if written is not None:
+            return written
         try:
             return self.sources.get(dataset_id)[1]
         except NotFound:

@@ -138,6 +138,15 @@ def bounds_of(placement: Placement) -> Box:
     return _wrapped(west + middle), south, _wrapped(east + middle), north
 
 
+def reach_of(placements: Sequence[Placement]) -> Box:
+    """(west, south, east, north) degrees of several placements; those of one may go over the antimeridian."""
+    boxes = [bounds_of(place) for place in placements]
+    if len(boxes) == 1:
+        return boxes[0]
+    held = [box for place in placements if (box := _box(place))]
+    return min(b[0] for b in held), min(b[1] for b in held), max(b[2] for b in held), max(b[3] for b in held)
+
+
 def _meridian(placement: Placement) -> float:
     west, _, east, _ = placement.zone.bounds
     return (west + east) / 2

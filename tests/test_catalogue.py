@@ -17,6 +17,7 @@ from service.bucket.folder import FolderBucket
 from service.errors import IdentityMismatch, InvalidInput, NotFound, Unavailable
 from service.values import ModelIdentity, Window
 from tests.conftest import client_of
+from tests.test_cli import here
 
 AWAY = Unavailable("s3://away could not be reached.", remedy="Check AWS_ENDPOINT_URL.")
 TINY = ModelIdentity.parse("tiny@1")
@@ -165,3 +166,22 @@ def test_whoever_reads_is_told_no_paths_of_this_machine(own_world: Settings) -> 
         answer = client.get(path).text
         assert "torn" in answer
         assert str(own_world.home) not in answer, path
+
+
+def test_an_empty_dataset_with_a_source_is_made_by_a_command_and_told_anew_by_people(tmp_path: Path) -> None:
+    make = ("datasets", "create", "mine", "--model", "smalti-mini")
+    made = here(tmp_path, *make, "--source", "aws", "--bbox", "5,52,7,53")
+    assert made.returncode == 0, made.stderr
+    settings = Settings(home=tmp_path, catalogue=tmp_path / "smalti.toml")
+    told = client_of(settings).get("/datasets/mine").json()
+    assert (told["source"], told["source_bounds"], told["windows"]) == ("scenes", [5, 52, 7, 53], [])
+    for source, says in (
+        ("https://evil.example/stac", "evil.example"),
+        ("nowhere", "neither a catalogue nor a folder"),
+    ):
+        refused = here(tmp_path, *make, "--source", source)
+        assert (refused.returncode, says in refused.stderr) == (2, True), refused.stderr
+    where = f'id = "mine2"\nlocation = "{tmp_path}/datasets/mine.icechunk"\n'
+    settings.catalogue.write_text(f'[[datasets]]\n{where}source = {{type = "dpixels", folder = "patches"}}\n')
+    assert written(settings.catalogue)[0].source == {"type": "dpixels", "folder": str(tmp_path / "patches")}
+    assert client_of(settings).get("/datasets/mine2").json()["source"] == "dpixels"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
@@ -13,14 +13,21 @@ from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
 from api.state import State
 from api.terminal import bar, console
 from api.views import prefix_name
+from service.area import reach_of
 from service.colour import Region, fit_basis
 from service.embed import require_writable
 from service.errors import InvalidInput, NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
+from service.origins import sources_of
+from service.scenes.folder import DPIXELS
+from service.scenes.source import SCENES
+from service.scenes.value import MODES
 from service.store.export import export_geoemb
 from service.values import Area, ModelIdentity, Window, checked_id
 
+_ANY: Final = Window.year(2024)
+"""A window, where only the place of a source matters."""
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
 pca_app = typer.Typer(no_args_is_help=True, help="Colours: the PCA bases of the view `pca`.")
@@ -63,6 +70,54 @@ def datasets_list(ctx: typer.Context, as_json: AsJson = False) -> None:
         console.print(f"[bold red]broken[/] {name}: {escape(str(error))}", soft_wrap=True)
     state.datasets.require_storage()
     show(rows, as_json, "No datasets yet: `smalti demo` makes one, `smalti ingest` copies published ones.")
+
+
+@datasets_app.command("create")
+def datasets_create(
+    ctx: typer.Context,
+    dataset: DatasetId,
+    model: Annotated[str, typer.Option(help="Encoder that embeds it: a name that `smalti models list` shows.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Where time series come from: `mpc` or `aws`, the published catalogues of scenes; the address of a "
+            "STAC API or static catalogue; or a folder of d-pixels."
+        ),
+    ],
+    mode: Annotated[
+        str, typer.Option(help="How a catalogue of yours names assets and stores values: `mpc` or `aws`.")
+    ] = "mpc",
+    s1: Annotated[str | None, typer.Option(help="Address of its Sentinel-1 scenes, if it is another one.")] = None,
+    bbox: Annotated[str | None, typer.Option(help="Embed nothing outside this box: west,south,east,north.")] = None,
+) -> None:
+    """Make an empty dataset whose areas can be embedded on demand; or say anew where its time series come from."""
+    state: State = ctx.obj
+    document = _document(source, mode, s1, bbox)
+    found = sources_of(document, _ANY, state.access)
+    for place in (document[sensor] for sensor in ("s2", "s1") if sensor in document):
+        if state.access.local(place, "the source") is None:
+            state.access.hosts.checked(place, "the source")
+    manifest = state.registry.get(model).manifest
+    store = open_or_make(state.storage, dataset, manifest.identity, manifest.dims, _ANY)
+    state.sources.put(document, dataset)
+    west, south, east, north = document.get("bounds") or reach_of([one.placement for one in found])
+    console.print(
+        f"{dataset!r} takes areas within {west:.2f},{south:.2f},{east:.2f},{north:.2f}, into {store.location}"
+    )
+
+
+def _document(source: str, mode: str, s1: str | None, bbox: str | None) -> dict[str, Any]:
+    """What the shelf of sources keeps."""
+    bounds = {"bounds": list(_box(bbox).bounds)} if bbox else {}
+    if source in MODES:
+        return {"type": SCENES, "mode": source, **bounds}
+    if "://" in source or source.endswith(".json"):
+        s2 = source if "://" in source else str(Path(source).resolve())
+        return {"type": SCENES, "mode": mode, "s2": s2, "s1": s1 or s2, **bounds}
+    if not Path(source).is_dir():
+        remedy = f"Give {' or '.join(MODES)}, an address, or a folder."
+        raise InvalidInput(f"{source!r} is neither a catalogue nor a folder.", field="source", remedy=remedy)
+    return {"type": DPIXELS, "folder": str(Path(source).resolve())}
 
 
 @store_app.command("overviews")

@@ -17,10 +17,10 @@ from api.provenance import attribution
 from api.schemas import DatasetInfo, DatasetList, Legend
 from api.security import require
 from api.state import State, get_state
-from service.area import bounds_of
+from service.area import reach_of
 from service.colour import VectorView
 from service.colour.basis import DIRECTIONS
-from service.errors import Corrupt
+from service.errors import SmaltiError
 from service.grid import ZoneGrid
 from service.origins import sources_of
 from service.plan import Source
@@ -86,11 +86,10 @@ def _views(dataset: Dataset) -> list[str]:
 
 
 def _reach(source: dict[str, Any]) -> list[float] | None:
-    """The box that a source covers; None where this version does not know its kind."""
+    """The box that a source covers; None where it cannot be told: of an unknown kind, or a folder that is gone."""
     try:
-        (only,) = sources_of(source, _ANY)
-        return list(bounds_of(only.placement))
-    except Corrupt:
+        return list(source.get("bounds") or reach_of([one.placement for one in sources_of(source, _ANY)]))
+    except SmaltiError:
         return None
 
 
