@@ -21,9 +21,9 @@ from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from api import demo as demo_
-from api import logs
+from api import logs, scenery
 from api.app import create_app
-from api.commands import data, encoders, index, models, proofs, region, training, working
+from api.commands import data, encoders, index, models, proofs, region, scenes, training, working
 from api.settings import Scope, Settings
 from api.state import State
 from api.terminal import console
@@ -42,6 +42,7 @@ app.add_typer(data.store_app, name="store")
 app.add_typer(data.pca_app, name="pca")
 app.add_typer(index.index_app, name="index")
 app.add_typer(models.models_app, name="models")
+app.add_typer(scenes.scenes_app, name="scenes")
 for judge in (proofs.verify, proofs.bench, proofs.evaluate):
     models.models_app.command()(judge)
 for command in (data.ingest, encoders.embed, training.train, working.worker):
@@ -146,14 +147,19 @@ def demo(
     if serve:
         _require_free(settings.host, port or settings.port)
     dataset = demo_.prepare(state)
+    demo_.publish(state)
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104  # what a browser can open
     base = f"http://{host}:{port or settings.port}"
     for line in demo_.greeting(state, dataset, base):
         typer.echo(line)
     sys.stdout.flush()
     if serve:
-        with working.beside():
-            _serve(settings, port=port)
+        with scenery.beside(demo_.scenes_of(state)) as address:
+            # In the environment, because the worker beside this process reads its own settings.
+            os.environ["SMALTI_SCENES__HOSTS"] = ",".join((*settings.scenes.hosts, address))
+            demo_.look_at(state, address)
+            with working.beside():
+                _serve(_settings(), port=port)
 
 
 @app.command()

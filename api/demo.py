@@ -31,6 +31,8 @@ from service.values import BLOCK, Window
 
 ID: Final = "demo"
 MODEL: Final = "smalti-mini"
+MODE: Final = "mpc"
+"""As which catalogue the demo's scenes are told of."""
 SEED: Final = 7
 SIDE: Final = 256
 """Pixels along a side: 2.56 km."""
@@ -69,9 +71,12 @@ class Scene:
             self.placement, row=self.placement.row + rows.start, col=self.placement.col + cols.start,
             height=rows.stop - rows.start, width=cols.stop - cols.start,
         )  # fmt: skip
-        west, south, east, north = bounds_of(place)
-        inward, down = 0.1 * (east - west), 0.1 * (north - south)  # a box of degrees is turned against the grid
-        return [round(v, 6) for v in (west + inward, south + down, east - inward, north - down)]
+        return _inner(place)
+
+    @property
+    def ground(self) -> Placement:
+        """What satellites see: the whole empty block. The land goes on there, beyond the landscape's edges."""
+        return Placement(self.placement.zone, self.empty.rows.start, self.empty.cols.start, BLOCK, BLOCK)
 
     def example(self) -> tuple[slice, slice]:
         """Rows and columns, within the landscape, of the part of the empty quarter nearest the middle."""
@@ -102,6 +107,38 @@ def prepare(state: State, side: int = SIDE) -> Dataset:
     for window in dataset.windows():
         _index(state, dataset.at(window), window)
     return dataset
+
+
+def scenes_of(state: State) -> Path:
+    """The folder of the demo's scenes."""
+    return state.settings.home / "scenes" / ID
+
+
+def publish(state: State) -> None:
+    """Make the scenes from which the empty block can be filled, with a progress bar, if they are not there yet."""
+    from service.simulate.passes import Tiling
+    from service.simulate.scenes import publish as publish_  # brings pystac, which only this needs
+
+    scene = Scene.make()
+    source = scene.source(YEARS[-1])
+    with bar(f"Making scenes of {YEARS[-1]}") as tick:
+        publish_(
+            source.landscape, source.placement, scenes_of(state), MODE, source.window, ground=scene.ground,
+            tiling=Tiling(BLOCK, overlap=0, split=0), on_progress=tick,
+        )  # fmt: skip
+
+
+def look_at(state: State, address: str) -> None:
+    """Let the empty block be filled from the scenes that are served at an address: another one at each start."""
+    bounds = _inner(Scene.make().ground)
+    state.sources.put({"type": "scenes", "mode": MODE, "s2": address, "s1": address, "bounds": bounds}, ID)
+
+
+def _inner(place: Placement) -> list[float]:
+    """[west, south, east, north] well within a rectangle of pixels: a box of degrees is turned against the grid."""
+    west, south, east, north = bounds_of(place)
+    inward, down = 0.1 * (east - west), 0.1 * (north - south)
+    return [round(v, 6) for v in (west + inward, south + down, east - inward, north - down)]
 
 
 def _embed(state: State, source: Simulated, encoder: Encoder, store: WritableStore, empty: Block) -> None:

@@ -8,6 +8,7 @@ is understood of STAC API 1.0: `/`, `/conformance`, `/collections`, their items,
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import operator
 import os
@@ -31,7 +32,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from service.errors import InvalidInput, NotFound, SmaltiError
+from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
 
 CONFORMS: Final = (
     "http://www.opengis.net/spec/ogcapi-features-1/1.0/conf/core",
@@ -248,17 +249,29 @@ def _absolute(item: dict[str, Any], base: str) -> dict[str, Any]:
     return item | {"assets": assets, "links": links}
 
 
-def serve(folder: Path, listener: socket.socket) -> None:
-    """Serve a folder of scenes until the process is told to end.
-
-    Args:
-        folder: What `publish` wrote.
-        listener: Where to listen.
+def listening(port: int = 0) -> socket.socket:
+    """A socket of loopback that listens on a port; 0: on a free one.
 
     Raises:
-        NotFound: The folder holds no catalogue.
+        Unavailable: Somebody else does.
     """
-    config = uvicorn.Config(create_scenery(folder), log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    try:
+        return socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        remedy = "Stop what listens there, or choose another: --port."
+        raise Unavailable(f"port {port} is taken.", field="port", remedy=remedy) from None
+
+
+def address_of(listener: socket.socket) -> str:
+    """The address under which a listening socket is asked."""
+    return f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+
+
+def run(scenery: Starlette, listener: socket.socket) -> None:
+    """Serve until the process is told to end."""
+    config = uvicorn.Config(scenery, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -272,13 +285,13 @@ def beside(folder: Path) -> Iterator[str]:
     Yields:
         Its address.
     """
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        port, number = listener.getsockname()[1], listener.fileno()
+    with listening() as listener:
+        address, number = address_of(listener), listener.fileno()
         command = (sys.executable, "-P", "-m", "api.scenery", str(folder), str(number))
         # A session of its own: Ctrl-C on the terminal is for this process, which ends it in turn.
         child = subprocess.Popen(command, pass_fds=(number,), stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603  # our own
     try:
-        yield f"http://{LOOPBACK}:{port}"
+        yield address
     finally:
         child.terminate()
         try:
@@ -298,7 +311,7 @@ def _beside(folder: str, number: str) -> None:
 
     threading.Thread(target=end, daemon=True).start()
     with suppress(KeyboardInterrupt):
-        serve(Path(folder), socket.socket(fileno=int(number)))
+        run(create_scenery(Path(folder)), socket.socket(fileno=int(number)))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def publish(
     orbits: tuple[Orbit | None, ...] = (None, *ORBITS)
     todo = [g for zone in terrain.zones() for orbit in orbits for g in granules_of(terrain, days, orbit, tiling, zone)]
     done = written = 0
+    if not all(style.path(folder, granule).exists() for granule in todo):
+        (folder / "catalog.json").unlink(missing_ok=True)  # until it is whole again
     for granules in _together(todo):
         missing = [g for g in granules if not style.path(folder, g).exists()]
         for granule, arrays in _seen(terrain, missing, tiling):
@@ -82,7 +84,8 @@ def publish(
         done += len(granules)
         if on_progress:
             on_progress(done, len(todo))
-    write_catalogue(folder, style)
+    if not (folder / "catalog.json").exists():
+        write_catalogue(folder, style)
     return written
 
 
