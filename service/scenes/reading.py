@@ -153,8 +153,11 @@ def _doubled(values: Raster, nodata: float | None, resampling: Resampling) -> Ra
 
 
 def _warped(values: Raster, out: Raster, plan: _Plan, resampling: Resampling, nodata: float | None) -> None:
+    """Warp into `out`, which holds our no data: rasterio would begin with the file's own instead."""
     from odc.geo.warp import rio_reproject
 
     ours = np.nan if out.dtype.kind == "f" else 0
     theirs = np.nan if nodata is None and out.dtype.kind == "f" else nodata
-    rio_reproject(values, out, plan.source, plan.target, resampling, src_nodata=theirs, dst_nodata=ours)
+    rio_reproject(
+        values, out, plan.source, plan.target, resampling, src_nodata=theirs, dst_nodata=ours, init_dest_nodata=False
+    )
