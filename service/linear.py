@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numkong
 import numpy as np
 import numpy.typing as npt
 
-from service.together import together
 from service.values import Float32Array, Float64Array, Int8Array, Int64Array
 
 PRODUCTS: Final = 1 << 18
@@ -39,8 +37,6 @@ _BASE: Final = 254
 """A limb counts steps from -127 to 127; the next one counts 254ths of a step."""
 _ROWS: Final = 1 << 14
 """Codes multiplied at once: their int32 products stay in a core's cache."""
-_SHARED: Final = 1 << 13
-"""Codes that a thread takes at a time: a tenth of a millisecond or two."""
 _ROUNDING: Final = 1e-6
 """More than three float32 operations can be wrong by, of numbers up to 1."""
 
@@ -59,13 +55,6 @@ class Weights:
         limbs, self._steps = _limbs(np.asarray(weights, np.float64))
         self._packed = numkong.dots_pack(limbs)
         self._at_once = min(_ROWS, rows_at_once(self._steps))
-        lengths = np.linalg.norm(limbs.astype(np.float64), axis=1)
-        self._shares = np.asarray(lengths[:, None] * self._steps, np.float32)
-        self._sums = self._shares.sum(axis=0)
-        limbs[lengths == 0] = 1  # nothing has an angle with zeros; its share is none
-        self._directions = numkong.dots_pack(limbs)
-        self._of_zeros = float(self._angles(np.zeros((1, limbs.shape[1]), np.int8))[0, 0])
-        """Zeros have no angle with anything: NaN says so, but some processors' kernels say 0 or 1."""
 
     def products(self, codes: Int8Array) -> Float32Array:
         """(n, m) float32 `codes @ weights.T` of (n, d) int8, as exact as float32 is; rows may be strided, d may not."""
@@ -74,34 +63,6 @@ class Weights:
             part = np.asarray(numkong.dots_packed(codes[start : start + self._at_once], self._packed))
             np.matmul(part.astype(np.float32), self._steps, out=out[start : start + self._at_once])
         return out
-
-    def cosines(self, codes: Int8Array) -> Float32Array:
-        """(n, m) float32 cosines of (n, d) int8 codes with weights of length 1; no number (NaN) where all codes are 0.
-
-        Angles with each limb come faster than products and norms, and are as near to the truth; pieces are shared by
-        several threads.
-        """
-        out = np.empty((len(codes), self._steps.shape[1]), np.float32)
-
-        def work(starts: Iterator[int]) -> None:
-            for start in starts:
-                self._cosines(codes[start : start + _SHARED], out[start : start + _SHARED])
-
-        together(work, list(range(0, len(codes), _SHARED)))
-        return out
-
-    def _cosines(self, codes: Int8Array, out: Float32Array) -> None:
-        angles = self._angles(codes)
-        np.matmul(angles, self._shares, out=out)
-        np.subtract(self._sums, out, out=out)
-        np.clip(out, -1, 1, out=out)
-        if not np.isnan(self._of_zeros):
-            doubtful = np.flatnonzero(angles[:, 0] == np.float32(self._of_zeros))
-            out[doubtful[~codes[doubtful].any(axis=1)]] = np.nan
-
-    def _angles(self, codes: Int8Array) -> Float32Array:
-        """(n, 3m) float32 1 - cosine of (n, d) codes with each limb."""
-        return np.asarray(numkong.angulars_packed(codes, self._directions))
 
 
 def code_products(codes: Int8Array, weights: Float64Array) -> Float32Array:

@@ -144,16 +144,15 @@ class Query:
 
         Args:
             codes: (..., d) int8.
-            norms: `norms_of(codes)` where they are known already: half of the work.
+            norms: `norms_of(codes)` where they are known already: two thirds of the work.
             scales: (...) float32, without which there is no Euclidean distance; cosines need none.
         """
         flat = codes.reshape(-1, codes.shape[-1])
-        if norms is None and self.metric == "cosine":
-            return self.weights.cosines(flat)[:, 0].reshape(codes.shape[:-1])
         lengths = code_norms(flat) if norms is None else norms.ravel()
         with np.errstate(invalid="ignore", divide="ignore"):
             out = self.weights.products(flat)[:, 0]
             out /= lengths
+        np.clip(out, -1, 1, out=out)
         if self.metric == "cosine":
             return out.reshape(codes.shape[:-1])
         lengthening = _required(scales).ravel()

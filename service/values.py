@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import numpy as np
@@ -70,8 +71,8 @@ class ModelIdentity:
     variant: str = "default"
 
     def __post_init__(self) -> None:
-        for field in ("name", "version", "variant"):
-            checked_id(str(getattr(self, field)).lower(), f"model.{field}")
+        for name in ("name", "version", "variant"):
+            checked_id(str(getattr(self, name)).lower(), f"model.{name}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -196,6 +197,8 @@ class Vectors:
     """(...) float32, > 0 and finite where VALID; 0 elsewhere."""
     status: UInt8Array
     """(...) uint8, one of NOT_EMBEDDED, VALID, WATER, REJECTED, OUTSIDE."""
+    norms: Callable[[], Float32Array] | None = field(default=None, compare=False, repr=False, kw_only=True)
+    """Gives (...) float32 the length of each pixel's codes, 0 where not VALID, if whoever read the codes keeps it."""
 
     def __post_init__(self) -> None:
         lead = self.codes.shape[:-1]

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numkong
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.linear import Weights, code_norms, code_products, paired_angles
-from service.values import Float32Array, Int8Array
+from service.linear import code_norms, code_products, paired_angles
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,41 +50,3 @@ def test_angles_are_those_of_float64_and_zeros_have_none() -> None:
     assert np.flatnonzero(np.isnan(found)).tolist() == [1, 2, 4]
     np.testing.assert_allclose(found, truth, atol=5e-7)
     assert paired_angles(first[:0], second[:0]).shape == (0,)
-
-
-def test_cosines_are_the_same_whether_one_thread_finds_them_or_several() -> None:
-    rng = np.random.default_rng(1)
-    codes = rng.integers(-127, 128, (40_000, 64)).astype(np.int8)
-    codes[[0, 8192, -1]] = 0
-    directions = rng.normal(size=(2, 64))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    weights, wide = Weights(directions), codes.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        truth = wide @ directions.T / np.linalg.norm(wide, axis=1, keepdims=True)
-    found = weights.cosines(codes)
-    np.testing.assert_allclose(found, truth, rtol=0, atol=5e-7)  # NaN where there is no direction, and there alone
-    assert np.array_equal(
-        np.concatenate([weights.cosines(one[None]) for one in codes[8190:8195]]), found[8190:8195], equal_nan=True
-    )
-    assert weights.cosines(codes[:0]).shape == (0, 2)
-    axis = Weights(np.eye(64)[:1]).cosines(codes[1:50])[:, 0]  # one limb says it all, the others are zeros
-    np.testing.assert_allclose(axis, wide[1:50, 0] / np.linalg.norm(wide[1:50], axis=1), rtol=0, atol=5e-7)
-    opposite = Weights(directions[:1]).cosines(np.rint(-100 * directions[:1]).astype(np.int8))
-    assert -1 <= opposite[0, 0] < -0.99
-
-
-@pytest.mark.parametrize("of_zeros", [0.0, 1.0])
-def test_codes_of_zeros_have_no_cosine_whatever_a_processor_says(
-    of_zeros: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def elsewhere(codes: Int8Array, directions: Any) -> Float32Array:
-        return np.nan_to_num(np.asarray(angulars(codes, directions)), nan=of_zeros)
-
-    angulars = numkong.angulars_packed
-    codes = np.random.default_rng(2).integers(-127, 128, (500, 16)).astype(np.int8)
-    codes[[3, 499]] = 0
-    here = Weights(np.eye(16)[:1]).cosines(codes)
-    monkeypatch.setattr(numkong, "angulars_packed", elsewhere)
-    there = Weights(np.eye(16)[:1]).cosines(codes)
-    assert np.flatnonzero(np.isnan(there)).tolist() == [3, 499]
-    np.testing.assert_array_equal(there, here)

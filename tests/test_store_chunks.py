@@ -15,6 +15,7 @@ from zarr.codecs import BytesCodec
 
 from service.errors import Corrupt
 from service.grid import Zone, ZoneGrid
+from service.queries import norms_of
 from service.store import BlockData, open_store
 from service.store.archive import ArchiveStore
 from service.store.chunks import Kept, Plane, chunk_cache, read_plane, rectangles
@@ -43,6 +44,8 @@ def location(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytes
 def same(one: Vectors, other: Vectors) -> None:
     for field in ("codes", "scales", "status"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    if one.norms:
+        np.testing.assert_array_equal(one.norms(), norms_of(one.codes))
 
 
 @settings(max_examples=25, deadline=None)

@@ -158,7 +158,8 @@ class SimilarityView(Scored):
 
     def values(self, vectors: Vectors) -> Float32Array:
         """(..., 1) scores, at most 1."""
-        scores = self.query.scores(vectors.codes, scales=vectors.scales)
+        norms = vectors.norms() if vectors.norms else None
+        scores = self.query.scores(vectors.codes, norms, vectors.scales)
         scores[~vectors.valid] = np.nan
         return scores[..., None]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from service.bucket import is_remote
 from service.cache import ByteCache
 from service.errors import Corrupt
 from service.grid import Block, ZoneGrid
+from service.linear import code_norms
 from service.store.bulk import read_chunks
 from service.store.codecs import is_native
 from service.store.faults import Array, fault, read_array
@@ -71,6 +72,8 @@ class Plane:
     row0: int
     """Array row of the grid's first row."""
     band_first: bool = False
+    norms: bool = False
+    """Whether a pixel of it is the length of the codes, not the codes: made once for all who compare directions."""
 
     @cached_property
     def side(self) -> tuple[int, int]:
@@ -79,8 +82,20 @@ class Plane:
         return rows * -(-MIN_SIDE // rows), cols * -(-MIN_SIDE // cols)
 
     @property
+    def name(self) -> str:
+        """What squares are kept under: the array's path, and what is made of it."""
+        return f"{self.array.path}#norms" if self.norms else self.array.path
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of a square."""
+        return np.dtype(np.float32) if self.norms else self.array.dtype
+
+    @property
     def dims(self) -> tuple[int, ...]:
         """(d,) of an array of codes, () of a plane of numbers."""
+        if self.norms:
+            return ()
         shape = self.array.shape
         return (shape[1],) if self.band_first else tuple(shape[3:])
 
@@ -92,6 +107,8 @@ class Plane:
 
     def read(self, time: int, rows: slice, cols: slice) -> Square:
         """(rows, cols[, d]) of a rectangle in the array's own rows, past the cache. Raises as `read_array` does."""
+        if self.norms:
+            return _norms(replace(self, norms=False).read(time, rows, cols))
         if not self.band_first:
             whole = [slice(0, d) for d in self.dims]
             return np.asarray(read_array(self.location, self.array, time, rows, cols, *whole))
@@ -124,7 +141,7 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
         Unavailable: The transport failed.
     """
     shape = (rows.stop - rows.start, cols.stop - cols.start, *plane.dims)
-    if kept is None or int(np.prod(shape)) * plane.array.dtype.itemsize * LARGE > kept.cache.limit:
+    if kept is None or int(np.prod(shape)) * plane.dtype.itemsize * LARGE > kept.cache.limit:
         return plane.read(time, rows, cols)
     height, width = plane.side
     cells = [
@@ -134,11 +151,10 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
     ]
     blocks = plane.blocks(cells)
     versions = kept.versions(time, set(blocks))
-    name = plane.array.path
     stands = [(cell, versions[block]) for cell, block in zip(cells, blocks, strict=True)]
-    keys = [(plane.location, name, time, *cell, version) for cell, version in stands if version]
-    squares = kept.cache.many(keys, lambda missing: _squares(plane, time, missing))
-    out = (np.empty if len(keys) == len(cells) else _filled(plane))(shape, plane.array.dtype)
+    keys = [(plane.location, plane.name, time, *cell, version) for cell, version in stands if version]
+    squares = _kept(plane, kept.cache, keys)
+    out = (np.empty if len(keys) == len(cells) else _filled(plane))(shape, plane.dtype)
     for (*_, row, col, _), square in zip(keys, squares, strict=True):
         top, left = row * height - rows.start, col * width - cols.start
         here = np.s_[max(top, 0) : top + height, max(left, 0) : left + width]
@@ -149,18 +165,30 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
 
 def _filled(plane: Plane) -> Callable[[tuple[int, ...], Any], Square]:
     """What makes an array as one looks into which nothing was written."""
-    return lambda shape, dtype: np.full(shape, plane.array.fill_value, dtype)
+    return lambda shape, dtype: np.full(shape, 0 if plane.norms else plane.array.fill_value, dtype)
 
 
-def _squares(plane: Plane, time: int, missing: Sequence[Key]) -> list[Square]:
-    cells = [(key[3], key[4]) for key in missing]
-    if _is_plain(plane):
+def _kept(plane: Plane, cache: ChunkCache, keys: Sequence[Key]) -> list[Square]:
+    """The square of each key, from the cache or made."""
+    return cache.many(keys, lambda missing: _squares(plane, cache, missing))
+
+
+def _squares(plane: Plane, cache: ChunkCache, missing: Sequence[Key]) -> list[Square]:
+    time, cells = missing[0][2], [(key[3], key[4]) for key in missing]
+    if plane.norms:
+        codes = replace(plane, norms=False)
+        found = [_norms(square) for square in _kept(codes, cache, [(key[0], codes.name, *key[2:]) for key in missing])]
+    elif _is_plain(plane):
         found = _fetched(plane, time, cells)
     else:
         found = _packed(plane, time, cells) or _decoded(plane, time, cells)
     for square in found:
         square.setflags(write=False)  # many read it
     return found
+
+
+def _norms(codes: Square) -> Square:
+    return code_norms(codes.reshape(-1, codes.shape[-1])).reshape(codes.shape[:-1])
 
 
 # Chunks that are stored as they are: their bytes are the square.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,10 +65,19 @@ class Layer:
         planes[self.codes.path] = Plane(self.location, self.codes, self.grid, self.row0, self.band_first)
         return planes
 
+    @cached_property
+    def norms(self) -> Plane:
+        """The length of each pixel's codes."""
+        return replace(self.planes[self.codes.path], norms=True)
+
     def plane(self, array: Array, time: int, rows: slice, cols: slice) -> Any:
         """(rows, cols[, d]) of one of the arrays; rows and columns of the grid. Raises as `read_plane` does."""
+        return self.read(self.planes[array.path], time, rows, cols)
+
+    def read(self, plane: Plane, time: int, rows: slice, cols: slice) -> Any:
+        """The same of one of its planes."""
         rows = slice(rows.start + self.row0, rows.stop + self.row0)
-        return read_plane(self.planes[array.path], self.kept, time, rows, cols)
+        return read_plane(plane, self.kept, time, rows, cols)
 
     @property
     def name(self) -> str:
@@ -124,7 +133,7 @@ def _read(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
     if not valid.all():
         codes[~valid] = 0
         scales = np.where(valid, scales, np.float32(0))
-    return Vectors(codes, scales, status)
+    return Vectors(codes, scales, status, norms=lambda: np.where(valid, layer.read(layer.norms, time, rows, cols), 0))
 
 
 def status_of(scales: Float32Array, nan_status: int) -> UInt8Array:
