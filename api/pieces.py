@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from api.batch import Run as Spread
-from api.settings import Fleet, Settings
+from api.here import here, travelling
+from api.settings import Settings
 from api.state import State
 from indexing.index.build import Run
 from indexing.index.manifest import SegmentRecord
@@ -29,15 +30,7 @@ class Place:
 
 def place_of(state: State, dataset: str, home: Path | None) -> Place:
     """What those who make segments of a dataset have to know."""
-    return Place(settings_for(state), dataset, home and home.absolute())
-
-
-def settings_for(state: State) -> Settings:
-    """Settings as they travel to other processes: with places that everybody finds, without what is secret."""
-    settings, storage = state.settings, state.storage
-    told = {"home": settings.home.absolute(), "storage": storage.location, "catalogue": settings.catalogue.absolute()}
-    secret = {"api_keys": (), "public_read": True, "jobs_database": None, "fleet": Fleet()}
-    return settings.model_copy(update=told | secret)
+    return Place(travelling(state), dataset, home and home.absolute())
 
 
 def make_piece(task: SegmentTask, place: Place) -> SegmentRecord:
@@ -47,18 +40,12 @@ def make_piece(task: SegmentTask, place: Place) -> SegmentRecord:
         NotFound: There is no such dataset or window here.
         Corrupt, ReadOnly, Unavailable: A block or the quantiser cannot be read, or the segment not be left.
     """
-    state = _state(place.settings)
+    state = here(place.settings).state
     state.datasets.look_now()
     store = state.datasets[place.dataset].at(task.window).store
     if place.home is not None:
         return build_segment(store, task, place.home)
     return make_there(store, task, state.storage.at("index", place.dataset))
-
-
-@lru_cache(maxsize=1)
-def _state(settings: Settings) -> State:
-    """One for all pieces that this process makes: what they read is kept for the next."""
-    return State(settings)
 
 
 def in_pieces(state: State, place: Place, scratch: Path, spread: Spread) -> Run:

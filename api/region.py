@@ -6,22 +6,16 @@ it may die at any moment.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
 
-from api.pieces import settings_for
+from api.here import here, travelling
 from api.settings import Settings
 from api.state import State
 from service.embed import Made, embed_block, missing_blocks
-from service.errors import IdentityMismatch
+from service.errors import IdentityMismatch, NotFound
 from service.grid import Block, Zone
-from service.pipeline import Pipeline
+from service.store.contract import WritableStore
 from service.values import Window
-
-_OPENING: Final = threading.Lock()
-"""Tasks of one process begin at the same moment, and share what they open."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ def region_of(state: State, dataset: str, window: Window, *, min_s2: int, thread
     """
     store = state.datasets.writable(dataset, window)
     manifest = state.registry.get(str(store.identity)).manifest
-    settings = settings_for(state)
+    settings = travelling(state)
     if threads:
         settings = settings.model_copy(update={"encoder_threads": threads})
     return Region(settings, dataset, window, manifest.sha256, min_s2)
@@ -65,10 +59,10 @@ def embed_piece(block: Block, region: Region) -> Made | None:
         IdentityMismatch: The model's file here is another one.
         InvalidInput, Corrupt, LimitExceeded, Unavailable: As `embed_block`.
     """
-    with _OPENING:
-        state, pipeline = _here(region)
-        store = state.datasets.writable(region.dataset, region.window)
-        encoder = state.encoder(str(store.identity))
+    own = here(region.settings)
+    state = own.state
+    store = _store(state, region)
+    encoder = state.encoder(str(store.identity))
     if encoder.digest != region.encoder:
         raise IdentityMismatch(f"the file of {encoder.identity} here is not the one that the region was begun with.")
     source = state.source_in(region.dataset, region.window, Zone.parse(block.zone))
@@ -76,17 +70,13 @@ def embed_piece(block: Block, region: Region) -> Made | None:
     if not missing_blocks(source, encoder, store, [block], min_s2=region.min_s2):
         return None
     reports = state.reports(region.dataset)
-    return embed_block(source, encoder, store, block, pipeline=pipeline, min_s2=region.min_s2, reports=reports)
+    return embed_block(source, encoder, store, block, pipeline=own.pipeline, min_s2=region.min_s2, reports=reports)
 
 
-@lru_cache(maxsize=1)
-def _here(region: Region) -> tuple[State, Pipeline]:
-    """One for all blocks that this process embeds; what it has open outlasts a region."""
-    state, pipeline = _open(region.settings)
-    state.datasets.look_now()  # the dataset may be new
-    return state, pipeline
-
-
-@lru_cache(maxsize=1)
-def _open(settings: Settings) -> tuple[State, Pipeline]:
-    return State(settings), Pipeline(settings.blocks_at_once)
+def _store(state: State, region: Region) -> WritableStore:
+    """Where a region goes. Its dataset may be newer than what this process has open."""
+    try:
+        return state.datasets.writable(region.dataset, region.window)
+    except NotFound:
+        state.datasets.look_now()
+        return state.datasets.writable(region.dataset, region.window)
