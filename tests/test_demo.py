@@ -60,6 +60,23 @@ def wait_for(job: str, state: str, seconds: float) -> None:
         time.sleep(0.5)
 
 
+def require_found(base: str, bounds: list[float]) -> None:
+    """What was filled from scenes is found, with the vector that its own time series gives."""
+    lon, lat = (bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2
+    until = time.monotonic() + 60  # the index follows the blocks
+    while True:
+        try:
+            with urllib.request.urlopen(f"{base}/datasets/demo/2024/search?lon={lon}&lat={lat}&k=3") as answer:
+                first = json.load(answer)["features"][0]
+                break
+        except OSError:
+            assert time.monotonic() < until
+            time.sleep(1)
+    found = first["geometry"]["coordinates"]
+    assert max(abs(found[0] - lon), abs(found[1] - lat)) < 2e-4, "the query's own pixel is the best hit"
+    assert first["properties"]["score"] == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
@@ -84,8 +101,10 @@ def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
                 assert json.loads(done.stdout)["features"]
             if "/areas" in line:
                 asked = json.loads(done.stdout)
-                assert (asked["blocks"], asked["blocks_left"]) == (1, 1), "the empty quarter and no more"
+                assert (asked["blocks"], asked["blocks_left"]) == (1, 1), "the empty block and no more"
+                assert (asked["pixels"], asked["scenes"]) == (256 * 256, 132), "2.56 km squared, from scenes"
                 wait_for(f"{base}/jobs/{asked['id']}", "done", 120)
+                require_found(base, asked["bounds"])
         assert (tmp_path / "tile.png").read_bytes().startswith(b"\x89PNG")
         assert json.loads((tmp_path / "embedded.json").read_text())["stored"]["pixels"] == 48 * 48
         process.send_signal(signal.SIGINT)

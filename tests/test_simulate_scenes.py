@@ -160,8 +160,8 @@ def test_all_that_is_stored_of_radar_comes_back_in_both_precisions() -> None:
 
 
 def test_scenes_of_one_day_differ_where_both_look(tmp_path: Path) -> None:
-    terrain = terrain_at(2.3, 54.7)
-    publish_terrain(terrain, tmp_path, "mpc", Window(dt.date(2023, 6, 1), dt.date(2023, 6, 20)))
+    terrain = terrain_at(2.3, 54.7, side=48)
+    publish_terrain(terrain, tmp_path, "mpc", Window(dt.date(2023, 6, 1), dt.date(2023, 6, 12)))
     reader = Reader(tmp_path, "mpc", terrain.placement.zone, terrain.placement.rows, terrain.placement.cols)
     differ, missing = 0, 0
     for scenes in reader.days("sentinel-2-l2a").values():
@@ -172,7 +172,7 @@ def test_scenes_of_one_day_differ_where_both_look(tmp_path: Path) -> None:
         missing += int((classes == 0).any(axis=0).sum())
         assert ((classes > 0).any(axis=0)).all(), "together they see all"
     assert differ > 100
-    assert missing > 1000
+    assert missing > 500
 
 
 def test_what_is_there_is_not_written_again_and_other_days_are_added(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_no_other_mode_size_or_zone(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("scenes")
-    publish_terrain(terrain_at(6.0, 47.0), made, "mpc", WINDOW)
+    publish_terrain(terrain_at(6.0, 47.0, side=32), made, "mpc", WINDOW)
     return made
 
 

@@ -196,8 +196,9 @@ def _footprint(raster: Raster) -> shapely.Polygon:
     granule, seen = raster.granule, raster.seen
     rows = np.flatnonzero(seen.any(axis=1))
     first, last = seen[rows].argmax(axis=1), seen.shape[1] - seen[rows][:, ::-1].argmax(axis=1)
-    corners = [(c, r + down) for r, f, e in zip(rows, first, last, strict=True) for c in (f, e) for down in (0, 1)]
-    hull = shapely.segmentize(shapely.MultiPoint(corners).convex_hull, max(1.0, max(seen.shape) / 4))
+    corners = [np.column_stack([edge, rows + down]) for edge in (first, last) for down in (0, 1)]
+    hull = shapely.convex_hull(shapely.multipoints(np.concatenate(corners)))
+    hull = shapely.segmentize(hull, max(1.0, max(seen.shape) / 4))
     cols, lines = np.asarray(hull.exterior.coords).T
     lon, lat = archive_grid(granule.zone).to_lonlat(lines + granule.rows.start, cols + granule.cols.start)
     west, south, east, north = granule.zone.bounds
