@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from rasterio.abc import MultiByteRangeResourceContainer
 
-from service.errors import LimitExceeded, Unavailable
+from service.errors import Corrupt, LimitExceeded, Unavailable
 from service.scenes.access import Access
 from service.scenes.budget import Budget
 from service.scenes.fetch import Fetcher, Part
@@ -135,6 +135,8 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         if self._error is not None or start >= end:
             return b""
         try:
+            if end > self.bytes:
+                raise Corrupt(f"{self._what} ends before its header says.")
             if whole or end - start > _HEAD:
                 return self._piece(start, end)
             first, last = start // _HEAD * _HEAD, (end - 1) // _HEAD * _HEAD

@@ -17,6 +17,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import sleep
 from typing import Final, TypeVar
 
 import httpcore2
@@ -159,21 +160,21 @@ class Fetcher:
             return b"".join(pieces)
 
         told = {"Accept-Encoding": "identity"}
-        return self._tried(lambda: self._followed(url, told, None, budget, what, take), budget, what)
+        return self._tried(lambda: self._followed(url, told, None, budget, what, take, sign=False), budget, what)
 
     def _tried(self, work: Callable[[], T], budget: Budget, what: str) -> T:
         """What `work` gives, after as many tries as it takes."""
-        pause = _PAUSE_S
+        step = _PAUSE_S
         for left in range(self._limits.retries, -1, -1):
             budget.spend()
             try:
                 return work()
             except _Passing as passing:
-                wait = max(pause, passing.wait or 0.0)
+                wait = max(step, passing.wait or 0.0)
                 if not left or wait > min(_PATIENCE_S, budget.left):
                     raise Unavailable(f"{what}: its server {passing.told}.", retry_after=passing.wait) from None
-            time.sleep(wait)
-            pause *= 2
+            sleep(wait)
+            step *= 2
         raise AssertionError("the last try returns or raises")
 
     def _followed(
@@ -184,11 +185,13 @@ class Fetcher:
         budget: Budget,
         what: str,
         take: Callable[[httpcore2.Response, Iterator[bytes]], T],
+        *,
+        sign: bool = True,
     ) -> T:
         """What `take` makes of the answer of the first address, or of where that leads."""
         address = self._policy.hosts.checked(url, what)
         for _ in range(_HOPS):
-            signed = self.signer.signed(address, what)
+            signed = self.signer.signed(address, what) if sign else address
             headers = [("User-Agent", _AGENT), *told.items(), *self._policy.header_for(address).items()]
             end = time.monotonic() + self._limits.request_seconds
             try:
@@ -198,7 +201,7 @@ class Fetcher:
                 ) as response:  # fmt: skip
                     place = _header(response, "location")
                     if not (300 <= response.status < 400 and place):
-                        if response.status == 403 and self.signer.forget(address):
+                        if sign and response.status == 403 and self.signer.forget(address):
                             raise _Passing("takes no token that it gave out")
                         return take(response, _watched(response, budget, end))
             except _GONE as gone:
