@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from rasterio.abc import MultiByteRangeResourceContainer
@@ -19,8 +20,8 @@ from service.scenes.budget import Budget
 from service.scenes.fetch import Fetcher, Part
 from service.store.records import Record, object_name
 
-_HEAD: Final = 65_536
-"""Bytes fetched at once of what is read in small pieces: a header. Most headers are shorter."""
+_PIECE: Final = 131_072
+"""Bytes that are fetched and kept together: more than the header of most files, and little beside a tile."""
 
 
 class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio has no types
@@ -47,9 +48,9 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         self._at = 0
         known = self._fetcher.known(self.path)
         if known is None:
-            first = self._fetcher.part(href, 0, _HEAD, budget, what)
+            first = self._fetcher.part(href, 0, _PIECE, budget, what)
             known = self._fetcher.learn(self.path, first)
-            self._keep(known, 0, first)
+            self._keep(known[1], 0, first)
         self.bytes, self._validator = known
         if self.bytes > access.limits.file_bytes:
             raise LimitExceeded(
@@ -77,7 +78,7 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
 
     def get_byte_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """Several pieces, each as long as asked; zeros once something went wrong."""
-        pieces = [self._safely(at, at + size, whole=True) for at, size in zip(offsets, sizes, strict=True)]
+        pieces = [self._safely(at, at + size) for at, size in zip(offsets, sizes, strict=True)]
         return [piece.ljust(size, b"\0") for piece, size in zip(pieces, sizes, strict=True)]
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -131,37 +132,45 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         """Bytes of the file."""
         return self.bytes
 
-    def _safely(self, start: int, end: int, *, whole: bool = False) -> bytes:
+    def _safely(self, start: int, end: int) -> bytes:
+        """Bytes of the file; none once something went wrong."""
         if self._error is not None or start >= end:
             return b""
         try:
             if end > self.bytes:
                 raise Corrupt(f"{self._what} ends before its header says.")
-            if whole or end - start > _HEAD:
-                return self._piece(start, end)
-            first, last = start // _HEAD * _HEAD, (end - 1) // _HEAD * _HEAD
-            held = b"".join(self._piece(at, min(at + _HEAD, self.bytes)) for at in range(first, last + 1, _HEAD))
-            return held[start - first : end - first]
+            first, last = start // _PIECE, (end - 1) // _PIECE
+            held = b"".join(self._pieces(first, last))
+            return held[start - first * _PIECE : end - first * _PIECE]
         except Exception as error:
             self._error = error
             return b""
 
-    def _piece(self, start: int, end: int) -> bytes:
-        """A piece from near, or fetched and kept."""
+    def _pieces(self, first: int, last: int) -> list[bytes]:
+        """Pieces of the file, from near or fetched; those that lie together are fetched by one request."""
         self._budget.spend()
-        found = self._records.get(self._name(self._validator), f"{start}-{end}")
-        if found is not None:
-            return found.body
-        part = self._fetcher.part(self._href, start, end - start, self._budget, self._what)
+        name = self._name(self._validator)
+        found = [self._records.get(name, str(index)) for index in range(first, last + 1)]
+        out = [record.body if record else b"" for record in found]
+        for missing, group in groupby(range(len(found)), key=lambda at: found[at] is None):
+            if missing:
+                run = list(group)
+                out[run[0] : run[-1] + 1] = self._fetched(first + run[0], len(run))
+        return out
+
+    def _fetched(self, index: int, count: int) -> list[bytes]:
+        part = self._fetcher.part(self._href, index * _PIECE, count * _PIECE, self._budget, self._what)
         known = self._fetcher.learn(self.path, part)
         if known != (self.bytes, self._validator):
             raise Unavailable(f"{self._what} changed while it was read.", remedy="Try again.", retry_after=1.0)
-        self._keep(known, start, part)
-        return part.body
+        return self._keep(known[1], index, part)
 
-    def _keep(self, known: tuple[int, str], start: int, part: Part) -> None:
-        name, piece = self._name(known[1]), f"{start}-{start + len(part.body)}"
-        self._records.put(name, piece, Record(part.body, known[1]))
+    def _keep(self, validator: str, index: int, part: Part) -> list[bytes]:
+        name = self._name(validator)
+        pieces = [part.body[at : at + _PIECE] for at in range(0, len(part.body), _PIECE)]
+        for number, piece in enumerate(pieces, index):
+            self._records.put(name, str(number), Record(piece, validator))
+        return pieces
 
     def _name(self, validator: str) -> str:
         return object_name("scenes", validator, self.path)
