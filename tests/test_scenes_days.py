@@ -83,7 +83,10 @@ def test_each_pixel_of_a_date_is_of_the_first_scene_that_shows_it_clearly(made, 
                 mask[y, x] = first is not None
                 values[y, x] = told[0]
                 if first is None:
-                    unclear.append((y, x, told))
+                    there = [i for i, s in enumerate(day) if held[s.id, SCL].values.any()]
+                    if len(there) > 1:
+                        there = [i for i in there if held[day[i].id, SCL].values[y, x] != 0]
+                    unclear.append((y, x, [told[i] for i in there] or [[0] * 10]))
         if any(not held[s.id, b].values.any() for s in day for b in BANDS) and (
             len(day) == 1 or frame >= len(out["doys"]) or out["doys"][frame] != date.timetuple().tm_yday
         ):
@@ -179,21 +182,30 @@ def test_a_date_or_radar_scene_with_less_than_a_ten_thousandth_of_the_block_is_l
     assert (out["sar_ascending"][0, ..., 1] == 10000).all()
 
 
+def clouds(scenes: int, height: int, width: int) -> list[np.ndarray]:
+    return [np.full((height, width), 9, np.uint8) for _ in range(scenes)]
+
+
 def test_what_fills_unclear_pixels_depends_on_scene_and_place_alone():
     nothing = np.full((40, 50), -1, np.int16)
     rows, cols = slice(1000, 1040), slice(2000, 2050)
-    whole = optical.filled(nothing, ["a", "b", "c"], rows, cols)
+    whole = optical.filled(nothing, clouds(3, 40, 50), ["a", "b", "c"], rows, cols)
     assert [0.25 < (whole == i).mean() < 0.42 for i in range(3)] == [True] * 3
-    part = optical.filled(nothing[:7, :9], ["a", "b", "c"], slice(1011, 1018), slice(2030, 2039))
+    part = optical.filled(nothing[:7, :9], clouds(3, 7, 9), ["a", "b", "c"], slice(1011, 1018), slice(2030, 2039))
     assert (part == whole[11:18, 30:39]).all()
-    fewer = optical.filled(nothing, ["c", "a"], rows, cols)
+    fewer = optical.filled(nothing, clouds(2, 40, 50), ["c", "a"], rows, cols)
     named = np.array(["a", "b", "c"])[whole], np.array(["c", "a"])[fewer]
     assert (named[0] == named[1])[named[0] != "b"].all()
     some = nothing.copy()
     some[3] = 2
-    kept = optical.filled(some, ["a", "b", "c"], rows, cols)
+    kept = optical.filled(some, clouds(3, 40, 50), ["a", "b", "c"], rows, cols)
     assert (kept[3] == 2).all()
     assert (kept[4:] == whole[4:]).all()
+    gap = clouds(3, 40, 50)
+    gap[whole[0, 0]][0, 0] = 0
+    assert optical.filled(nothing, gap, ["a", "b", "c"], rows, cols)[0, 0] not in (-1, whole[0, 0])
+    assert optical.filled(nothing, [0 * cloud for cloud in gap], ["a", "b", "c"], rows, cols).max() == -1
+    assert not optical.filled(nothing, gap[:1], ["a"], rows, cols).any()
 
 
 def test_a_window_over_new_year_keeps_its_dates_in_order():

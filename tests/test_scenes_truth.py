@@ -29,7 +29,7 @@ from tests.scenery import SMALL, publish_terrain, serving, terrain_at
 SIDE = 40
 ON_BORDER = (-0.0001, 52.24)
 """A place where zones 30 and 31 meet, far from the edges of blocks on both grids."""
-WINTER = Window.parse("2022-01-10..2022-02-15")
+WINTER = Window.parse("2022-01-16..2022-02-01")
 """On both sides of the day from which on values are offset."""
 
 
@@ -86,7 +86,7 @@ def is_in_order(d: DPixels) -> bool:
 @pytest.mark.parametrize("mode", ["mpc", "aws"])
 def test_pixels_made_from_scenes_are_the_landscapes_own(tmp_path: Path, mode: str) -> None:
     terrain = terrain_at(*ON_BORDER, side=SIDE, zone=Zone(30))
-    publish_terrain(terrain, tmp_path, mode, WINTER, Tiling(side=64, overlap=16, split=2))
+    publish_terrain(terrain, tmp_path, mode, WINTER, Tiling(side=128, overlap=16, split=2))
     with catalogue(tmp_path, mode, WINTER) as sources:
         for source in sources:
             block = the_block(terrain, source.placement.zone)
@@ -97,7 +97,7 @@ def test_pixels_made_from_scenes_are_the_landscapes_own(tmp_path: Path, mode: st
             assert seen(taken(made, inner)) == seen(taken(truth, inner))
             assert is_in_order(made)
             cost, told = source.cost_of([block]), source.provenance(block)
-            assert cost.scenes == sum(len(found) for found in told["scenes"].values()) > 10
+            assert cost.scenes == sum(len(found) for found in told["scenes"].values()) > 5
             assert cost.bytes > 10_000
 
 
@@ -143,7 +143,7 @@ def encoder() -> Encoder:
 @pytest.mark.parametrize("mode", ["mpc", "aws"])
 def test_codes_from_scenes_are_those_of_the_truth(tmp_path: Path, mode: str, encoder: Encoder) -> None:
     terrain = terrain_at(*ON_BORDER, side=SIDE, zone=Zone(30))
-    publish_terrain(terrain, tmp_path, mode, Window.year(2022), Tiling(side=64, overlap=16, split=4))
+    publish_terrain(terrain, tmp_path, mode, Window.year(2022), Tiling(side=128, overlap=16, split=4))
     for window in (Window.year(2022), Window.parse("2022-05-01..2022-09-30")):
         with catalogue(tmp_path, mode, window) as sources:
             for source in sources:

@@ -1,9 +1,10 @@
 """Sentinel-2, one date at a time: which scene gives each pixel, and what its values become.
 
 As the published pipeline does it, with one change. Its pixels that no scene of the day shows clearly take the values
-of any of them, by a generator without a seed, so that no two runs agree. Here a hash of the scene's id and the pixel's
-place on its zone's grid decides: whoever makes that pixel, in whatever block, today or in a year, takes the same one.
-Only TESSERA v1.0 ever looks at those values, where a pixel has no clear ones at all.
+of any of them, by a generator without a seed, so that no two runs agree. Here it is one of those that have data there,
+and a hash of the scene's id and the pixel's place on its zone's grid decides which: whoever makes that pixel, in
+whatever block, today or in a year, takes the same one. Only TESSERA v1.0 ever looks at those values, where a pixel has
+no clear ones at all.
 """
 
 from __future__ import annotations
@@ -58,24 +59,32 @@ def coverage(selection: Index) -> float:
     return float((selection != _NONE).mean())
 
 
-def filled(selection: Index, ids: Sequence[str], rows: slice, cols: slice) -> Index:
+def filled(selection: Index, classes: Sequence[UInt8Array], ids: Sequence[str], rows: slice, cols: slice) -> Index:
     """(h, w) which scene gives each pixel its values: the selected one, else one by the rule told above.
 
-    Of several scenes that one is taken whose hash with the place is largest: one more scene changes only the pixels
-    that it takes over.
+    A single scene gives all pixels theirs. Of several that one is taken whose hash with the place is largest: one more
+    scene changes only the pixels that it takes over.
 
     Args:
         selection: What `selected` gave.
-        ids: Of the same scenes.
+        classes: (h, w) scene classes of the same scenes.
+        ids: Theirs.
         rows: Of the zone's grid, those that the pixels lie in.
         cols: Its columns.
+
+    Returns:
+        Places among the scenes; -1 where none has data.
     """
     if len(ids) == 1:
         return np.zeros_like(selection)
     row, col = np.mgrid[rows, cols].astype(np.uint64)
     place = mixed((row << np.uint64(32)) | col)
-    keys = np.stack([mixed(place ^ _key(name)) for name in ids])
-    return np.where(selection == _NONE, keys.argmax(axis=0).astype(np.int16), selection)
+    out, most = selection.copy(), np.zeros(selection.shape, np.uint64)
+    for index, (held, name) in enumerate(zip(classes, ids, strict=True)):
+        rank = mixed(place ^ _key(name)) | np.uint64(1)
+        takes = (selection == _NONE) & (held != 0) & (rank > most)
+        out[takes], most[takes] = index, rank[takes]
+    return out
 
 
 def _key(name: str) -> np.uint64:

@@ -22,6 +22,7 @@ from service.scenes.files import Opener
 from service.scenes.reading import shown
 from service.scenes.value import SCL, Mode, Scene
 from service.sources import Placement
+from service.values import BoolArray
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -30,6 +31,18 @@ ORBIT_TAG: Final = "ORBIT_PASS_DIRECTION"
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True, eq=False)
+class _Day:
+    """One date of Sentinel-2."""
+
+    scenes: tuple[Scene, ...]
+    """Those that have anything there, in the order of the catalogue."""
+    choice: optical.Index
+    """(h, w) which of them gives each pixel its values; -1 where none does."""
+    clear: BoolArray
+    """(h, w) where that one shows it clearly."""
 
 
 @dataclass(frozen=True)
@@ -59,32 +72,35 @@ class Stacker:
         )
 
     def _optical(self, scenes: Sequence[Scene]) -> Arrays:
-        days = by_date(scenes)
-        selections = self._each(self._selected, days)
-        seen = [
-            (day, selection)
-            for day, selection in zip(days, selections, strict=True)
-            if optical.coverage(selection) >= optical.MIN_COVERAGE
-        ]
+        days = [day for day in self._each(self._day, by_date(scenes)) if day is not None]
         sides = self.place.height, self.place.width
-        bands = np.empty((len(seen), *sides, len(BANDS)), np.uint16)
-        whole = self._each(self._fill, [(*pair, frame) for pair, frame in zip(seen, bands, strict=True)])
+        bands = np.zeros((len(days), *sides, len(BANDS)), np.uint16)
+        whole = self._each(self._fill, list(zip(days, bands, strict=True)))
         kept = [i for i, good in enumerate(whole) if good]
         for to, at in enumerate(kept):  # in place: a copy would double what is held
             if to != at:
                 bands[to] = bands[at]
-        masks = np.array([seen[i][1] >= 0 for i in kept], np.uint8).reshape(-1, *sides)
-        doys = np.array([_day(seen[i][0]) for i in kept], np.uint16)
+        masks = np.array([days[i].clear for i in kept], np.uint8).reshape(-1, *sides)
+        doys = np.array([_day_of_year(days[i].scenes) for i in kept], np.uint16)
         return {"bands": bands[: len(kept)], "masks": masks, "doys": doys}
 
-    def _selected(self, day: Sequence[Scene]) -> optical.Index:
-        return optical.selected([self._read(scene, SCL, "nearest") for scene in day])
+    def _day(self, scenes: Sequence[Scene]) -> _Day | None:
+        """What the scene classes tell of one date; None where too few pixels are clear."""
+        held = [(scene, classes) for scene in scenes if (classes := self._read(scene, SCL, "nearest")).any()]
+        if not held:
+            return None
+        there, classes = zip(*held, strict=True)
+        selection = optical.selected(classes)
+        if optical.coverage(selection) < optical.MIN_COVERAGE:
+            return None
+        ids = [str(scene) for scene in there]
+        choice = optical.filled(selection, classes, ids, self.place.rows, self.place.cols)
+        return _Day(there, choice, selection >= 0)
 
-    def _fill(self, work: tuple[Sequence[Scene], optical.Index, npt.NDArray[np.uint16]]) -> bool:
+    def _fill(self, work: tuple[_Day, npt.NDArray[np.uint16]]) -> bool:
         """Make the bands of one date; False where one of them holds nothing, which drops the date."""
-        day, selection, frame = work
-        choice = optical.filled(selection, [str(scene) for scene in day], self.place.rows, self.place.cols)
-        used = [(scene, choice == index) for index, scene in enumerate(day) if (choice == index).any()]
+        day, frame = work
+        used = [(scene, where) for i, scene in enumerate(day.scenes) if (where := day.choice == i).any()]
         for channel, band in enumerate(BANDS):
             for scene, where in used:
                 values = self._read(scene, band, "bilinear")
@@ -96,7 +112,7 @@ class Stacker:
         frames = self._each(self._frames, days)
         out: Arrays = {}
         for orbit in radar.ORBITS:
-            held = [(_day(day), one[orbit]) for day, one in zip(days, frames, strict=True) if orbit in one]
+            held = [(_day_of_year(day), one[orbit]) for day, one in zip(days, frames, strict=True) if orbit in one]
             shape = (0, self.place.height, self.place.width, 2)
             out[f"sar_{orbit}"] = np.stack([frame for _, frame in held]) if held else np.zeros(shape, np.int16)
             out[f"sar_{orbit}_doy"] = np.array([doy for doy, _ in held], np.int16)
@@ -140,6 +156,6 @@ def by_date(scenes: Iterable[Scene]) -> list[list[Scene]]:
     return [list(day) for _, day in groupby(sorted(scenes, key=date), date)]
 
 
-def _day(day: Sequence[Scene]) -> int:
+def _day_of_year(day: Sequence[Scene]) -> int:
     """1..366."""
     return day[0].date.timetuple().tm_yday
