@@ -15,7 +15,7 @@ from service.values import Window
 
 __all__ = ["SMALL", "publish_terrain", "serving", "terrain_at"]
 
-SMALL = Tiling(side=32, overlap=12, split=3)
+SMALL = Tiling(side=48, overlap=12, split=3)
 """Several tiles, shared strips and split passes within a landscape of 64 pixels."""
 
 

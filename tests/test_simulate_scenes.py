@@ -30,7 +30,7 @@ from tests.scenery import SMALL, publish_terrain, serving, terrain_at
 AWS = dict(zip(BANDS, ("red", "blue", "green", "nir", "nir08", "rededge1", "rededge2", "rededge3", "swir16", "swir22"),
                strict=True)) | {"SCL": "scl"}  # fmt: skip
 _JSON = "application/json"
-WINDOW = Window(dt.date(2022, 1, 16), dt.date(2022, 2, 5))
+WINDOW = Window(dt.date(2022, 1, 19), dt.date(2022, 2, 1))
 """Over the day from which values are lifted by 1000."""
 
 
@@ -103,7 +103,7 @@ def require_truth(terrain: Terrain, reader: Reader, window: Window) -> None:
     style, year = STYLES[reader.mode], window.start.year
     days = {date: scenes for (date, _), scenes in reader.days(style.s2).items()}
     assert [dt.date.fromisoformat(date).timetuple().tm_yday for date in days] == truth["doys"].tolist()
-    assert len(days) >= 4
+    assert len(days) == 3
     assert max(map(len, days.values())) > 1, "no day has several scenes"
     for i, (date, scenes) in enumerate(days.items()):
         for order in (scenes, scenes[::-1]):
@@ -177,7 +177,7 @@ def test_scenes_of_one_day_differ_where_both_look(tmp_path: Path) -> None:
 
 def test_what_is_there_is_not_written_again_and_other_days_are_added(tmp_path: Path) -> None:
     terrain = terrain_at(2.3, 54.7, side=16)
-    first, second = (Window(dt.date(2024, m, 1), dt.date(2024, m, 28)) for m in (5, 6))
+    first, second = (Window(dt.date(2024, m, 1), dt.date(2024, m, 14)) for m in (5, 6))
     ticks: list[tuple[int, int]] = []
     written = publish(terrain.landscape, terrain.placement, tmp_path, "aws", first, tiling=SMALL,
                       on_progress=lambda *tick: ticks.append(tick))  # fmt: skip
