@@ -11,6 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from api import heap, problems, telemetry
 from api.access import ID_HEADER, Access
+from api.onview import OnView
 from api.routes import (
     areas,
     bases,
@@ -90,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         telemetry=spans.config(),
     )
-    app.state.smalti = state
+    app.state.smalti, app.state.on_view = state, OnView(state)
     problems.install(app)
     for module in ROUTES:
         router: APIRouter = module.router

@@ -74,6 +74,10 @@ class Kept:
         making.add_done_callback(partial(self._end, tag))
         return await asyncio.shield(making)
 
+    def held(self, tag: str) -> Tile | None:
+        """The tile of a validator, if it is kept."""
+        return self._tiles.get(tag)
+
     async def alone(self, make: Callable[[], Tile], *, far: bool) -> Tile:
         """What `make` gives, for nobody else and not kept."""
         return await to_thread.run_sync(make, limiter=self._far if far else self._near)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 
 from api.progress import Order
-from service.errors import SmaltiError
+from service.errors import Corrupt, SmaltiError
 from service.frame import lonlat_box
 from service.grid import Block, Zone, archive_grid, zone_numbers
 from service.sources import Placement
@@ -53,6 +53,12 @@ LOOK_S: Final = 2.0
 """Seconds that what is known of jobs and sources may be old before it is looked up again."""
 AGAIN_S: Final = 10.0
 """Seconds until a database that could not be reached is asked again."""
+ON_VIEW: Final = "embed_on_view"
+"""Member of a source's document that says what is embedded because somebody looks at it."""
+_MOST_ON_VIEW: Final = 4096
+"""Blocks an hour that such a budget may be."""
+_KEPT: Final = 256
+"""Windows of datasets whose sources are known at once."""
 _FEW: Final = 16
 """Blocks of a job in a picture's box up to which each is looked for in the picture; more are there for sure."""
 
@@ -138,12 +144,26 @@ class Chance:
 NO_CHANCE: Final = Chance()
 
 
+@dataclass(frozen=True)
+class Hope:
+    """What the source of a dataset can do for a window that can be written to."""
+
+    reach: tuple[Placement, ...] = ()
+    """Where it reaches."""
+    on_view: int = 0
+    """Blocks an hour that are embedded because somebody looks at them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outlook:
     """What is known of the empty places of one window of a dataset."""
 
     running: tuple[Running, ...] = ()
     reach: tuple[Placement, ...] = ()
+    on_view: int = 0
+    """Blocks an hour that are embedded because somebody looks at them; 0: none."""
+    busy: bool = False
+    """Whether a job of the dataset waits or runs, of this window or another."""
 
     @property
     def mark(self) -> str:
@@ -207,6 +227,22 @@ def whys(outlook: Outlook, bounds: Box, lonlat: Float64Array, status: UInt8Array
 _STORED: Final[Mapping[int, Reason]] = {WATER: "water", REJECTED: "rejected"}
 
 
+def blocks_per_hour(document: Mapping[str, Any]) -> int:
+    """The budget of a dataset, from the document of its source; 0 where nothing is embedded on view.
+
+    Raises:
+        Corrupt: It is said in a way that means nothing.
+    """
+    said = document.get(ON_VIEW, False)
+    if said is False:
+        return 0
+    budget = said.get("blocks_per_hour") if isinstance(said, Mapping) and set(said) == {"blocks_per_hour"} else None
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 0 <= budget <= _MOST_ON_VIEW:
+        remedy = f"Write {ON_VIEW} = {{blocks_per_hour = 16}}, at most {_MOST_ON_VIEW}, or leave it out."
+        raise Corrupt(f"{ON_VIEW} = {said!r} is no budget.", field=ON_VIEW, remedy=remedy)
+    return budget
+
+
 def told(reason: Reason | None, chance: Chance = NO_CHANCE) -> dict[str, str]:
     """The headers that say why a tile is empty; none where it is not."""
     if reason is None:
@@ -250,29 +286,31 @@ class Missing:
 
     Args:
         running: The orders of the jobs that wait or run, newest first; may take long, and fail.
-        reach: Where the source of a dataset reaches; may fail.
+        source: What the source of a dataset can do for a window; may fail.
     """
 
-    def __init__(self, running: Callable[[], Mapping[str, Order]], reach: Callable[[str], Sequence[Placement]]) -> None:
-        self._ask, self._reach_of = running, reach
+    def __init__(self, running: Callable[[], Mapping[str, Order]], source: Callable[[str, str], Hope]) -> None:
+        self._ask, self._hope_of = running, source
         self._lock = threading.Lock()
         self._running: tuple[Running, ...] = ()
-        self._reach: dict[str, tuple[Placement, ...]] = {}
+        self._hopes: dict[tuple[str, str], Hope] = {}
+        self._asked: set[tuple[str, str]] = set()
         self._next = float("-inf")
         self._turn = 0
 
     def outlook(self, dataset: str, window: str) -> Outlook:
-        """What is known of the empty places of one window of a dataset that can be written to."""
-        if dataset not in self._reach:
-            self._reach[dataset] = self._looked(dataset)
+        """What is known of the empty places of one window of a dataset."""
+        key = dataset, window
+        hope = self._hopes.get(key)
+        if hope is None:
+            if len(self._hopes) >= _KEPT:
+                self._hopes.clear()
+            hope = self._hopes[key] = self._looked(key)
+        self._asked.add(key)
         if time.monotonic() >= self._next and self._lock.acquire(blocking=False):
             threading.Thread(target=self._look, daemon=True).start()
-        mine = tuple(job for job in self._running if (job.dataset, job.window) == (dataset, window))
-        return Outlook(mine, self._reach[dataset])
-
-    def busy(self, dataset: str) -> bool:
-        """Whether a job of a dataset is known to wait or run."""
-        return any(job.dataset == dataset for job in self._running)
+        own = tuple(job for job in self._running if job.dataset == dataset)
+        return Outlook(tuple(job for job in own if job.window == window), hope.reach, hope.on_view, bool(own))
 
     def look_soon(self) -> None:
         """A job was begun or ended here: what is known is too old."""
@@ -287,14 +325,14 @@ class Missing:
             log.info("what is being embedded is not known: %s", error)
             self._running, wait = (), AGAIN_S
         finally:
-            for dataset in list(self._reach):
-                self._reach[dataset] = self._looked(dataset)
+            asked, self._asked = self._asked, set()
+            self._hopes |= {key: self._looked(key) for key in list(asked)[:_KEPT]}
             self._next = time.monotonic() + wait if turn == self._turn else float("-inf")
             self._lock.release()
 
-    def _looked(self, dataset: str) -> tuple[Placement, ...]:
+    def _looked(self, key: tuple[str, str]) -> Hope:
         try:
-            return tuple(self._reach_of(dataset))
+            return self._hope_of(*key)
         except SmaltiError as error:
-            log.info("how far the source of %s reaches is not known: %s", dataset, error)
-            return self._reach.get(dataset, ())
+            log.info("how far the source of %s reaches in %s is not known: %s", *key, error)
+            return self._hopes.get(key, Hope())

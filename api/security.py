@@ -15,7 +15,7 @@ from starlette.types import Scope as AsgiScope
 from api.problems import problem
 from api.settings import KEY_HEADER, ApiKey, Network, Scope, Settings
 from api.state import get_state
-from service.errors import Forbidden, Unauthorized
+from service.errors import Forbidden, SmaltiError, Unauthorized
 
 KEY_DIGITS: Final = 12
 """Hex digits of a key's SHA-256 that stand for it among jobs."""
@@ -55,6 +55,20 @@ def check_scope(request: Request, scope: Scope) -> None:
             f"{request.method} {request.url.path} answers only to this machine while no API keys are configured.",
             remedy="Set SMALTI_API_KEYS and send one in X-API-Key.",
         )
+
+
+def may_unasked(request: Request, scope: Scope) -> bool:
+    """Whether a request may do what it did not ask for: as `require`, and no page of another server made a browser ask.
+
+    A picture in such a page comes without an Origin, but browsers say where it stands (Fetch Metadata).
+    """
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
+    try:
+        check_scope(request, scope)
+    except SmaltiError:
+        return False
+    return True
 
 
 def _check_key(key: str | None, scope: Scope, keys: tuple[ApiKey, ...]) -> None:

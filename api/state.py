@@ -16,7 +16,7 @@ from api.catalogue import Catalogue, Dataset
 from api.fleet import fleet_of
 from api.jobs import Jobs
 from api.kept import Kept
-from api.missing import Missing
+from api.missing import Hope, Missing, blocks_per_hour
 from api.reach import access_of
 from api.settings import Settings
 from api.tally import Tally, tally
@@ -41,7 +41,7 @@ from service.registry import DEFAULT, SHIPPED, Registry
 from service.reports import Reports
 from service.scenes.access import Access
 from service.shelf import Shelf
-from service.sources import Placement, Source
+from service.sources import Source
 from service.values import Area, Window
 
 TALLY_S: Final = 10.0
@@ -74,7 +74,7 @@ class State:
         self.scrapes = CapacityLimiter(1)
         self.tiles = Kept(settings.caches.tile_bytes)
         self.turns = Turns(settings.limits, self.watch.metrics.refused)
-        self.missing = Missing(lambda: self.jobs.running(), self._reach)
+        self.missing = Missing(lambda: self.jobs.running(), self._hope)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
     def extent(self, dataset: Dataset) -> Extent | None:
@@ -216,11 +216,12 @@ class State:
         """Areas that are being embedded, as their database tells; connects when first asked."""
         return Jobs(self.settings)
 
-    def _reach(self, dataset_id: str) -> list[Placement]:
-        """Where the source of a dataset reaches that can be written to."""
-        if not self.datasets[dataset_id].store.writable or self.source(dataset_id) is None:
-            return []
-        return [source.placement for source in self.sources_of(dataset_id, Window.year(2024))]  # as any other
+    def _hope(self, dataset_id: str, window: str) -> Hope:
+        document = self.source(dataset_id) if self.datasets[dataset_id].store.writable else None
+        if document is None:
+            return Hope()
+        reach = tuple(source.placement for source in self.sources_of(dataset_id, Window.parse(window)))
+        return Hope(reach, blocks_per_hour(document))
 
     def source(self, dataset_id: str) -> dict[str, Any] | None:
         """The document that says where a dataset's time series come from; None where nothing does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -109,7 +109,7 @@ def _near(zone: Zone, west: float, south: float, east: float, north: float) -> b
     return across and bottom <= north and top >= south
 
 
-def _answer(blocks: Iterable[tuple[Block, tuple[slice, slice], dict[str, str]]]) -> Response:
+def _answer(blocks: Iterable[tuple[Block, tuple[slice, slice], Mapping[str, str]]]) -> Response:
     features = [_feature(block, part, told) for block, part, told in blocks]
     return Response(
         orjson.dumps({"type": "FeatureCollection", "features": features}),
@@ -118,7 +118,7 @@ def _answer(blocks: Iterable[tuple[Block, tuple[slice, slice], dict[str, str]]])
     )
 
 
-def _feature(block: Block, part: tuple[slice, slice], told: dict[str, str]) -> dict[str, Any]:
+def _feature(block: Block, part: tuple[slice, slice], told: Mapping[str, str]) -> dict[str, Any]:
     (top, bottom), (left, right) = ((span.start, span.stop) for span in part)
     rows, cols = np.array([bottom, bottom, top, top, bottom], float), np.array([left, right, right, left, left], float)
     lon, lat = archive_grid(Zone.parse(block.zone)).to_lonlat(rows, cols)

@@ -24,10 +24,11 @@ from api.accept import pictured
 from api.kept import Tile
 from api.later import later
 from api.missing import EMPTY, NO_CHANCE, Chance, Reason, told
+from api.onview import OnView
 from api.params import Layer, bounded, layer
 from api.problems import documented
 from api.routes.tiles import PREFIX, WatchedReader, rendered
-from api.security import require
+from api.security import may_unasked, require
 from api.stamp import OVERVIEW, STALE, headers_of, holds, marked
 from api.standards.tilesets import matrix_set
 from api.state import get_state
@@ -103,7 +104,9 @@ async def tile(
         headers["ETag"] = marked(tag, chance.mark)
         if shown.notes:
             headers[OVERVIEW] = STALE
+        key = marked(tag, "hopeful" * (chance != NO_CHANCE))
         if holds(request.headers.get("if-none-match"), headers["ETag"]):
+            _looked_at(request, shown, target, chance, state.tiles.held(key))
             return Response(status_code=304, headers=headers)
         draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, wanted, hopeful=chance != NO_CHANCE)
         far = any(is_remote(side.store.location) for side in shown.sides)
@@ -117,13 +120,22 @@ async def tile(
             return drawn
 
         with suppress(Replaced):
-            made = await state.tiles.made(marked(tag, "hopeful" * (chance != NO_CHANCE)), draw_this, far=far)
+            made = await state.tiles.made(key, draw_this, far=far)
+            _looked_at(request, shown, target, chance, made)
             return Response(made.content, headers=headers | made.headers | told(chance.reason(made.statuses), chance))
     # Its blocks are replaced faster than it is made: a map may show it, but nobody may keep it.
     made = await state.tiles.alone(draw, far=far)
     del headers["ETag"]
     headers |= told(chance.reason(made.statuses), chance) | {"Cache-Control": "no-store"}
     return Response(made.content, headers=headers | made.headers)
+
+
+def _looked_at(request: Request, shown: Layer, target: Target, chance: Chance, tile: Tile | None) -> None:
+    """An empty tile that could be embedded may become a job, where the dataset wants that; waits for nothing."""
+    empty = tile is not None and chance.reached and chance.reason(tile.statuses) == "not-embedded"
+    if empty and may_unasked(request, "embed"):
+        on_view: OnView = request.app.state.on_view
+        on_view.seen(shown.dataset, shown.window, target)
 
 
 def _asked(request: Request, asked: Callable[[], Layer], target: Target) -> Layer:
