@@ -143,7 +143,7 @@ def encoder() -> Encoder:
 @pytest.mark.parametrize("mode", ["mpc", "aws"])
 def test_codes_from_scenes_are_those_of_the_truth(tmp_path: Path, mode: str, encoder: Encoder) -> None:
     terrain = terrain_at(*ON_BORDER, side=SIDE, zone=Zone(30))
-    publish_terrain(terrain, tmp_path, mode, Window.year(2022), Tiling(side=128, overlap=16, split=4))
+    publish_terrain(terrain, tmp_path, mode, Window.year(2022), Tiling(side=128, overlap=16, split=8))
     for window in (Window.year(2022), Window.parse("2022-05-01..2022-09-30")):
         with catalogue(tmp_path, mode, window) as sources:
             for source in sources:
