@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from api.entries import written
-from api.settings import Caches, Fleet, Limits, Settings
+from api.settings import Caches, Fleet, Limits, Scenes, Settings
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands
 
@@ -73,18 +73,18 @@ def table(page: str) -> list[str]:
 def test_the_tables_of_limits_and_settings_are_the_settings() -> None:
     limits = [f"| `{name}` | {field.default:,} | {field.description} |" for name, field in Limits.model_fields.items()]
     assert table("limits.md") == limits
-    models = {"": Settings, "FLEET__": Fleet, "CACHES__": Caches}
+    models = {"": Settings, "FLEET__": Fleet, "SCENES__": Scenes, "CACHES__": Caches}
     settings = [
         f"| `SMALTI_{prefix}{name.upper()}` | {default(field.default)} | {field.description} |"
         for prefix, model in models.items()
         for name, field in model.model_fields.items()
-        if name not in ("limits", "caches", "fleet")
+        if name not in ("limits", "caches", "fleet", "scenes")
     ]
     assert table("running.md") == settings
 
 
 def default(value: object) -> str:
-    if value in (None, "", ()):
+    if value in (None, "", (), {}):
         return ""
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"`{text.lower() if isinstance(value, bool) else text}`"
