@@ -19,7 +19,10 @@ import pytest
 import yaml
 from distributed import Client
 
+from api.settings import Settings
+from service.encoder.ort import GPU_CALLS
 from service.quant import quantise
+from service.values import BLOCK
 from tests.conftest import ROOT, program
 from tests.deployed import DIGEST, check_command, check_image, image_environment, settings_from
 
@@ -34,6 +37,8 @@ SECRET: Final = {
     "fleet-key": "e5f6",
     "storage-key-id": "id",
     "storage-key": "c3d4",
+    "earthdata-token": "g7h8",
+    "planetary-computer-key": "i9j0",
 }
 """examples/secret.yaml, filled in."""
 
@@ -181,6 +186,27 @@ def test_the_job_that_builds_an_index_may_and_runs_a_command_that_exists(tmp_pat
     (port,) = named("dask", "Service smalti-dask")["spec"]["ports"]
     assert spec["args"][-2:] == ["--scheduler", f"tcp://smalti-dask:{port['port']}"]
     assert job["spec"]["template"]["metadata"]["labels"].items() >= DASK_CLIENT.items()
+
+
+def test_the_job_that_embeds_a_region_may_and_runs_a_command_that_exists(tmp_path: Path) -> None:
+    job = yaml.safe_load((K8S / "examples" / "embed-region.yaml").read_text())
+    spec = container(job)
+    check_image(spec["image"], {"cpu"})
+    check_command(spec["args"], tmp_path)
+    (port,) = named("dask", "Service smalti-dask")["spec"]["ports"]
+    assert f"--scheduler=tcp://smalti-dask:{port['port']}" in spec["args"]
+    assert job["spec"]["template"]["metadata"]["labels"].items() >= DASK_CLIENT.items()
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_a_worker_told_to_stop_has_time_for_a_block_and_one_for_each_stage(overlay: str) -> None:
+    workload = named(overlay, "StatefulSet smalti-worker")
+    settings = settings_from(environment(overlay, workload))
+    slowest = 30 * settings.encoder_threads
+    assert pod(workload)["terminationGracePeriodSeconds"] >= BLOCK**2 / slowest
+    assert settings.blocks_at_once >= (GPU_CALLS if overlay == "gpu" else 1) + 2
+    assert workload["spec"]["replicas"] > 1
+    assert settings.scenes.earthdata_token is not None
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -367,6 +393,7 @@ def test_the_parts_of_dask_find_each_other() -> None:
     assert worker["args"][0] == f"tcp://{service['metadata']['name']}:{port['port']}"
     assert f"--port={ports_of(scheduler)['dask']}" in scheduler["args"]
     assert f"--worker-port={ports_of(worker)['dask']}" in worker["args"]
+    assert f"--nthreads={Settings.model_fields['blocks_at_once'].default}" in worker["args"]
     for spec in (scheduler, worker):
         assert spec["livenessProbe"]["httpGet"] == {"path": "/health", "port": "health"}
         assert f"--dashboard-address=:{ports_of(spec)['health']}" in spec["args"]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -193,7 +192,9 @@ def peak(side: int, scenes: Path, folder: Path) -> float:
             whole(encoder, held, folder)
     else:
         whole(Encoder.open(model, "cpu", threads=THREADS), held, folder)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # `getrusage` would tell the peak of the process that started this one, where that was higher.
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def memory(folder: Path, sides: tuple[int, ...] = SIDES) -> Iterator[Row]:
