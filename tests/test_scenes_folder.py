@@ -1,4 +1,4 @@
-"""Local d-pixel folders in the published layout: patches of two zones, padded or overlapping, with days of their own."""
+"""D-pixel folders in the published layout: patches of two zones, padded or overlapping, with days of their own."""
 
 from __future__ import annotations
 
