@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from api.entries import written
 from api.settings import Caches, Fleet, Limits, Scenes, Settings
+from service import values
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands
 
@@ -88,6 +90,42 @@ def default(value: object) -> str:
         return ""
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"`{text.lower() if isinstance(value, bool) else text}`"
+
+
+def numbers(page: str, heading: str) -> dict[str, list[str]]:
+    """The tables under a heading: the cells of each row, by the first of them."""
+    text = (ROOT / "docs" / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in rows}
+
+
+def value(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def test_the_sizing_of_a_country_and_of_the_planet_follows_from_what_goes_in() -> None:
+    given, out = numbers("sizing.md", "What goes in"), numbers("sizing.md", "What comes out")
+    s2, s1 = (value(given[f"{s}_dates"][0]) * value(given[f"{s}_bytes"][0]) for s in ("s2", "s1"))
+    block = values.BLOCK**2
+    expected: dict[str, Callable[[float], float]] = {
+        "blocks": lambda pixels: pixels / block,
+        "pixels, billion": lambda pixels: pixels / 1e9,
+        "fetched, TB": lambda pixels: pixels * (s2 + s1) / 1e12,
+        "stored, TB": lambda pixels: pixels * value(given["stored_bytes"][0]) / 1e12,
+        "index, TB": lambda pixels: pixels * value(given["index_bytes"][0]) / 1e12,
+        "commits": lambda pixels: pixels / block,
+        "commits one after the other, hours": lambda pixels: pixels / block * value(given["write_s"][0]) / 3600,
+    }
+    speeds = {name: value(row[0]) for name, row in given.items() if name.endswith(("cores", "bfloat16"))}
+    for at, place in ((-2, "country"), (-1, "planet")):
+        pixels = value(given[f"{place}_km2"][0]) * 10_000
+        due = {name: rule(pixels) for name, rule in expected.items()}
+        due |= {name: pixels / speed / 3600 for name, speed in speeds.items()}
+        for name, number in due.items():
+            shown = out[name][at]
+            assert f"{number:,.{len(shown.partition('.')[2])}f}" == shown, (place, name)
+    speeds_told = numbers("models.md", "Prove it")["ONNX Runtime, pixels/s"]
+    assert [row[0] for name, row in given.items() if name.endswith("two cores")] == speeds_told
 
 
 def test_the_catalogue_example_is_read(tmp_path: Path) -> None:
