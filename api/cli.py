@@ -157,8 +157,7 @@ def demo(
         with scenery.beside(demo_.scenes_of(state)) as address:
             # In the environment, because the worker beside this process reads its own settings.
             os.environ["SMALTI_SCENES__HOSTS"] = ",".join((*settings.scenes.hosts, address))
-            demo_.look_at(state, address)
-            with working.beside():
+            with demo_.looking_at(state, address), working.beside():
                 _serve(_settings(), port=port)
 
 

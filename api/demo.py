@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -128,10 +129,18 @@ def publish(state: State) -> None:
         )  # fmt: skip
 
 
-def look_at(state: State, address: str) -> None:
-    """Let the empty block be filled from the scenes that are served at an address: another one at each start."""
+@contextmanager
+def looking_at(state: State, address: str) -> Iterator[None]:
+    """Have the empty block filled from the scenes that are served at an address, for as long as the block runs.
+
+    Before and after that, by `smalti serve`, it is filled from the landscape itself.
+    """
     bounds = _inner(Scene.make().ground)
     state.sources.put({"type": "scenes", "mode": MODE, "s2": address, "s1": address, "bounds": bounds}, ID)
+    try:
+        yield
+    finally:
+        state.sources.put(Scene.make().source(YEARS[-1]).to_document(), ID)
 
 
 def _inner(place: Placement) -> list[float]:

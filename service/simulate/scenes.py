@@ -158,10 +158,9 @@ def _write(folder: Path, style: Style, granule: Granule, arrays: Arrays) -> int:
 
 
 def _cog(path: Path, raster: Raster, data: npt.NDArray[Any], nodata: float, tags: dict[str, str]) -> None:
+    options = {**_PACKED, "predictor": "STANDARD"} if data.dtype.kind == "u" else _PACKED  # makes floats larger
+    placed = {"crs": archive_grid(raster.granule.zone).crs, "transform": raster.transform, "nodata": nodata}
     height, width = data.shape
-    with rasterio.open(
-        path, "w", **_PACKED, dtype=data.dtype.name, count=1, height=height, width=width, nodata=nodata,
-        crs=archive_grid(raster.granule.zone).crs, transform=raster.transform,
-    ) as file:  # fmt: skip
+    with rasterio.open(path, "w", **options, **placed, dtype=data.dtype, count=1, height=height, width=width) as file:
         file.write(data, 1)
         file.update_tags(**tags)
