@@ -68,8 +68,10 @@ def kind_at(lon: float, lat: float, year: int = 2024) -> str:
     return CLASSES[cover[int(row) - placement.row, int(col) - placement.col]]
 
 
-EMPTY = (2.3224, 54.7105)
-"""A place in the quarter that the demo leaves empty."""
+EMPTY = (2.3285, 54.7135)
+"""A place in the quarter that the demo leaves empty, off its middle, where a label says so."""
+GROUND = (2.3355, 54.7)
+"""A place beside the demo, where nothing is drawn."""
 
 
 class Page:

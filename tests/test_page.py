@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.browser import EMPTY, Page, eventually, kind_at, somewhere
+from tests.browser import EMPTY, GROUND, Page, eventually, kind_at, somewhere
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,7 @@ def test_bands_basis_and_opacity(page: Page) -> None:
     assert page.locator("#bands input").nth(1).input_value() == "127"
     page.settle()
     page.shot("2-bands")
-    ground = page.colour(EMPTY)
+    ground = page.colour(GROUND)
     page.locator("#opacity").fill("0")
     page.settle()
     assert far(page.colour(FOREST), ground) < 3

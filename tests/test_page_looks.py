@@ -20,7 +20,7 @@ from rasterio.io import MemoryFile
 
 from api.routes.page import policy
 from api.settings import ApiKey, Settings
-from tests.browser import EMPTY, Page, eventually, somewhere
+from tests.browser import EMPTY, GROUND, Page, eventually, somewhere
 from tests.conftest import ROOT, client_of, running
 
 RAPESEED, FOREST, TOWN = somewhere("rapeseed"), somewhere("broadleaf forest"), somewhere("town")
@@ -247,7 +247,7 @@ def test_a_base_map_lies_under_the_data(browser: Any, demo_home: Settings) -> No
             page.expected += [f"asked {origin}"]
             page.open()
             eventually(lambda: asked, "the base map is not asked for")
-            eventually(lambda: page.colour(EMPTY).tolist() == [255, 0, 0], "the base map does not show")
+            eventually(lambda: page.colour(GROUND).tolist() == [255, 0, 0], "the base map does not show")
             assert "<b>Our</b> maps" in page.inner_text(".maplibregl-ctrl-attrib")
             assert page.colour(FOREST).tolist() != [255, 0, 0]
             page.close()

@@ -91,7 +91,7 @@ def test_the_empty_quarter_is_embedded_from_the_page(browser: Any, demo_home: Se
         page.open()
         before = page.colour(EMPTY)
         page.click_map(EMPTY)
-        assert "waits until a worker runs" in page.inner_text("#pixel")
+        eventually(lambda: "No worker runs" in page.inner_text("#pixel"), "nobody says that no worker runs")
         with worker(settings):
             eventually(lambda: page.request.get(f"{address}/jobs").json()["workers"], "the worker does not sign in")
             page.click_map(EMPTY)

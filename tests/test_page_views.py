@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.browser import EMPTY, Page, eventually, somewhere
+from tests.browser import GROUND, Page, eventually, somewhere
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def test_how_often_each_pixel_was_seen(page: Page) -> None:
     assert page.texts("#legend .words span") == ["seldom seen", "often seen"]
     assert page.texts("#legend .ends:not(.words) span") == ["0", "25", "50", "75", "100 +"]
     assert "Valid Sentinel-2 dates" in page.inner_text("#legend")
-    seen, ground = page.colour(FOREST), page.colour(EMPTY)
+    seen, ground = page.colour(FOREST), page.colour(GROUND)
     assert np.abs(seen - colours).max() > 10
     assert np.abs(seen - ground).max() > 30
     assert seen[2] > seen[0], "blue, as its legend"

@@ -110,6 +110,7 @@ def ask(
     job = None
     if not body.dry_run:
         job = state.jobs.ask(order, missing=bool(plan.left), by=asker(request))
+        state.missing.look_soon()
         response.headers["Location"] = f"/jobs/{job.id}"
     return AreaAnswer(
         id=job.id if job else None,

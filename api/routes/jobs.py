@@ -44,7 +44,9 @@ def job(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
 )
 def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
     """End a job. The block in hand is finished, what waits is not begun; what was embedded stays."""
-    return state.jobs.cancel(id)
+    job = state.jobs.cancel(id)
+    state.missing.look_soon()
+    return job
 
 
 @router.post(
@@ -55,7 +57,9 @@ def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
 )
 def retry(state: Annotated[State, Depends(get_state)], request: Request, id: JobKey) -> JobInfo:
     """Run a job again that failed or was cancelled: only the blocks that are not done."""
-    return state.jobs.retry(id, by=asker(request))
+    job = state.jobs.retry(id, by=asker(request))
+    state.missing.look_soon()
+    return job
 
 
 @router.get(

@@ -1,7 +1,7 @@
 // One pixel: what it is, what it was made from, and, where it is empty, what can be done about it.
 
 import * as api from "./api.mjs";
-import { current } from "./catalogue.mjs";
+import { current, holds } from "./catalogue.mjs";
 import { $, el, icon, place, show } from "./dom.mjs";
 import { offer } from "./embed.mjs";
 import { on, set, state } from "./state.mjs";
@@ -19,13 +19,23 @@ let turn = 0;
 
 const number = (value, words) => el("span", {}, el("b", { text: value }), ` ${words}`);
 
+// In a window that holds nothing yet there is nothing to ask about: only what it takes to begin.
+async function unheld(point, dataset) {
+  const own = el("div");
+  $("pixel").replaceChildren(head(point, "not-embedded"), el("p", { text: STATUS["not-embedded"][1] }), own);
+  await offer(own, dataset, point, { status: "not-embedded", reason: "not-embedded" });
+  return "not-embedded";
+}
+
+const head = (point, kind) => el("header", {}, el("h2", { text: place(point, 4) }), el("span", { class: `badge ${kind}`, text: STATUS[kind]?.[0] ?? kind }),
+  el("button", { type: "button", class: "chip-close", "aria-label": "Close", onclick: () => set({ at: [] }) }, icon("close")));
+
 function card(point, answer) {
   const { status, counts, reason } = answer.results[0];
-  const [words, meaning] = STATUS[reason ?? status] ?? [status, ""];
+  const meaning = STATUS[reason ?? status]?.[1] ?? "";
   const seen = counts.s2 + counts.s1_asc + counts.s1_desc > 0;
   return [
-    el("header", {}, el("h2", { text: place(point, 4) }), el("span", { class: `badge ${reason ?? status}`, text: words }),
-      el("button", { type: "button", class: "chip-close", "aria-label": "Close", onclick: () => set({ at: [] }) }, icon("close"))),
+    head(point, reason ?? status),
     status === "valid" ? null : el("p", { text: meaning }),
     seen ? el("p", { class: "counts" }, number(counts.s2, "optical"), number(counts.s1_asc, "ascending"), number(counts.s1_desc, "descending radar")) : null,
     el("p", { class: "hint" }, `${answer.window} · ${answer.model} · rev `, el("span", { text: answer.revision.slice(0, 8), title: answer.revision })),
@@ -38,6 +48,7 @@ export async function inspect(point) {
   const dataset = current();
   set({ at: [point] });
   show($("pixel"), true);
+  if (!holds()) return unheld(point, dataset);
   if (!$("pixel").children.length) $("pixel").replaceChildren(el("p", { class: "hint", text: "Looking …" }));
   try {
     const answer = await api.vectors(dataset.id, state.window, [point]);

@@ -1,0 +1,164 @@
+"""What is missing, on the page: empty squares that ask to be filled, estimates, a job's squares, an empty dataset."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api import demo
+from api.catalogue import open_or_make
+from api.settings import Limits, Settings
+from api.state import State
+from service.values import Window
+from tests.browser import EMPTY, Page, eventually
+from tests.conftest import running
+from tests.services import worker
+
+pytestmark = pytest.mark.slow
+
+SUMMER = "2024-05-01..2024-09-30"
+
+
+@pytest.fixture
+def own_demo(demo_home: Settings, tmp_path: Path) -> Settings:
+    """A copy of the demo that jobs may change."""
+    shutil.copytree(demo_home.home, tmp_path / "home", ignore=shutil.ignore_patterns("jobs.sqlite*"))
+    return demo_home.model_copy(update={"home": tmp_path / "home"})
+
+
+@pytest.fixture
+def own_page(browser: Any, own_demo: Settings) -> Iterator[Page]:
+    """A page of it."""
+    with running(own_demo) as address:
+        page = Page(browser, address)
+        yield page
+        page.close()
+
+
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, {"size": (390, 800)}])
+def test_an_empty_square_says_what_it_is_and_offers_to_be_filled(
+    browser: Any, server: str, look: dict[str, Any]
+) -> None:
+    page = Page(browser, server, **look)
+    page.open()
+    page.wait_for_selector(".vacant")
+    assert "Embed this square" in page.inner_text(".vacant")
+    assert "nothing here yet" in page.inner_text("#squares")
+    assert page.faults() == []
+    page.shot("17-vacant-" + "-".join(str(part) for part in look.values()).replace(" ", ""))
+    page.click(".vacant")
+    page.wait_for_selector("#pixel .offer button")
+    assert "1 block, 16,384 pixels, about" in page.inner_text("#pixel")
+    assert "smalti worker" in page.inner_text("#pixel"), "nobody says that no worker runs"
+    assert page.locator(".vacant").count() == 0, "the offer stands beside the map: the square need not repeat it"
+    assert page.faults() == []
+    page.close()
+
+
+def test_a_new_window_is_embedded_square_by_square(own_page: Page, own_demo: Settings) -> None:
+    page = own_page
+    page.open()
+    page.click("#make-window")
+    page.fill("#make-from", "2024-05-01")
+    page.fill("#make-to", "2024-09-30")
+    page.click("#make-when button")
+    page.settle()
+    assert page.input_value("#window") == SUMMER
+    assert page.is_visible("#untrained")
+    assert "outside its training" in page.inner_text("#untrained-key")
+    assert f"Nothing in {SUMMER} yet" in page.inner_text("#make")
+    assert page.is_hidden("#find")
+    eventually(lambda: page.locator(".vacant").count() == 4, "four squares are empty")
+
+    page.click("#make-view")
+    page.wait_for_selector("#plan .offer")
+    assert "4 blocks, 65,536 pixels, about" in page.inner_text("#plan")
+    assert "not trained on such windows" in page.inner_text("#plan")
+    page.click("#plan .primary")
+    page.wait_for_selector("#job progress")
+    eventually(lambda: "No worker runs" in page.inner_text("#job"), "nobody says that the job waits for a worker")
+    eventually(lambda: page.inner_text("#squares").strip() == "waiting", "the squares do not wait")
+    page.shot("18-waiting")
+
+    page.page.evaluate("sessionStorage.clear()")
+    page.reload()
+    page.wait_for_selector("#job progress")
+    assert page.input_value("#window") == SUMMER
+
+    tiles: list[str] = []
+    page.page.on("request", lambda request: tiles.append(request.url) if "/tiles/" in request.url else None)
+    with worker(own_demo) as working:
+        working.tell(slow=2)
+        eventually(lambda: "being embedded" in page.inner_text("#squares"), "no square is in hand")
+        page.wait_for_selector("#job:has-text('1 of 4 blocks')", timeout=120_000)
+        eventually(lambda: tiles, "what is done does not show")
+        page.wait_for_selector("#views", state="visible")
+        page.shot("19-turning-real")
+        page.wait_for_selector("#job button:has-text('Close')", timeout=120_000)
+    page.settle()
+    assert page.is_visible("#untrained")
+    assert page.colour(EMPTY).tolist() != page.colour((2.4, 54.75)).tolist()
+    page.shot("20-summer")
+
+
+def test_only_tiles_with_new_squares_are_asked_for_again(page: Page) -> None:
+    page.open()
+    asked: list[str] = []
+    page.page.on("request", lambda request: asked.append(request.url) if "/tiles/" in request.url else None)
+    page.page.evaluate(
+        """async ([west, south, east, north]) => {
+          const { map } = await import('/web/assets/map.mjs');
+          const { refreshWhere } = await import('/web/assets/layers.mjs');
+          const ring = [[west, south], [east, south], [east, north], [west, north], [west, south]];
+          refreshWhere(map, [{ geometry: { coordinates: [ring] } }]);
+        }""",
+        [2.3, 54.7, 2.3001, 54.7001],
+    )
+    page.settle()
+    assert len(set(asked)) == 1, asked
+
+
+def test_an_area_that_is_too_large_is_refused_with_the_limit(browser: Any, own_demo: Settings) -> None:
+    with running(own_demo.model_copy(update={"limits": Limits(job_blocks=1)})) as address:
+        page = Page(browser, address)
+        page.expected += ["status of 413"]
+        page.open()
+        page.click("#make-view")
+        page.wait_for_selector("#plan .notice")
+        assert "job_blocks" in page.inner_text("#plan")
+        page.shot("21-too-large")
+        page.click("#plan >> text=Not now")
+        assert page.is_hidden("#plan")
+        page.click("#make-draw")
+        for corner in ((2.318, 54.708), (2.326, 54.708), (2.322, 54.713)):
+            page.mouse.click(*page.at(corner))
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#plan .offer")
+        assert "1 block" in page.inner_text("#plan")
+        page.close()
+
+
+def test_an_empty_dataset_says_how_it_begins(browser: Any, own_demo: Settings) -> None:
+    state = State(own_demo)
+    model = state.registry.get(demo.MODEL).manifest
+    shutil.rmtree(own_demo.home / "datasets")
+    open_or_make(state.storage, "mine", model.identity, model.dims, Window.year(2024))
+    state.sources.put(demo.Scene.make().source(2024).to_document(), "mine")
+    with running(own_demo) as address:
+        page = Page(browser, address)
+        page.open()
+        assert "An empty dataset" in page.inner_text("#make")
+        assert "holds nothing yet" in page.inner_text("#make-hint")
+        assert page.is_hidden("#find")
+        eventually(lambda: page.locator(".vacant").count() == 4, "the squares that can be filled do not show")
+        assert page.faults() == []
+        page.shot("22-empty-dataset")
+        page.click_map(EMPTY)
+        page.wait_for_selector("#pixel .offer button, #pixel .notice")
+        page.shot("23-empty-dataset-asked")
+        assert "1 block" in page.inner_text("#pixel")
+        page.close()
