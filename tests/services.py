@@ -107,7 +107,7 @@ class Worker:
         """Blocks that were begun or ended by anybody, or by one worker, in order."""
         notes = self.home / "notes"
         lines = [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
-        return [block for told, name, block in lines if told == word and of in (None, name)]
+        return [block for told, name, block, _ in lines if told == word and of in (None, name)]
 
     def wait_for(self, word: str, count: int, seconds: float = 60) -> None:
         """Wait until so many blocks were begun or ended by anybody."""
@@ -136,6 +136,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "SMALTI_STORAGE": settings.storage,
         "SMALTI_CATALOGUE": str(settings.catalogue),
         "SMALTI_WORKER_LAPSE": str(settings.worker_lapse),
+        "SMALTI_SCENES__HOSTS": ",".join(settings.scenes.hosts),
         **({"SMALTI_STORAGE": settings.storage} if settings.storage else {}),
         **({"SMALTI_JOBS_DATABASE": secret.get_secret_value()} if secret else {}),
     }
