@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -178,16 +178,17 @@ _GLOBE: Final = Area(-180.0, -90.0, 180.0, 90.0)
 _Box = tuple[float, float, float, float]
 
 
-def _within(zone: Zone, area: Area) -> list[_Box]:
+def _within(zone: Zone, area: Area) -> tuple[_Box, ...]:
     """What an area has of a zone's six degrees; two boxes where it goes round the globe and has both ends of them."""
     west, south, east, north = zone.bounds
     spans = [(area.west, area.east)] if area.west < area.east else [(area.west, 180.0), (-180.0, area.east)]
     found = [(max(w, west), max(area.south, south), min(e, east), min(area.north, north)) for w, e in spans]
-    return [box for box in found if box[0] < box[2] and box[1] < box[3]]
+    return tuple(box for box in found if box[0] < box[2] and box[1] < box[3])
 
 
-def _placement(zone: Zone, boxes: Iterable[_Box]) -> Placement:
-    """The whole blocks that boxes of a zone touch."""
+@lru_cache(maxsize=1024)
+def _placement(zone: Zone, boxes: tuple[_Box, ...]) -> Placement:
+    """The whole blocks that boxes of a zone touch. Kept: tiles ask for those of all zones."""
     grid, share = archive_grid(zone), np.linspace(0, 1, _ALONG)
     lon = np.concatenate([np.add.outer((e - w) * share, np.full(_ALONG, w)).ravel() for w, _, e, _ in boxes])
     lat = np.concatenate([np.add.outer(np.full(_ALONG, s), (n - s) * share).ravel() for _, s, _, n in boxes])
