@@ -46,7 +46,7 @@ def test_an_empty_square_says_what_it_is_and_offers_to_be_filled(
     page = Page(browser, server, **look)
     page.open()
     page.wait_for_selector(".vacant")
-    assert "Embed this square" in page.inner_text(".vacant")
+    assert "Embed this" in page.inner_text(".vacant")
     assert "nothing here yet" in page.inner_text("#squares")
     assert page.faults() == []
     page.shot("17-vacant-" + "-".join(str(part) for part in look.values()).replace(" ", ""))

@@ -98,7 +98,7 @@ function label(squares) {
     const roomy = sizeOf(square) >= ROOMY_PX;
     const choose = (event) => { event.stopPropagation(); listeners.forEach((listener) => listener(at)); };
     const element = el("button", { type: "button", class: "vacant", onclick: choose },
-      roomy ? el("b", { text: "Nothing here yet" }) : null, el("span", { text: "Embed this square" }));
+      roomy ? el("b", { text: "Nothing here yet" }) : null, el("span", { text: roomy ? "Embed this square" : "Embed this" }));
     return new Marker({ element }).setLngLat(at).addTo(map);
   });
 }
