@@ -30,7 +30,7 @@ from tests.liar import Answer, Asked, Liar, item, liar, tiff
 
 WINDOW, AREA = Window.year(2024), Area(2.95, 54.05, 3.05, 54.15)
 LIMITS = Limits(
-    items=300, pages=5, page_bytes=1_000_000, catalogue_bytes=3_000_000, catalogue_seconds=5, request_seconds=0.3,
+    items=300, pages=5, page_bytes=1_000_000, catalogue_bytes=3_000_000, catalogue_seconds=60, request_seconds=30,
     file_bytes=2_000_000_000, tile_bytes=1_000_000, block_bytes=3_000_000, retries=1,
 )  # fmt: skip
 Change = dict[str, Any]
@@ -244,12 +244,14 @@ FORMS: dict[str, tuple[Any, type[SmaltiError], str]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_catalogue_that_lies_costs_no_more_than_allowed(there: Liar, access: Access, form: str) -> None:
     answer, error, told = FORMS[form]
+    if answer is slow:
+        access = replace(access, limits=replace(LIMITS, request_seconds=0.3))
     url = there.stac([])
     there.paths["/stac/search"] = answer
     start = time.monotonic()
     with pytest.raises(error, match=told):
         found(url, access)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20
     assert there.sent < 3_500_000
     assert len(there.asked) <= 10
 
