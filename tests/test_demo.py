@@ -78,7 +78,7 @@ def require_found(base: str, bounds: list[float]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
     home = tmp_path / "smalti-data"
     with demo(home) as (base, _, process):
@@ -103,7 +103,7 @@ def test_the_demo_serves_and_its_curl_lines_work(tmp_path: Path) -> None:
                 asked = json.loads(done.stdout)
                 assert (asked["blocks"], asked["blocks_left"]) == (1, 1), "the empty block and no more"
                 assert (asked["pixels"], asked["scenes"]) == (256 * 256, 132), "2.56 km squared, from scenes"
-                wait_for(f"{base}/jobs/{asked['id']}", "done", 120)
+                wait_for(f"{base}/jobs/{asked['id']}", "done", 400)
                 require_found(base, asked["bounds"])
         assert (tmp_path / "tile.png").read_bytes().startswith(b"\x89PNG")
         assert json.loads((tmp_path / "embedded.json").read_text())["stored"]["pixels"] == 48 * 48
