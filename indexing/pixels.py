@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
 
 from indexing.ids import cols_of, levels_of, pixel_ids, rows_of, zone_codes, zones_of
+from indexing.patches import Patches
 from service.cache import ByteCache
 from service.grid import Block, Zone, ZoneGrid
 from service.queries import norms_of
@@ -41,7 +42,7 @@ _LOOKS: Final = 3
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """What is compared with a query, of (...,) pixels: 133 bytes each at 128 dimensions, and no more in memory."""
+    """What is compared with a query, of (...,) pixels: 134 bytes each at 128 dimensions, and no more in memory."""
 
     codes: Int8Array
     """(..., d) int8."""
@@ -51,6 +52,8 @@ class Pixels:
     """(...) uint8; None where an index, which holds none, is what they were taken from."""
     scales: Float32Array | None
     """(...) float32; None where they were not asked for: cosines need none."""
+    patches: Patches | None = None
+    """Of a whole block that was looked at before."""
 
     @classmethod
     def of(cls, vectors: Vectors, *, scales: bool = False) -> Self:
@@ -73,7 +76,7 @@ class Pixels:
     @property
     def nbytes(self) -> int:
         """Bytes they take."""
-        held = (self.codes, self.norms, self.status, self.scales)
+        held = (self.codes, self.norms, self.status, self.scales, self.patches)
         return sum(each.nbytes for each in held if each is not None)
 
 
@@ -157,7 +160,7 @@ class PixelReader:
         self._store = store
         self._cache = cache
         self._name = (store.location, store.identity, store.dims)
-        self._room = cache.most // (BLOCK * BLOCK * (store.dims + 5))
+        self._room = cache.most // (BLOCK * BLOCK * (store.dims + 6))
         self._snapshots: dict[tuple[Window, int], Snapshot] = {}
         self._counted: ByteCache[UInt8Array] = ByteCache(_COUNTED_BYTES, lambda bits: bits.nbytes)
         self._lock = threading.Lock()
@@ -194,15 +197,26 @@ class PixelReader:
         return np.unpackbits(self._counted.made(key, read)).view(bool).reshape(BLOCK, BLOCK)
 
     def block(self, at: Snapshot, block: Block, *, scales: bool = False) -> Pixels:
-        """(256, 256) pixels, from memory if they were read lately and have not changed since.
-
-        Where the store has moved on since the snapshot, these are the pixels as they stand now. They are kept only
-        under a version that was theirs for certain: one looked up and read with no refresh in between.
+        """(256, 256) pixels, as `_held` reads them; those that were read before with their patches.
 
         Args:
             at: The snapshot.
             block: One of its blocks.
             scales: Whether their scales are asked for: four bytes more of each.
+        """
+        key = self._name, at.window, block, at.versions.get(block, "")
+        before = self._cache.get(key)
+        held = self._held(at, block, scales=scales)
+        if held is before and held.patches is None:
+            held = replace(held, patches=Patches.of(held.codes, held.norms))
+            self._cache.put(key, held)
+        return held
+
+    def _held(self, at: Snapshot, block: Block, *, scales: bool = False) -> Pixels:
+        """(256, 256) pixels, from memory if they were read lately and have not changed since.
+
+        Where the store has moved on since the snapshot, these are the pixels as they stand now. They are kept only
+        under a version that was theirs for certain: one looked up and read with no refresh in between.
         """
         kept = self._cache.get((self._name, at.window, block, at.versions.get(block, "")))
         if kept is not None and scales and kept.scales is None:
@@ -264,7 +278,7 @@ class PixelReader:
 
     def _of_block(self, at: Snapshot, ids: Int64Array, scales: bool) -> Pixels:
         cells = rows_of(ids) % BLOCK * BLOCK + cols_of(ids) % BLOCK
-        return self.block(at, block_of(ids[0]), scales=scales).taken(cells)
+        return self._held(at, block_of(ids[0]), scales=scales).taken(cells)
 
     def _of_zone(self, at: Snapshot, ids: Int64Array, scales: bool) -> Pixels:
         vectors = self._store.sample(zones_of(ids[:1])[0], at.window, rows_of(ids), cols_of(ids))

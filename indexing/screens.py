@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from indexing.patches import cells_of_patches
 from indexing.pixels import Pixels
 from service.linear import CoarseDirection
 from service.queries import Query
@@ -20,6 +21,10 @@ DECIMALS: Final = 12
 """Scores are compared to this many decimals: below it they depend on the order of additions, not on the pixels."""
 ROUNDING: Final = 1e-11
 """More than rounding to `DECIMALS` changes a score."""
+_HALF_DIGIT: Final = 2.0**-23
+"""More than a float32 norm is wrong by, of its size: that counts where pixels are much longer than the query."""
+_WORTH: Final = 2
+"""Gathering the pixels of half of all patches takes as long as looking at all."""
 _WIDE: Final = 1 << 18
 """float64 products at once: see `service.linear.PRODUCTS`."""
 
@@ -61,8 +66,13 @@ class CosineScreen:
         return values, self._coarse.error, self._coarse.error
 
     def above(self, held: Pixels, least: float) -> Int64Array:
-        """See `Screen`."""
-        return self._coarse.above(held.codes.reshape(-1, held.codes.shape[-1]), held.norms.ravel(), least)
+        """See `Screen`. Patches that lie elsewhere are passed over."""
+        codes, norms = held.codes.reshape(-1, held.codes.shape[-1]), held.norms.ravel()
+        near = None if held.patches is None else held.patches.near(self._query.direction, least)
+        if near is None or np.count_nonzero(near) > len(near) // _WORTH:
+            return self._coarse.above(codes, norms, least)
+        cells = cells_of_patches(near)
+        return cells[self._coarse.above(codes.take(cells, axis=0), norms.take(cells), least)]
 
     def look_again(self, rows: Pixels) -> Scores:
         """See `Screen`."""
@@ -86,7 +96,7 @@ class EuclideanScreen:
             cosines = self._query.weights.products(codes)[:, 0] / norms
             squares = self._query.squares(cosines, norms, scales)
             share = np.float64(norms) * scales / self._query.length
-            error = 2 * share * MARGIN + ROUNDING * (1 + share * share)
+            error = 2 * share * (MARGIN + abs(share - cosines) * _HALF_DIGIT) + ROUNDING * (1 + share * share)
             nearest = np.sqrt(np.maximum(squares - error, 0))
             return 1 - nearest, ROUNDING, np.sqrt(squares + error) - nearest + ROUNDING
 

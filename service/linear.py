@@ -156,3 +156,8 @@ def pack_codes(codes: Int8Array) -> Any:
 def packed_products(codes: Int8Array, packed: Any) -> npt.NDArray[np.int32]:
     """(n, m) int32 products of (n, d) codes with those that were packed: exact."""
     return np.asarray(numkong.dots_packed(codes, packed))
+
+
+def paired_products(first: Int8Array, second: Int8Array) -> Float32Array:
+    """(n,) float32 product of each row of (n, d) codes with the same row of others."""
+    return np.asarray(numkong.dot(first, second)).astype(np.float32)

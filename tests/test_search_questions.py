@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from indexing.areas import contains, pixels_within
@@ -141,6 +141,7 @@ def origin(store: MemoryStore) -> tuple[int, int]:
     metric=st.sampled_from(["cosine", "euclidean"]),
     kind=st.sampled_from(["area", "inside", "outside", "exclude", "counts", "all"]),
 )
+@example(seed=0, dims=128, span=1, k=1, lengths=(1.0, 1e-30), metric="euclidean", kind="area")
 def test_an_exact_search_with_filters_is_brute_force(
     seed: int, dims: int, span: int, k: int, lengths: tuple[float, float], metric: Metric, kind: str
 ) -> None:
