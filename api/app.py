@@ -73,6 +73,11 @@ DESCRIPTION: Final = (
 )
 
 
+def settings_here() -> Settings:
+    """The settings of this process's own environment: for those that were sent work with somebody else's."""
+    return Settings()
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for one set of settings; from the environment where absent.
 

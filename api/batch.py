@@ -111,7 +111,13 @@ def on_local_dask(processes: int, threads: int) -> Iterator[Cluster]:
     import distributed
 
     # What pieces take is bounded by themselves; a worker that Dask ends by its own guess would only come back.
-    how: dict[str, Any] = {"memory_limit": 0, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    # One arena for all threads: see `api.heap`, which cannot be asked before another program's process starts.
+    how: dict[str, Any] = {
+        "env": {"MALLOC_ARENA_MAX": "1"},
+        "memory_limit": 0,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+    }
     made = distributed.LocalCluster(processes, threads_per_worker=threads, processes=True, **how)  # type: ignore[no-untyped-call]
     with made, on_dask(made.scheduler_address) as cluster:
         yield cluster

@@ -21,7 +21,7 @@ from pydantic_settings import SettingsError
 from rich.markup import escape
 
 from api import demo as demo_
-from api import logs, scenery
+from api import heap, logs, scenery
 from api.app import create_app
 from api.commands import data, encoders, index, models, proofs, region, scenes, training, working
 from api.settings import Scope, Settings
@@ -80,6 +80,7 @@ def _settings() -> Settings:
 @app.callback()
 def settled(ctx: typer.Context) -> None:
     """Read the settings once; every command finds them in its context."""
+    heap.steady(os.environ)
     ctx.obj = State(_settings())
 
 

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
+from api.app import settings_here
 from api.settings import Fleet, Scenes, Settings
 from api.state import State
 from service.pipeline import Pipeline
@@ -45,7 +46,7 @@ def here(settings: Settings) -> Here:
     key = settings.model_dump_json()
     with _OPENING:
         if key not in _open:
-            scenes = settings.scenes.model_copy(update=_tokens(Settings().scenes))
+            scenes = settings.scenes.model_copy(update=_tokens(settings_here().scenes))
             own = settings.model_copy(update={"scenes": scenes})
             _open.clear()
             _open[key] = Here(State(own), Pipeline(own.blocks_at_once))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from api.heap import steady
 from service.area import bounds_of
 from service.dpixels import DPixels
 from service.embed import embed_source
@@ -186,6 +188,7 @@ def copying(model: RegisteredModel) -> Iterator[Encoder]:
 
 def peak(side: int, scenes: Path, folder: Path) -> float:
     """Highest resident memory of this process in GB, once it has made such an area."""
+    steady(os.environ)  # as every command of ours does
     model, held = Registry((SHIPPED,)).get("smalti-mini"), source(scenes, YEAR, place(side, side))
     if side == SIDES[-1]:
         with copying(model) as encoder:
