@@ -105,6 +105,7 @@ function words(job, over) {
   const parts = [`${job.done} of ${count(job.total, "block")}`];
   if (!over && of("running")) parts.push(`${of("running")} in hand`);
   if (of("failed")) parts.push(`${of("failed")} failed`);
+  if (job.outcome?.rejected) parts.push(`${count(job.outcome.rejected, "pixel")} seen too rarely to be embedded`);
   if (!over && job.eta_s) parts.push(`${duration(job.eta_s)} left`);
   return parts.join(", ");
 }
