@@ -70,7 +70,7 @@ def kind_at(lon: float, lat: float, year: int = 2024) -> str:
 
 EMPTY = (2.3285, 54.7135)
 """A place in the quarter that the demo leaves empty, off its middle, where a label says so."""
-GROUND = (2.3355, 54.7)
+GROUND = (2.3352, 54.7035)
 """A place beside the demo, where nothing is drawn."""
 
 

@@ -95,14 +95,15 @@ def test_a_new_window_is_embedded_square_by_square(own_page: Page, own_demo: Set
         working.tell(slow=2)
         eventually(lambda: "being embedded" in page.inner_text("#squares"), "no square is in hand")
         page.wait_for_selector("#job:has-text('1 of 4 blocks')", timeout=120_000)
-        eventually(lambda: tiles, "what is done does not show")
+        eventually(lambda: page.is_visible("#map") and tiles, "what is done does not show")
         page.wait_for_selector("#views", state="visible")
         page.shot("19-turning-real")
         page.wait_for_selector("#job button:has-text('Close')", timeout=120_000)
     page.settle()
     assert page.is_visible("#untrained")
-    assert page.colour(EMPTY).tolist() != page.colour(GROUND).tolist()
     page.shot("20-seasons")
+    seen = lambda: page.colour(EMPTY).tolist() != page.colour(GROUND).tolist()  # noqa: E731  # said once
+    eventually(seen, "the last square does not show")
 
 
 def test_only_tiles_with_new_squares_are_asked_for_again(page: Page) -> None:

@@ -84,9 +84,12 @@ export async function plan(title, place) {
   const card = el("div");
   $("plan").replaceChildren(el("header", {}, el("h3", { text: title }), el("button", { type: "button", text: "Not now", onclick: close })), card);
   show($("plan"), true);
+  $("make").scrollIntoView({ block: "nearest" });
   const found = el("div");
   await estimate(found, place, "Embed it");
-  if (mine === turn) card.replaceWith(found);
+  if (mine !== turn) return;
+  card.replaceWith(found);
+  $("plan").scrollIntoView({ block: "nearest" });
 }
 
 function drawn(ring) {
