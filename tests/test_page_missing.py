@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from api import demo
 from api.catalogue import open_or_make
 from api.settings import Limits, Settings
 from api.state import State
+from service.grid import Block, archive_grid
 from service.values import Window
 from tests.browser import EMPTY, GROUND, Page, eventually
 from tests.conftest import running
@@ -20,7 +22,17 @@ from tests.services import worker
 
 pytestmark = pytest.mark.slow
 
+SCENE = demo.Scene.make()
+BLOCKS = tuple(SCENE.placement.blocks())
 SEASONS = "2023-07-01..2024-06-30"
+
+
+def middle_of(block: Block) -> tuple[float, float]:
+    """(lon, lat) in the middle of the demo's part of a block."""
+    rows, cols = SCENE.placement.in_block(block)
+    row, col = (side.start + span.start + 64 for side, span in ((block.rows, rows), (block.cols, cols)))
+    lon, lat = archive_grid(SCENE.placement.zone).to_lonlat(np.array([row + 0.5]), np.array([col + 0.5]))
+    return float(lon[0]), float(lat[0])
 
 
 @pytest.fixture
@@ -97,6 +109,13 @@ def test_a_new_window_is_embedded_square_by_square(own_page: Page, own_demo: Set
         page.wait_for_selector("#job:has-text('1 of 4 blocks')", timeout=120_000)
         eventually(lambda: page.is_visible("#map") and tiles, "what is done does not show")
         page.wait_for_selector("#views", state="visible")
+        page.wait_for_selector("#job:has-text('2 of 4 blocks')", timeout=120_000)
+        some = [middle_of(block) for block in BLOCKS]
+        ground = page.colour(GROUND)
+        eventually(
+            lambda: sum(bool(abs(page.colour(place) - ground).max() > 30) for place in some) >= 2,
+            "what a window of its own gains shows only at the end",
+        )
         page.shot("19-turning-real")
         page.wait_for_selector("#job button:has-text('Close')", timeout=120_000)
     page.settle()

@@ -10,26 +10,33 @@ import { notice, toast } from "./status.mjs";
 const REMEMBERED = "smalti-job"; // a reload finds the job again
 const LINGER_MS = 6000;
 const POLL_MS = 2000;
-const SEEN_MS = 1200; // a server looks for new blocks once a second
+const [SEEN_MS, LATER_MS] = [1200, 4500]; // a server looks for new blocks once a second
 const OVER = ["done", "failed", "cancelled"];
 let source = null;
 let told = new Set(); // blocks that were done when the job told last
-let fresh = new Set(); // of those, whose tiles are not yet asked for again
 const listeners = [];
 export const onEmbedded = (listener) => listeners.push(listener);
 
-// The squares that changed since this was asked last; null where something else changed as well, or nothing is known.
-export function changed() {
-  const squares = blocks.outlines(fresh);
-  const all = squares.length === fresh.size && squares.length > 0;
-  fresh = new Set();
-  return all ? squares : null;
+// Called with the squares that were embedded; with none where it is not known which.
+const watchers = [];
+export const onSquares = (watcher) => watchers.push(watcher);
+// While a job is followed it tells which tiles are new: nothing else is asked for again until it ends.
+export const following = () => Boolean(source);
+
+// Twice, for a server that reads from afar sees a new block a little later than others.
+function embedded(names) {
+  for (const wait of [SEEN_MS, LATER_MS]) {
+    setTimeout(() => {
+      look();
+      watchers.forEach((watcher) => watcher(blocks.outlines(names)));
+    }, wait);
+  }
 }
 
 export function follow(id) {
   sessionStorage.setItem(REMEMBERED, id);
   source?.close();
-  [told, fresh] = [new Set(), new Set()];
+  told = new Set();
   const mine = (source = api.jobEvents(id));
   const heard = ({ data }) => data && source === mine && update(JSON.parse(data));
   mine.addEventListener("progress", heard);
@@ -57,11 +64,7 @@ function update(job) {
   const done = new Set((job.blocks ?? []).filter((one) => one.state === "done").map(({ block }) => block));
   const more = [...done].filter((block) => !told.has(block));
   told = done;
-  more.forEach((block) => fresh.add(block));
-  if (more.length) {
-    look(); // the revision has moved: new blocks show at once
-    setTimeout(look, SEEN_MS);
-  }
+  if (more.length) embedded(new Set(more));
   if (!OVER.includes(job.state)) return;
   source.close();
   source = null;
@@ -69,8 +72,7 @@ function update(job) {
   sessionStorage.removeItem(REMEMBERED);
   toast("Embedded: it is on the map and in the search.");
   setTimeout(() => {
-    fresh = new Set(); // overviews follow the blocks: now every tile that is seen is asked for again
-    look();
+    look(); // overviews follow the blocks: whoever listens asks for every tile that is seen again
     listeners.forEach((listener) => listener(job));
   }, SEEN_MS);
   setTimeout(() => { if (!source) forget(); }, LINGER_MS);

@@ -12,7 +12,7 @@ import * as embed from "./embed.mjs";
 import * as examples from "./examples.mjs";
 import * as hits from "./hits.mjs";
 import * as inspector from "./inspect.mjs";
-import { changed as squaresChanged, onEmbedded, resume } from "./job.mjs";
+import { following, onEmbedded, onSquares, resume } from "./job.mjs";
 import { paint, refresh, refreshWhere } from "./layers.mjs";
 import { explain } from "./legend.mjs";
 import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
@@ -104,14 +104,14 @@ async function begin() {
     places.render();
     embed.render();
     if (!changed) return;
-    const squares = squaresChanged(); // of the job that is followed: then nothing else is asked for again
-    maps().forEach((shown) => (squares ? refreshWhere(shown, squares) : refresh(shown)));
+    if (!following()) maps().forEach(refresh);
     blocks.look();
     inspector.again(); // a job is over a moment before what it stored is seen
   });
   followChoices();
   onFound(({ state: how }) => { if (how === "refused" || how === "found") redraw(); });
   map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
+  onSquares((squares) => maps().forEach((shown) => (squares.length ? refreshWhere(shown, squares) : refresh(shown))));
   onEmbedded((job) => {
     maps().forEach(refresh);
     inspector.again();
