@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from api.catalogue import Dataset
 from service.errors import InvalidInput, NotFound
 from service.grid import Block, Zone, ZoneGrid, archive_grid, blocks_of
 from service.quant import quantise
@@ -230,3 +231,10 @@ def alphaearth(folder: Path) -> tuple[Int8Array, Float32Array, Zone, Window, int
     grid = archive_grid(zone)
     row0, col0 = round((grid.y0 - 4_906_600.0) / 10), round((358_410.0 - grid.x0) / 10)
     return codes, scales, zone, Window.year(2024), row0, col0
+
+
+class Datasets(dict[str, Dataset]):
+    """Datasets as a catalogue gives them, none of which knows where time series come from."""
+
+    def source(self, dataset_id: str) -> None:
+        """None."""

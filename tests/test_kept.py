@@ -25,7 +25,7 @@ from service.errors import Unavailable
 from service.grid import Zone
 from service.values import CacheUse, Vectors, Window
 from tests.conftest import client_of
-from tests.fakes import MemoryStore
+from tests.fakes import Datasets, MemoryStore
 from tests.stores import YEAR, random_vectors
 
 TMS = morecantile.tms.get("WebMercatorQuad")
@@ -181,7 +181,7 @@ def store_of(seed: int = 0, window: Window = YEAR) -> SlowStore:
 def server(home: Path, tile_bytes: int = 10_000_000, **stores: MemoryStore) -> TestClient:
     client = client_of(Settings(home=home, catalogue=Path("none.toml"), caches=Caches(tile_bytes=tile_bytes)))
     state = client.app.state.smalti  # type: ignore[attr-defined]
-    state.datasets = {name: Dataset(name, store, name, "CC0") for name, store in stores.items()}
+    state.datasets = Datasets({name: Dataset(name, store, name, "CC0") for name, store in stores.items()})
     for name in stores:
         assert client.post("/bases", json={"dataset": name}).status_code == 201
     return client

@@ -21,7 +21,7 @@ from service.polygons import GridPolygon, Polygon
 from service.queries import Query
 from service.values import VALID, WATER, Area, BoolArray
 from tests.conftest import client_of
-from tests.fakes import MemoryStore
+from tests.fakes import Datasets, MemoryStore
 from tests.stores import random_vectors
 from tests.test_indexing import YEAR
 from tests.test_polygons import brute_force, polygon
@@ -163,7 +163,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     row, col = archive_grid(Zone(31)).cell(3, 52)
     store = MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, row, col, status=vectors.status)
     client = client_of(Settings(home=tmp_path_factory.mktemp("home"), catalogue=Path("none.toml")))
-    client.app.state.smalti.datasets = {"tiny": Dataset("tiny", store, "Tiny", "CC0")}  # type: ignore[attr-defined]
+    client.app.state.smalti.datasets = Datasets({"tiny": Dataset("tiny", store, "Tiny", "CC0")})  # type: ignore[attr-defined]
     client.store = store  # type: ignore[attr-defined]
     return client
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zarr
 
-from service import embed, ingest
+from service import ingest, merging
 from service.errors import Conflict, Corrupt, InvalidInput, NotFound, ReadOnly, Unavailable
 from service.grid import Block, Zone
 from service.store import BlockData, create_store, open_store, repository_name, writable
@@ -135,7 +135,8 @@ def test_whoever_merges_says_into_what(tmp_path: Path) -> None:
     old = tiny.store.read_block(tiny.store.blocks(YEAR)[0], YEAR)
     assert old.base
     assert ingest._lay(old, (), "a" * 64).base == old.base
-    assert embed._merged(old, Vectors.empty((BLOCK, BLOCK), 8), Counts.zeros((BLOCK, BLOCK)), "a" * 64).base == old.base
+    nothing = Vectors.empty((BLOCK, BLOCK), 8), Counts.zeros((BLOCK, BLOCK))
+    assert merging._merged(old, *nothing, "a" * 64).base == old.base
 
 
 def test_a_block_is_read_from_one_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from service.queries import Query
 from service.store import open_store
 from service.values import BLOCK, VALID, Counts, ModelIdentity, Vectors
 from tests.conftest import client_of
-from tests.fakes import MemoryStore, alphaearth
+from tests.fakes import Datasets, MemoryStore, alphaearth
 from tests.stores import YEAR, Tiny, blocks_from, random_vectors, tiny_archive
 
 TMS = morecantile.tms.get("WebMercatorQuad")
@@ -54,7 +54,7 @@ def aef(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Test
 
 def memory_client(tmp_path: Path, store: MemoryStore) -> TestClient:
     client = client_of(Settings(home=tmp_path, catalogue=Path("none.toml")))
-    client.app.state.smalti.datasets = {"tiny": Dataset("tiny", store, "Tiny", "CC0")}  # type: ignore[attr-defined]
+    client.app.state.smalti.datasets = Datasets({"tiny": Dataset("tiny", store, "Tiny", "CC0")})  # type: ignore[attr-defined]
     assert client.post("/bases", json={"dataset": "tiny"}).status_code == 201
     return client
 

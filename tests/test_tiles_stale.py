@@ -25,6 +25,7 @@ from service.store.writable import WritableArchive
 from service.tiles import TileReader, tile_target
 from service.values import VALID, Counts, Vectors, Window
 from tests.conftest import client_of
+from tests.fakes import Datasets
 from tests.stores import YEAR, Tiny, blocks_from, corner, tiny_archive
 
 TMS = morecantile.tms.get("WebMercatorQuad")
@@ -146,7 +147,7 @@ def test_a_zone_without_overviews_beside_one_that_has_them_is_shown(tiny: Tiny) 
 def served(tiny: Tiny, home: Path) -> TestClient:
     client = client_of(Settings(home=home, catalogue=Path("none.toml")))
     state = client.app.state.smalti  # type: ignore[attr-defined]
-    state.datasets = {"tiny": Dataset("tiny", tiny.store, "Tiny", "CC0")}
+    state.datasets = Datasets({"tiny": Dataset("tiny", tiny.store, "Tiny", "CC0")})
     assert client.post("/bases", json={"dataset": "tiny"}).status_code == 201
     return client
 

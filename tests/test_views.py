@@ -23,7 +23,7 @@ from service.grid import Zone, archive_grid
 from service.shelf import Shelf
 from service.values import NOT_EMBEDDED, Area, Counts, Vectors
 from tests.conftest import client_of
-from tests.fakes import MemoryStore
+from tests.fakes import Datasets, MemoryStore
 from tests.stores import YEAR, Tiny, random_vectors, tiny_archive
 
 TMS = morecantile.tms.get("WebMercatorQuad")
@@ -33,7 +33,7 @@ SHAPE = (300, 320)
 
 def served(home: Path, store: Any) -> TestClient:
     client = client_of(Settings(home=home, catalogue=Path("none.toml")))
-    client.app.state.smalti.datasets = {"tiny": Dataset("tiny", store, "Tiny", "CC0")}  # type: ignore[attr-defined]
+    client.app.state.smalti.datasets = Datasets({"tiny": Dataset("tiny", store, "Tiny", "CC0")})  # type: ignore[attr-defined]
     assert client.post("/bases", json={"dataset": "tiny"}).status_code == 201
     return client
 
