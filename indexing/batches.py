@@ -43,7 +43,8 @@ def ranked(index: Index, proposals: Sequence[Proposal], directions: Float64Array
 def _some(index: Index, proposals: Sequence[Proposal], directions: Float64Array, k: int) -> list[Top]:
     sizes = np.array([len(each.position) for each in proposals])
     every = Proposal(*(np.concatenate([getattr(each, name) for each in proposals]) for name in _FIELDS))
-    ids, codes, norms, _ = index.rows(every)
+    ids, rows = index.rows(every)
+    codes, norms = rows.codes, rows.norms
     ends = np.cumsum(sizes)
     scores = np.empty(len(ids), np.float32)
     narrow = directions.astype(np.float32)

@@ -297,8 +297,8 @@ class Finder:
         before, scored = Top.none(), 0
         while True:
             proposal, probes = proposed(index, reach, direction, probes, count)
-            ids, codes, norms, scales = index.rows(proposal)
-            top, scored = rank(question.query, ids, Pixels(codes, norms, None, scales), k), scored + len(ids)
+            ids, rows = index.rows(proposal, scales=self._scales)
+            top, scored = rank(question.query, ids, rows, k), scored + len(ids)
             if reach.share == 1 or probes >= lists or (len(top.ids) and np.array_equal(top.ids, before.ids)):
                 return top, probes, scored
             before, probes = top, wider(probes, lists)

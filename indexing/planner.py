@@ -20,7 +20,7 @@ from indexing.index.segment import Segment
 from indexing.index.tuning import Tuning
 from indexing.pixels import Pixels, Snapshot
 from service.grid import Block
-from service.values import BLOCK, Float32Array, Int8Array, Int64Array, UInt8Array
+from service.values import BLOCK, Float32Array, Int64Array, UInt8Array
 
 FEW_PIXELS: Final = 200_000
 """That may be hits: up to so many all are scored. Blocks with few of them are not read whole."""
@@ -54,8 +54,8 @@ class Index(Protocol):
     ) -> list[Proposal]:
         """Candidates for each direction."""
 
-    def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
-        """Ids, codes, norms and scales of candidates."""
+    def rows(self, proposal: Proposal, *, scales: bool = False) -> tuple[Int64Array, Pixels]:
+        """Ids and pixels of candidates."""
 
     def block(self, block: Block) -> Pixels | None:
         """A block as it was indexed."""

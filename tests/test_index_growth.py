@@ -82,7 +82,8 @@ def test_proposals_are_the_same_however_an_index_is_cut(tmp_path: Path, store: M
         index = opened(store, tmp_path / str(most))
         answers.append(proposed(index, asked))
         assert answers[-1] == [proposed(index, one[None])[0] for one in asked], "alone or with others"
-        ids, codes, norms, scales = index.rows(index.propose(asked[:1], 50, 8)[0])
+        ids, rows = index.rows(index.propose(asked[:1], 50, 8)[0], scales=True)
+        codes, norms, scales = rows.codes, rows.norms, rows.scales
         part = store.parts[0].vectors
         row, col = rows_of(ids) - ROW0, cols_of(ids) - COL0
         assert np.array_equal(codes, part.codes[row, col])
@@ -165,7 +166,8 @@ def test_blocks_that_changed_or_went_are_not_proposed_and_their_room_is_taken_ba
     assert not index.changed(at)
     assert [fresh.tolist() for fresh in index.fresh(at)] == [each.alive.tolist() for each in index.segments]
     for proposal in index.propose(directions(store), 500, 16):
-        ids, codes, _, _ = index.rows(proposal)
+        ids, rows = index.rows(proposal)
+        codes = rows.codes
         row, col = rows_of(ids) - ROW0, cols_of(ids) - COL0
         assert np.array_equal(codes, store.parts[0].vectors.codes[row, col]), "no pixel as it was before"
         assert len(np.unique(ids)) == len(ids)

@@ -58,7 +58,7 @@ def require_whole(folder: Path, states: list[MemoryStore]) -> IndexManifest:
     index = OpenedIndex.of(generation, store, "demo", YEAR)
     codes = store.parts[0].vectors.codes[60:70, 60:70].reshape(-1, 128)
     for wanted, proposal in zip(codes, index.propose(unit(codes), 20, 16), strict=True):
-        assert (index.rows(proposal)[1] == wanted).all(axis=1).any()
+        assert (index.rows(proposal)[1].codes == wanted).all(axis=1).any()
     return manifest
 
 

@@ -85,10 +85,12 @@ def directions(built: Built, count: int) -> np.ndarray:
 
 
 def told(index: OpenedIndex | SpreadIndex, *args: Any) -> list[tuple[Any, ...]]:
-    return [
-        (each.segment.tolist(), each.position.tolist(), each.estimate.tolist(), *(r.tolist() for r in index.rows(each)))
-        for each in index.propose(*args)
-    ]
+    found = []
+    for each in index.propose(*args):
+        ids, rows = index.rows(each, scales=True)
+        parts = each.segment, each.position, each.estimate, ids, rows.codes, rows.norms, rows.scales
+        found.append(tuple(part.tolist() for part in parts if part is not None))
+    return found
 
 
 @pytest.mark.parametrize("shares", [["0/2", "1/2"], ["none", "0/3", "1/3", "2/3"], ["0/3", "1/3", "0/2", "all"]])

@@ -93,11 +93,12 @@ def _told(
 ) -> Candidates:
     table = table_of(found)
     own = Proposal(table.segment.astype(np.int32), table.position, table.estimate)
-    _, codes, _, scales = index.rows(own)
+    _, rows = index.rows(own, scales=True)
+    assert rows.scales is not None  # noqa: S101  # they were asked for
     place = {name: number for number, name in enumerate(shards)}
     places = np.array([place.get(segment.name, -1) for segment in index.segments], np.int64)
     return Candidates(
-        answered, holds, table.query, places[table.segment], table.position, table.estimate, codes, scales
+        answered, holds, table.query, places[table.segment], table.position, table.estimate, rows.codes, rows.scales
     )
 
 

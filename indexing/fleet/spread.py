@@ -163,20 +163,22 @@ class SpreadIndex:
         """(n,) pixel ids of candidates."""
         return self._ids(proposal.segment.astype(np.int64), proposal.position)
 
-    def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
+    def rows(self, proposal: Proposal, *, scales: bool = False) -> tuple[Int64Array, Pixels]:
         """See `OpenedIndex.rows`."""
         here = np.isin(proposal.segment, self._index.held)
         ids = self.ids(proposal)
         codes = np.empty((len(ids), self._sent.codes.shape[1]), np.int8)
-        norms, scales = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
         own = Proposal(proposal.segment[here], proposal.position[here], proposal.estimate[here])
-        _, codes[here], norms[here], scales[here] = self._index.rows(own)
+        _, rows = self._index.rows(own, scales=scales)
         there = np.searchsorted(
             self._sent.keys, _keys(proposal.segment[~here].astype(np.int64), proposal.position[~here])
         )
-        codes[~here], scales[~here] = self._sent.codes[there], self._sent.scales[there]
-        norms[~here] = norms_of(codes[~here])
-        return ids, codes, norms, scales
+        codes[here], codes[~here] = rows.codes, self._sent.codes[there]
+        lengths = None
+        if rows.scales is not None:
+            lengths = np.empty(len(ids), np.float32)
+            lengths[here], lengths[~here] = rows.scales, self._sent.scales[there]
+        return ids, Pixels(codes, norms_of(codes), None, lengths)
 
     def block(self, block: Block) -> Pixels | None:
         """See `OpenedIndex.block`: blocks of other machines' shards are read from the store."""

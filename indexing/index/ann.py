@@ -7,6 +7,10 @@ Adding to mapped lists ends the process inside FAISS, where nothing can catch it
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,8 @@ _ITERATIONS: Final = 10
 _WORTH_IT: Final = 1 << 24
 """Distances from which on FAISS shares them out to several threads, that wait for each other by spinning."""
 _QUERY_BITS: Final = 8
+_WAITED_S: Final = 2e-3
+"""A search that took longer for each query waited for a disk: the next one asks for its lists beforehand."""
 _REMEDY: Final = "Build it again with `smalti index build`."
 
 
@@ -221,10 +227,14 @@ class MappedLists:
         faiss.memcpy(lists.lists.data(), faiss.swig_ptr(table), table.nbytes)
         if layout.bytes:
             lists.do_mmap()
+            _read_nothing_ahead(int(lists.ptr), layout.bytes)
         lists.this.disown()
         index.replace_invlists(lists, True)
         index.ntotal = self.count = int(layout.sizes.sum())
         self._index = index
+        self._layout = layout
+        self._path = path
+        self._waits = True
 
     def search(
         self,
@@ -242,6 +252,9 @@ class MappedLists:
             allowed: A bit for each position, lowest bit first: only these can be found; all where absent.
         """
         distances, lists = (np.ascontiguousarray(each) for each in nearest)
+        start = time.perf_counter()
+        if self._waits:
+            self._fetch(np.unique(lists))
         found = np.empty((len(directions), count), np.float32), np.empty((len(directions), count), np.int64)
         params = faiss.IVFRaBitQSearchParameters()
         params.nprobe, params.qb = lists.shape[1], _QUERY_BITS
@@ -253,7 +266,23 @@ class MappedLists:
         self._index.search_preassigned_c(
             len(directions), x, count, assigned, to_centres, estimates, positions, False, params
         )
+        self._waits = time.perf_counter() - start > _WAITED_S * len(directions)
         return found
+
+    def _fetch(self, lists: Int64Array) -> None:
+        """Have the system read some lists at once; a search would have it read one page after another."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        starts, sizes = self._layout.offsets, self._layout.list_bytes
+        with self._path.open("rb") as file:
+            for number in lists[lists >= 0].tolist():
+                os.posix_fadvise(file.fileno(), int(starts[number]), int(sizes[number]), os.POSIX_FADV_WILLNEED)
+
+
+def _read_nothing_ahead(address: int, size: int) -> None:
+    """Have the system read no more of a mapped file than is looked at: a list is some kB, and lies anywhere."""
+    if hasattr(mmap, "MADV_RANDOM"):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), mmap.MADV_RANDOM)
 
 
 def on_this_thread_alone() -> None:

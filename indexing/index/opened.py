@@ -22,8 +22,9 @@ from indexing.index.tuning import Tuning, default_of
 from indexing.pixels import Pixels, Snapshot
 from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
 from service.grid import Block
+from service.queries import norms_of
 from service.store.contract import Store
-from service.values import BoolArray, Float32Array, Int8Array, Int64Array, UInt8Array, Window
+from service.values import BoolArray, Float32Array, Int64Array, UInt8Array, Window
 
 log = logging.getLogger("smalti")
 
@@ -132,22 +133,28 @@ class OpenedIndex:
             out[mine] = segment.ids(proposal.position[mine])
         return out
 
-    def rows(self, proposal: Proposal) -> tuple[Int64Array, Int8Array, Float32Array, Float32Array]:
-        """(n,) ids, (n, d) codes, (n,) norms and (n,) scales of candidates, in their order.
+    def rows(self, proposal: Proposal, *, scales: bool = False) -> tuple[Int64Array, Pixels]:
+        """(n,) ids of candidates, and (n,) pixels in their order.
+
+        Args:
+            proposal: The candidates.
+            scales: Whether their scales are asked for: one more place on disk for each.
 
         Raises:
             Unavailable: One is of a segment that is not on this machine. Names it.
         """
         count = len(proposal.position)
         ids, codes = np.empty(count, np.int64), np.empty((count, self.manifest.parameters.dims), np.int8)
-        norms, scales = np.empty(count, np.float32), np.empty(count, np.float32)
+        lengths = np.empty(count, np.float32) if scales else None
         for segment, mine in self._by_segment(proposal):
             if segment.rows is None:
                 raise Unavailable(f"shard {segment.name} is not on this machine.")
             positions = proposal.position[mine]
             ids[mine] = segment.ids(positions)
-            codes[mine], norms[mine], scales[mine] = segment.rows.at(positions)
-        return ids, codes, norms, scales
+            codes[mine] = segment.rows.at(positions)
+            if lengths is not None:
+                lengths[mine] = segment.rows.scales_at(positions)
+        return ids, Pixels(codes, norms_of(codes), None, lengths)  # none is proposed that has no length
 
     def _by_segment(self, proposal: Proposal) -> Iterator[tuple[Segment, BoolArray | slice]]:
         """Each segment that candidates lie in, and which do."""

@@ -47,8 +47,13 @@ class Layout:
         return self.capacities // BLOCK_OF_CODES * self.block_bytes
 
     @cached_property
+    def list_bytes(self) -> Int64Array:
+        """(lists,) bytes of each: its codes, then its positions."""
+        return self.code_bytes + self.sizes * _POSITION
+
+    @cached_property
     def _ends(self) -> Int64Array:
-        return np.cumsum(-(-(self.code_bytes + self.sizes * _POSITION) // _ALIGNED) * _ALIGNED)
+        return np.cumsum(-(-self.list_bytes // _ALIGNED) * _ALIGNED)
 
     @cached_property
     def offsets(self) -> Int64Array:

@@ -72,10 +72,16 @@ class RowsWriter:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The files, mapped: pages that are not looked at take no memory. Safe to read from many threads."""
+    """The files, mapped: pages that are not looked at take no memory. Safe to read from many threads.
+
+    Codes are mapped twice. Where blocks are read from end to end the system may read ahead; where single pixels are,
+    each would bring 128 kB along: a query that finds nothing in memory would wait for a hundred megabytes.
+    """
 
     codes: Int8Array
-    """(slots * 65536, d) int8."""
+    """(slots * 65536, d) int8, for blocks."""
+    scattered: Int8Array
+    """The same, for pixels."""
     norms: Float32Array
     """(slots * 65536,) float32."""
     scales: Float32Array
@@ -91,8 +97,8 @@ class Rows:
         count = slots * PIXELS
         codes, norms, scales = (folder / name for name in NAMES)
         return cls(
-            _mapped(codes, np.int8, (count, dims)), _mapped(norms, np.float32, (count,)),
-            _mapped(scales, np.float32, (count,)),
+            _mapped(codes, np.int8, (count, dims)), _mapped(codes, np.int8, (count, dims), scattered=True),
+            _mapped(norms, np.float32, (count,)), _mapped(scales, np.float32, (count,), scattered=True),
         )  # fmt: skip
 
     def block(self, slot: int) -> Pixels:
@@ -102,12 +108,16 @@ class Rows:
         codes = self.codes[part].reshape(*shape, -1)
         return Pixels(codes, self.norms[part].reshape(shape), None, self.scales[part].reshape(shape))
 
-    def at(self, positions: Int64Array) -> tuple[Int8Array, Float32Array, Float32Array]:
-        """(n, d) codes, (n,) norms and (n,) scales of (n,) positions."""
-        return self.codes.take(positions, axis=0), self.norms.take(positions), self.scales.take(positions)
+    def at(self, positions: Int64Array) -> Int8Array:
+        """(n, d) codes of (n,) positions."""
+        return self.scattered.take(positions, axis=0)
+
+    def scales_at(self, positions: Int64Array) -> Float32Array:
+        """(n,) scales of (n,) positions."""
+        return self.scales.take(positions)
 
 
-def _mapped(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _mapped(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...], *, scattered: bool = False) -> npt.NDArray[Any]:
     wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
     try:
         with path.open("rb") as file:
@@ -115,6 +125,8 @@ def _mapped(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDA
             if size != wanted:
                 raise Corrupt(f"index file {path} has {size:,} bytes, not {wanted:,}.", remedy=REBUILD)
             held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if scattered and hasattr(mmap, "MADV_RANDOM"):
+            held.madvise(mmap.MADV_RANDOM)
     except OSError as error:
         raise Corrupt(f"index file {path} cannot be read: {error.strerror}.", remedy=REBUILD) from None
     return np.frombuffer(held, dtype).reshape(shape)
