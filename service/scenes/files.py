@@ -7,6 +7,7 @@ redirects, tokens, time and bytes holds here. It opens as GeoTIFF or not at all,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
@@ -40,6 +41,8 @@ _SIDE: Final = 100_000
 _UTM: Final = range(32601, 32761)
 _NEAR: Final = 0.1
 """Degrees by which a footprint may miss the file: they are drawn by hand, or simplified."""
+
+_table: Final = threading.Lock()
 
 Opener = Callable[[Scene, str], AbstractContextManager[DatasetReader]]
 
@@ -78,13 +81,28 @@ def _raster(access: Access, href: str, budget: Budget, what: str) -> Iterator[Da
         return
     far = Far(access, href, budget, what)
     try:
-        with Env(**_OPTIONS), rasterio.open(far.path, driver="GTiff", sharing=False, opener=far) as raster:
+        with Env(**_OPTIONS), _alone(far) as raster:
             far.check()
             yield raster
     except RasterioError:
         far.check()
         raise
     far.check()
+
+
+@contextmanager
+def _alone(far: Far) -> Iterator[DatasetReader]:
+    """A far file, opened and closed while no other one is: each makes a file system of its own for that while, and
+    GDAL looks into its table of them without a lock. Its pixels are read beside those of others.
+    """
+    held = ExitStack()
+    with _table:
+        raster = held.enter_context(rasterio.open(far.path, driver="GTiff", sharing=False, opener=far))
+    try:
+        yield raster
+    finally:
+        with _table:
+            held.close()
 
 
 def checked(raster: DatasetReader, scene: Scene, name: str, limits: Limits) -> None:
