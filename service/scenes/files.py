@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
 import numpy as np
@@ -92,8 +92,9 @@ def _raster(access: Access, href: str, budget: Budget, what: str) -> Iterator[Da
 
 @contextmanager
 def _alone(far: Far) -> Iterator[DatasetReader]:
-    """A far file, opened and closed while no other one is: each makes a file system of its own for that while, and
-    GDAL looks into its table of them without a lock. Its pixels are read beside those of others.
+    """A far file, opened and closed while no other one is; its pixels are read beside those of others.
+
+    Each makes a file system of its own for that while, and GDAL looks into its table of them without a lock.
     """
     held = ExitStack()
     with _table:
