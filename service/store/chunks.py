@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import google_crc32c
 import numpy as np
@@ -224,7 +224,11 @@ async def _fetch(plane: Plane, keys: Sequence[str], at_once: int) -> list[Square
             buffer = await plane.array.store.get(key, prototype)
         return _square(plane, key, buffer)  # its checksum is made while the next chunks are read
 
-    return await asyncio.gather(*(one(key) for key in keys))
+    found = await asyncio.gather(*(one(key) for key in keys), return_exceptions=True)
+    for square in found:
+        if isinstance(square, BaseException):  # the first in order, not in time: errors are the same every time
+            raise square
+    return cast("list[Square]", found)
 
 
 def _square(plane: Plane, key: str, buffer: Buffer | None) -> Square:
