@@ -223,7 +223,9 @@ def test_object_storage_fails_and_is_slow_for_a_while(
             road.failing = True
             time.sleep(6)
             road.failing, road.delay = False, 0.2
-            time.sleep(3)
+            until = time.monotonic() + 60  # whoever failed waits a while before it tries again
+            while road.delayed < 20 and time.monotonic() < until:
+                time.sleep(0.1)
             road.delay = 0.0
             for job in jobs:
                 told(client, job, 120)
