@@ -333,7 +333,6 @@ def test_two_windows_side_by_side_and_as_change(page: Page) -> None:
 
 
 def test_the_inspector_tells_what_a_pixel_is(page: Page) -> None:
-    page.expected.append("status of 422")  # what lies outside the source cannot be embedded, and is told so
     page.open()
     page.click_map(FOREST)
     told = page.inner_text("#pixel")
@@ -361,8 +360,8 @@ def test_the_inspector_tells_what_a_pixel_is(page: Page) -> None:
     page.mouse.click(1000, 700)
     page.settle()
     eventually(lambda: page.is_visible("#pixel .badge"), "nothing is said of a place outside")
-    assert page.inner_text("#pixel .badge") == "not embedded"
-    assert "outside what the dataset's source covers" in page.inner_text("#pixel .notice")
+    assert page.inner_text("#pixel .badge") == "outside this dataset"
+    assert page.query_selector("#pixel .offer") is None, "what lies outside cannot be embedded"
     page.shot("11-outside")
 
 
