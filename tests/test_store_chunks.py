@@ -87,6 +87,17 @@ def test_what_was_read_is_not_read_again_and_is_the_callers_own(location: str, t
     assert 0 < cache.use().bytes <= LIMIT
 
 
+def test_lengths_are_kept_where_codes_are_and_nothing_is_read_twice_for_them(location: str, tiny: Tiny) -> None:
+    zone, (row, col) = tiny.grid.zone, _first(open_store(location), tiny)
+    window = slice(row, row + 200), slice(col, col + 200)
+    roomy = open_store(location, chunks=chunk_cache(LIMIT)).read(zone, YEAR, *window)
+    assert roomy.norms is not None
+    np.testing.assert_array_equal(roomy.norms(), norms_of(roomy.codes))
+    tight = chunk_cache(roomy.codes.nbytes)
+    for store in (open_store(location), open_store(location, chunks=tight)):
+        assert store.read(zone, YEAR, *window).norms is None
+
+
 def test_a_new_block_is_seen_at_once_and_the_others_stay(tmp_path: Path) -> None:
     tiny = tiny_archive(tmp_path, random_vectors((300, 300)))
     cache = chunk_cache(LIMIT)

@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -274,7 +275,7 @@ class MappedLists:
         if not hasattr(os, "posix_fadvise"):
             return
         starts, sizes = self._layout.offsets, self._layout.list_bytes
-        with self._path.open("rb") as file:
+        with suppress(FileNotFoundError), self._path.open("rb") as file:  # mapped lists outlive their name
             for number in lists[lists >= 0].tolist():
                 os.posix_fadvise(file.fileno(), int(starts[number]), int(sizes[number]), os.POSIX_FADV_WILLNEED)
 

@@ -141,7 +141,7 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
         Unavailable: The transport failed.
     """
     shape = (rows.stop - rows.start, cols.stop - cols.start, *plane.dims)
-    if kept is None or int(np.prod(shape)) * plane.dtype.itemsize * LARGE > kept.cache.limit:
+    if kept is None or not keeps(plane, kept, shape):
         return plane.read(time, rows, cols)
     height, width = plane.side
     cells = [
@@ -161,6 +161,12 @@ def read_plane(plane: Plane, kept: Kept | None, time: int, rows: slice, cols: sl
         there = np.s_[max(-top, 0) : shape[0] - top, max(-left, 0) : shape[1] - left]
         out[here] = square[there]
     return out
+
+
+def keeps(plane: Plane, kept: Kept | None, shape: tuple[int, ...]) -> bool:
+    """Whether the squares of a window of so many (rows, columns, ...) pixels are kept: it is not too large."""
+    size = shape[0] * shape[1] * int(np.prod(plane.dims)) * plane.dtype.itemsize
+    return kept is not None and size * LARGE <= kept.cache.limit
 
 
 def _filled(plane: Plane) -> Callable[[tuple[int, ...], Any], Square]:

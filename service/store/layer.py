@@ -12,7 +12,7 @@ import numpy as np
 from service.errors import Corrupt, InvalidInput
 from service.grid import ZoneGrid
 from service.quant import is_data
-from service.store.chunks import Kept, Plane, read_plane
+from service.store.chunks import Kept, Plane, keeps, read_plane
 from service.store.faults import Array
 from service.values import (
     NOT_EMBEDDED,
@@ -133,6 +133,8 @@ def _read(layer: Layer, time: int, rows: slice, cols: slice) -> Vectors:
     if not valid.all():
         codes[~valid] = 0
         scales = np.where(valid, scales, np.float32(0))
+    if not keeps(layer.planes[layer.codes.path], layer.kept, status.shape):  # they would be read twice
+        return Vectors(codes, scales, status)
     return Vectors(codes, scales, status, norms=lambda: np.where(valid, layer.read(layer.norms, time, rows, cols), 0))
 
 
