@@ -62,6 +62,15 @@ def proposed(index: OpenedIndex, asked: Float32Array, count: int = 100, probes: 
     return [(index.ids(each).tolist(), each.estimate.tolist()) for each in found]
 
 
+def test_an_index_that_is_open_answers_when_its_folder_is_gone(tmp_path: Path) -> None:
+    store = landscape()
+    asked = directions(store, 3)
+    build_index(store, "demo", YEAR, tmp_path / "i")
+    waiting, expected = opened(store, tmp_path / "i"), proposed(opened(store, tmp_path / "i"), asked)
+    shutil.rmtree(tmp_path / "i")
+    assert proposed(waiting, asked) == expected, "its first search would ask for its lists by name"
+
+
 def fields(kinds: int) -> MemoryStore:
     """A landscape in which most pixels are the same as a great many others."""
     store = landscape()
