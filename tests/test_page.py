@@ -30,7 +30,7 @@ def test_colours_and_what_they_mean(page: Page) -> None:
     assert page.input_value("#window") == "2024"
     legend = page.inner_text("#legend")
     assert "% of the variance" in legend
-    assert "blank: water, or not embedded" in legend
+    assert "blank: water, not embedded or rejected" in legend
     assert far(page.colour(RAPESEED), page.colour(FOREST)) > 40
     assert page.locator(".maplibregl-ctrl-scale").inner_text().endswith("m")
 

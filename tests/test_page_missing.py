@@ -182,3 +182,45 @@ def test_an_empty_dataset_says_how_it_begins(browser: Any, own_demo: Settings) -
         page.shot("23-empty-dataset-asked")
         assert "1 block" in page.inner_text("#pixel")
         page.close()
+
+
+def test_a_window_with_too_few_clear_days_says_so_and_takes_fewer(own_page: Page, own_demo: Settings) -> None:
+    page = own_page
+    page.open()
+
+    def look(least: str) -> None:
+        page.click("#make-window")
+        page.fill("#make-from", "2024-06-01")
+        page.fill("#make-to", "2024-07-31")
+        page.fill("#make-least", least)
+        page.click("#make-when button")
+        page.settle()
+
+    look("")
+    known = page.request.get(f"{page.server}/datasets").text()
+    page.click_map(EMPTY)
+    page.wait_for_selector("#pixel .offer button")
+    assert "fewer than 15 usable Sentinel-2 dates in it are rejected" in page.inner_text("#pixel")
+    # A slow server tells of the new window only seconds later: the page must not leave it for another meanwhile.
+    page.page.route("**/datasets", lambda route: route.fulfill(body=known))
+    with worker(own_demo):
+        page.click("text=Embed here")
+        page.wait_for_selector("#job h2:has-text('Nothing embedded')", timeout=60_000)
+        page.wait_for_timeout(6000)
+        assert page.input_value("#window") == "2024-06-01..2024-07-31"
+        page.page.unroute("**/datasets")
+        assert "16,384 pixels rejected" in page.inner_text("#job")
+        assert "fewer than 15 usable Sentinel-2 dates in 2024-06-01..2024-07-31" in page.inner_text("#job")
+        assert "on the map and in the search" not in page.inner_text("#toast")
+        page.wait_for_selector("#pixel .badge.rejected", timeout=20_000)
+        eventually(lambda: "rejected again" in page.inner_text("#pixel"), "nobody says what can be done about it")
+        assert page.faults() == []
+        page.shot("26-rejected")
+        page.click("#job button:has-text('Close')")
+
+        look("3")
+        page.click("#make-view")
+        page.wait_for_selector("#plan .primary")
+        page.click("#plan .primary")
+        page.wait_for_selector("#pixel .badge.valid", timeout=100_000)
+        page.shot("27-with-fewer-dates")

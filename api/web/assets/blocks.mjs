@@ -13,7 +13,7 @@ const [LABELLED, LABEL_PX, ROOMY_PX] = [4, 130, 180]; // so many empty squares, 
 const DAY = { missing: "#5b6b68", queued: "#8a5a00", running: "#1b6864", done: "#1b6864", failed: "#b4532a", cancelled: "#5b6b68" };
 const NIGHT = { missing: "#a3b3b0", queued: "#e6b95c", running: "#6ecbc3", done: "#6ecbc3", failed: "#f3a582", cancelled: "#a3b3b0" };
 const FILL = { missing: 0.07, queued: 0.16, running: 0.34, done: 0, failed: 0.34, cancelled: 0.07 };
-const WORDS = { missing: "nothing here yet", queued: "waiting", running: "being embedded", done: "embedded", failed: "failed", cancelled: "cancelled" };
+const WORDS = { missing: "nothing here yet", queued: "waiting", running: "being embedded", done: "done", failed: "failed", cancelled: "cancelled" };
 const DASHED = ["missing", "queued", "cancelled"];
 
 let empty = []; // features that hold nothing, as far as they are in view

@@ -45,7 +45,8 @@ export async function look() {
   const now = current();
   const key = (dataset) => JSON.stringify(dataset);
   if (key(before ?? null) !== key(now)) {
-    for (const listener of listeners) listener(now, before?.id === now.id && before.revision !== now.revision);
+    const changed = ({ revision, windows }) => revision !== now.revision || windows.length !== now.windows.length; // a window may have a store of its own
+    for (const listener of listeners) listener(now, before?.id === now.id && changed(before));
   }
 }
 
@@ -64,6 +65,7 @@ function settle() {
     changes.window = dataset.windows.at(-1) ?? lastYear();
   }
   const window = changes.window ?? state.window;
+  if (dataset.windows.includes(window)) changes.make = "";
   if (!dataset.windows.includes(state.other) || state.other === window) {
     const at = dataset.windows.indexOf(window);
     changes.other = dataset.windows[at - 1] ?? dataset.windows[at + 1] ?? "";

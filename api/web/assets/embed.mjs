@@ -11,6 +11,8 @@ import { on, state } from "./state.mjs";
 import { notice } from "./status.mjs";
 
 const NEAR = 0.0002; // degrees: the block that holds the point, and no neighbour unless it lies on the edge
+const REJECTED = "Made anew it would be rejected again, unless Another window asks for fewer dates.";
+const UNSEEN = "Its square was made, and no satellite saw this pixel in this window.";
 let turn = 0;
 
 const idOf = (address) => address.split("/").at(-1);
@@ -22,7 +24,7 @@ export async function offer(card, dataset, [lon, lat], { status, reason, job }) 
     card.append(el("div", { class: "offer" }, el("button", { type: "button", text: "Show the job", onclick: () => follow(idOf(job)) })));
     return;
   }
-  if (status === "water" || status === "rejected") return;
+  if (status === "water" || (status === "rejected" && !can(dataset))) return;
   if (!can(dataset)) {
     card.append(el("p", { class: "remedy", text: dataset.writable
       ? "This dataset has no source of scenes. Upload a time series with its place, and it is stored."
@@ -30,15 +32,20 @@ export async function offer(card, dataset, [lon, lat], { status, reason, job }) 
     return;
   }
   if (reason === "outside") return;
-  await estimate(card, { bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] }, "Embed here");
+  await estimate(card, { bbox: [lon - NEAR, lat - NEAR, lon + NEAR, lat + NEAR] }, "Embed here", status === "rejected" ? REJECTED : UNSEEN);
 }
 
-// What it takes, and a button that begins it. Nothing where nothing is left to do.
-async function estimate(card, place, text) {
-  const body = { dataset: state.dataset, window: state.window, ...place };
+// Least number of usable Sentinel-2 dates, where somebody said one.
+const least = () => ($("make-least").value ? { min_s2: Number($("make-least").value) } : {});
+
+// What it takes, and a button that begins it. Nothing where nothing is left to do, or nothing would come of it.
+async function estimate(card, place, text, done = "All of it is embedded already.") {
+  const { source } = current();
+  const body = { dataset: state.dataset, window: state.window, ...least(), ...place };
   try {
     const plan = await api.askArea({ ...body, dry_run: true });
-    if (!plan.blocks_left) { card.append(el("p", { class: "hint", text: "All of it is embedded already." })); return; }
+    const idle = !plan.blocks_left ? done : source === "scenes" && !plan.scenes ? `Its catalogue has no scenes of this place in ${plan.window}.` : null;
+    if (idle !== null) { card.append(el("p", { class: "hint", text: idle })); return; }
     const begin = el("button", { type: "button", class: "primary", text, onclick: () => start(body, begin) });
     card.append(el("div", { class: "offer" }, begin, el("span", { class: "hint" }, takes(plan))), ...doubts(plan));
   } catch (error) {
@@ -55,7 +62,10 @@ function takes(plan) {
 function doubts(plan) {
   const said = [];
   if (plan.workers === 0) said.push(el("p", { class: "remedy" }, "No worker runs now: it waits until one does. Start one with ", el("code", { text: "smalti worker" })));
-  if (plan.outside_training) said.push(el("p", { class: "remedy", text: "Not a calendar year: the model was not trained on such windows." }));
+  if (plan.outside_training) {
+    said.push(el("p", { class: "remedy", text: "Not a calendar year: the model was not trained on such windows. "
+      + `Pixels with fewer than ${count(plan.min_s2, "usable Sentinel-2 date")} in it are rejected.` }));
+  }
   if (plan.blocks_left < plan.blocks) said.push(el("p", { class: "hint", text: `${count(plan.blocks - plan.blocks_left, "block")} of it are embedded already.` }));
   return said;
 }

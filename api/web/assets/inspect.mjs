@@ -12,7 +12,7 @@ const STATUS = {
   valid: ["embedded", "Observed often enough: it has its vector."],
   water: ["water", "The archive keeps no vectors over water."],
   "not-embedded": ["not embedded", "Nobody has made this pixel's vector in this window."],
-  rejected: ["too few observations", "It was seen too rarely, mostly for clouds, to be embedded."],
+  rejected: ["rejected", "It has fewer usable Sentinel-2 dates than were asked for (15, unless somebody said otherwise), mostly for clouds."],
   outside: ["outside this dataset", "This dataset does not reach here."],
 };
 let turn = 0;

@@ -70,15 +70,24 @@ function update(job) {
   source = null;
   if (job.state !== "done") return;
   sessionStorage.removeItem(REMEMBERED);
-  toast("Embedded: it is on the map and in the search.");
-  setTimeout(() => {
-    look(); // overviews follow the blocks: whoever listens asks for every tile that is seen again
-    listeners.forEach((listener) => listener(job));
-  }, SEEN_MS);
-  setTimeout(() => { if (!source) forget(); }, LINGER_MS);
+  toast(fruitless(job) ? "Nothing could be embedded." : "Embedded: it is on the map and in the search.");
+  // Overviews follow the blocks: whoever listens asks for every tile that is seen again.
+  setTimeout(() => look().then(() => listeners.forEach((listener) => listener())), SEEN_MS);
+  if (!fruitless(job)) setTimeout(() => { if (!source) forget(); }, LINGER_MS); // else it says why: that takes time to read
 }
 
 const WORDS = { queued: "Waiting", running: "Embedding", done: "Embedded", failed: "It failed", cancelled: "Cancelled" };
+
+// A job may end well and give nothing. Where nobody noted what became of its pixels, they are taken for embedded.
+const fruitless = ({ outcome: { valid, rejected, water, empty } }) => !valid && rejected + water + empty > 0;
+
+// Why some pixels got no vector, and what can be done.
+function reasons({ outcome: { rejected, empty }, min_s2: least, window }) {
+  const said = [];
+  if (rejected) said.push(`Rejected: fewer than ${count(least, "usable Sentinel-2 date")} in ${window}, mostly for clouds. A longer window has more; Another window can ask for fewer.`);
+  if (empty) said.push(`Never seen: no usable observation in ${window}.`);
+  return said.map((text) => el("p", { class: "remedy", text }));
+}
 
 let card = null; // kept while its job runs, so that a press on Cancel never misses and keeps the focus
 
@@ -107,7 +116,8 @@ function words(job, over) {
   const parts = [`${job.done} of ${count(job.total, "block")}`];
   if (!over && of("running")) parts.push(`${of("running")} in hand`);
   if (of("failed")) parts.push(`${of("failed")} failed`);
-  if (job.outcome?.rejected) parts.push(`${count(job.outcome.rejected, "pixel")} seen too rarely to be embedded`);
+  if (job.outcome.rejected) parts.push(`${count(job.outcome.rejected, "pixel")} rejected`);
+  if (job.outcome.empty) parts.push(`${count(job.outcome.empty, "pixel")} never seen`);
   if (!over && job.eta_s) parts.push(`${duration(job.eta_s)} left`);
   return parts.join(", ");
 }
@@ -117,11 +127,12 @@ function render(job) {
   const over = OVER.includes(job.state);
   const idle = !over && job.eta_s === null; // nobody there to tell when it will be done
   const { title, progress, hint, error } = cardOf(job, over);
-  title.textContent = `${WORDS[job.state] ?? job.state}: ${job.dataset} ${job.window}`;
+  const how = job.state === "done" && fruitless(job) ? "Nothing embedded" : WORDS[job.state] ?? job.state;
+  title.textContent = `${how}: ${job.dataset} ${job.window}`;
   progress.value = job.state === "done" ? 1 : share;
   hint.textContent = words(job, over);
   const wait = idle ? el("div", { class: "notice calm" }, el("p", {}, "No worker runs: the job waits until one does. Start one with ", el("code", { text: "smalti worker" }))) : "";
-  error.replaceChildren(job.error ? notice({ message: job.error }) : wait);
+  error.replaceChildren(job.error ? notice({ message: job.error }) : wait, ...reasons(job));
   show($("job"), true);
 }
 

@@ -91,7 +91,7 @@ function ramp(legend) {
 function emptiness() {
   const key = (kind, text) => [el("span", { class: `channel ${kind}` }), el("span", { text })];
   const hides = state.view === "similarity" || (state.view === "change" && state.least > 0);
-  const keys = hides ? [...key("hidden", "hidden below"), ...key("none", "blank: nothing embedded")] : key("none", "blank: water, or not embedded");
+  const keys = hides ? [...key("hidden", "hidden below"), ...key("none", "blank: nothing embedded")] : key("none", "blank: water, not embedded or rejected");
   return el("p", { class: "key" }, ...keys);
 }
 

@@ -19,7 +19,7 @@ import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mj
 import * as measure from "./measure.mjs";
 import * as looks from "./looks.mjs";
 import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
-import { on, set, state } from "./state.mjs";
+import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
 import * as places from "./places.mjs";
 import * as keys from "./keys.mjs";
@@ -112,10 +112,9 @@ async function begin() {
   onFound(({ state: how }) => { if (how === "refused" || how === "found") redraw(); });
   map.once("idle", () => setTimeout(() => addLand(map), LAND_WAIT_MS));
   onSquares((squares) => maps().forEach((shown) => (squares.length ? refreshWhere(shown, squares) : refresh(shown))));
-  onEmbedded((job) => {
+  onEmbedded(() => {
     maps().forEach(refresh);
     inspector.again();
-    if (job.window === state.window) set({ make: "" });
   });
   blocks.onVacant(vacant);
   blocks.look();
