@@ -31,6 +31,7 @@ STATUS: Final = {
     "read-only": 409,
     "conflict": 409,
     "corrupt": 500,
+    "bad-source": 502,
     "unavailable": 503,
     "unauthorized": 401,
     "forbidden": 403,
@@ -82,12 +83,13 @@ def problem(
 def from_error(error: SmaltiError) -> JSONResponse:
     """The answer for one of our own errors.
 
-    Those that are our fault are logged as an error; what may be there again later, as a warning.
+    Those that are our fault are logged as an error; what is a catalogue's, or may be there again later, as a warning.
     """
     status = STATUS[error.kind]
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        level = logging.WARNING if status == HTTPStatus.SERVICE_UNAVAILABLE else logging.ERROR
+        theirs = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
+        level = logging.WARNING if status in theirs else logging.ERROR
         log.log(level, "%s: %s", error.kind, error)
     return problem(status, error.kind, error.message, error.field, error.remedy, retry_after)
 

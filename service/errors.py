@@ -83,6 +83,12 @@ class Corrupt(SmaltiError):
     kind = "corrupt"
 
 
+class BadSource(Corrupt):
+    """A catalogue of scenes, or a file that it names, is not what it is said to be. Names it, and what is wrong."""
+
+    kind = "bad-source"
+
+
 class Unavailable(SmaltiError):
     """Something needed is not there now: a model file, an index, a device, room. Repeat once it is.
 

@@ -21,7 +21,7 @@ Kind = Callable[[Mapping[str, Any], Window, Access, Area | None], tuple[Source, 
 
 _KINDS: Final[dict[str, Kind]] = {
     SCENES: scenes_of,
-    DPIXELS: lambda document, window, *_: dpixels_of(document, window),
+    DPIXELS: lambda document, window, access, _: dpixels_of(document, window, access),
     SIMULATED: lambda document, window, *_: (Simulated.of(document, window),),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ class Placement:
     def pixels_in(self, block: Block) -> int:
         """How many of its pixels fall into `block`."""
         rows, cols = self.within(block)
-        return int((rows.stop - rows.start) * (cols.stop - cols.start))
+        return int(max(0, rows.stop - rows.start) * max(0, cols.stop - cols.start))
 
     def in_block(self, block: Block) -> tuple[slice, slice]:
         """The same pixels, counted from the block's corner."""
@@ -174,9 +173,7 @@ class Simulated:
 
     def read(self, rows: slice, cols: slice) -> DPixels:
         """See Source."""
-        years = range(self.window.start.year, self.window.end.year + 1)
-        parts = [self._within(year, self.landscape.dpixels(year, rows, cols)) for year in years]
-        return from_arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return from_arrays(self.landscape.dpixels_in(self.window, *np.mgrid[rows, cols]))
 
     def cost_of(self, blocks: Collection[Block]) -> Cost:  # noqa: ARG002  # likewise
         """Nothing: it is made here."""
@@ -185,21 +182,6 @@ class Simulated:
     def provenance(self, block: Block) -> Mapping[str, Any]:  # noqa: ARG002  # likewise
         """The document it is made from."""
         return self.to_document()
-
-    def _within(self, year: int, arrays: dict[str, Any]) -> dict[str, Any]:
-        """The frames of one year that fall into the window."""
-        if self.window == Window.year(year):
-            return arrays
-        out: dict[str, Any] = {}
-        for days, frames in (
-            ("doys", ("bands", "masks")),
-            ("sar_ascending_doy", ("sar_ascending",)),
-            ("sar_descending_doy", ("sar_descending",)),
-        ):
-            start = dt.date(year, 1, 1)
-            kept = [start + dt.timedelta(int(day) - 1) in self.window for day in arrays[days]]
-            out |= {name: arrays[name][kept] for name in (days, *frames)}
-        return out
 
     def to_document(self) -> dict[str, Any]:
         """What `sources_of` reads: everything but the window."""

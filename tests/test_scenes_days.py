@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.dpixels import BANDS
+from service.errors import BadSource, LimitExceeded
 from service.grid import Zone
 from service.scenes import optical, radar
 from service.scenes.stack import Stacker
@@ -180,6 +181,30 @@ def test_a_date_or_radar_scene_with_less_than_a_ten_thousandth_of_the_block_is_l
     assert len(out["doys"]) == kept
     assert (out["sar_ascending"][0, ..., 0] > 0).sum() == (pixels if kept else 0)
     assert (out["sar_ascending"][0, ..., 1] == 10000).all()
+
+
+def shown_on_a_day(classes: list[np.ndarray]) -> dict[str, np.ndarray]:
+    scenes = [scene(number, "s2", DATES[3], None, (*BANDS, SCL)) for number in range(len(classes))]
+    held = {(one.id, band): Held(np.full((3, 4), 2000, np.uint16), PLACE) for one in scenes for band in BANDS}
+    held |= {(one.id, SCL): Held(told, PLACE) for one, told in zip(scenes, classes, strict=True)}
+    return stack(scenes, held, MPC)
+
+
+def test_what_is_no_class_of_a_scene_is_told_of_by_scene() -> None:
+    classes = np.full((3, 4), 11, np.uint16)
+    assert shown_on_a_day([classes])["masks"].all()
+    for wrong in (12, 4711):
+        classes[1, 2] = wrong
+        with pytest.raises(BadSource, match=f"asset SCL of s2/s21 holds {wrong}, which is no class"):
+            shown_on_a_day([np.full((3, 4), 4, np.uint8), classes])
+
+
+def test_more_scenes_of_a_day_than_there_can_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.scenes.stack._MOST_A_DAY", 2)
+    some, none = np.full((3, 4), 4, np.uint8), np.zeros((3, 4), np.uint8)
+    assert len(shown_on_a_day([some, none, none, some])["doys"]) == 1
+    with pytest.raises(LimitExceeded, match="more than 2 scenes like s2/s23 show one block on 2022-03-01"):
+        shown_on_a_day([some, none, some, some])
 
 
 def clouds(scenes: int, height: int, width: int) -> list[np.ndarray]:

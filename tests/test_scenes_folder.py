@@ -14,6 +14,7 @@ from service.dpixels import DPixels
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import PIXEL, Block, Zone, archive_grid
 from service.origins import source_in, sources_of
+from service.scenes.access import Access
 from service.sources import Cost, Source
 from service.values import Window
 
@@ -127,3 +128,24 @@ def test_what_is_no_d_pixel_folder_is_refused_by_name(tmp_path: Path) -> None:
     np.save(tmp_path / "a" / "bands.npy", np.ones((3, 5, 4, 10), np.uint16))
     with pytest.raises(InvalidInput, match="bands cover"):
         source(tmp_path).read(slice(0, 4), slice(0, 4))
+
+
+def test_a_patch_whose_arrays_cover_other_pixels_or_lack_one_is_named(tmp_path: Path) -> None:
+    patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000)
+    np.save(tmp_path / "a" / "sar_ascending.npy", np.ones((1, 6, 4, 2), np.int16))
+    with pytest.raises(InvalidInput, match=r"a: sar_ascending covers \(6, 4\) pixels"):
+        source(tmp_path).read(slice(0, 4), slice(0, 4))
+    np.save(tmp_path / "a" / "masks.npy", np.ones((3, 4), np.uint8))
+    with pytest.raises(InvalidInput, match="a: masks covers"):
+        source(tmp_path).read(slice(0, 4), slice(0, 4))
+    (tmp_path / "a" / "doys.npy").unlink()
+    with pytest.raises(Corrupt, match=r"a/doys\.npy cannot be read"):
+        source(tmp_path).digest_of(Block("30N", 1395, 100))
+
+
+def test_only_folders_that_may_be_read_are(tmp_path: Path) -> None:
+    patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000)
+    document = {"type": "dpixels", "folder": str(tmp_path / "a")}
+    assert len(sources_of(document, YEAR, Access(folders=(tmp_path,)))) == 1
+    with pytest.raises(Corrupt, match="outside the folders that scenes may come from"):
+        sources_of(document, YEAR, Access(folders=(tmp_path / "b",)))

@@ -44,6 +44,8 @@ def test_a_catalogue_that_lies_is_told_of_before_any_job(asking: Any) -> None:
     lies = [
         ({"href": "http://169.254.169.254/x.tif"}, 422, "169.254.169.254"),
         ({"href": "file:///etc/passwd"}, 422, "/etc/passwd"),
+        ({"assets": {"B04": {"href": None}}}, 502, "asset B04 of sentinel-2-l2a/honest has no address"),
+        ({"type": "Collection"}, 502, f"{server.address}/stac answers something that is no item"),
     ]
     for change, status, told in lies:
         server.stac([at_the_demo(body["bbox"], **change)])

@@ -7,8 +7,10 @@ import gzip
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 from rasterio.transform import from_origin
 
-from service.errors import Corrupt, InvalidInput, LimitExceeded, SmaltiError, Unavailable
+from service.errors import BadSource, InvalidInput, LimitExceeded, SmaltiError, Unavailable
 from service.gdal import closed
 from service.scenes.access import Access
 from service.scenes.budget import Budget
@@ -24,7 +26,7 @@ from service.scenes.catalogue import find
 from service.scenes.files import opener
 from service.scenes.hosts import Hosts, Limits, Signing, is_public
 from service.scenes.items import Endpoint
-from service.scenes.value import MPC, Scene
+from service.scenes.value import MPC, Scene, is_utm
 from service.values import Area, Window
 from tests.liar import Answer, Asked, Liar, item, liar, tiff
 
@@ -159,7 +161,7 @@ def without(asset: str) -> Change:
 )
 def test_an_item_that_lies_is_refused_by_name(there: Liar, access: Access, change: Change, told: str) -> None:
     url = there.stac([item("fine"), item(**change) if "id" not in change else {**item(), **change}])
-    with pytest.raises((Corrupt, InvalidInput), match=told):
+    with pytest.raises((BadSource, InvalidInput), match=told):
         found(url, access)
     assert {one.path for one in there.asked} == {"/stac", "/stac/search"}
 
@@ -184,9 +186,16 @@ def test_an_item_without_a_band_is_left_out_and_named(
     assert "sentinel-2-l2a/torn is left out: it has no B11" in caplog.text
 
 
+def test_sizes_that_no_file_may_have_are_not_believed(there: Liar, access: Access) -> None:
+    assets = {key: {"href": "https://example.org/x.tif", "file:size": 5} for key in MPC.assets["s2"]}
+    assert found(there.stac([item(assets=assets)]), access)[0].size == 55
+    assets["B04"]["file:size"] = 10**400
+    assert found(there.stac([item(assets=assets)]), access)[0].size == 700_000_000
+
+
 def test_two_items_of_one_name_are_one_where_they_agree_and_refused_where_not(there: Liar, access: Access) -> None:
     assert len(found(there.stac([item(), item()]), access)) == 1
-    with pytest.raises(Corrupt, match="two different items sentinel-2-l2a/honest"):
+    with pytest.raises(BadSource, match="two different items sentinel-2-l2a/honest"):
         found(there.stac([item(), item(day="2024-06-06")]), access)
 
 
@@ -219,25 +228,25 @@ def leading(href: str) -> Callable[[Asked], Answer]:
 BOMB = gzip.compress(b'{"features": [' + b" " * 50_000_000)
 FORMS: dict[str, tuple[Any, type[SmaltiError], str]] = {
     "endless pages": (endless, LimitExceeded, "more than 5 pages"),
-    "pages in circles": (circle, Corrupt, "in circles"),
+    "pages in circles": (circle, BadSource, "in circles"),
     "a million items": (many, LimitExceeded, "more than 300 scenes"),
     "a slow drip": (slow, Unavailable, "sends too slowly"),
     "a gzip bomb": (Answer(200, BOMB, {"Content-Encoding": "gzip"}), LimitExceeded, "larger than 1,000,000"),
     "half a gzip": (Answer(200, BOMB[:20], {"Content-Encoding": "gzip"}), Unavailable, "broke off"),
-    "another packing": (Answer(200, b"x", {"Content-Encoding": "br"}), Corrupt, "packs answers as 'br'"),
+    "another packing": (Answer(200, b"x", {"Content-Encoding": "br"}), BadSource, "packs answers as 'br'"),
     "a huge page": (Answer(200, b" " * 1_100_000), LimitExceeded, "larger than 1,000,000"),
-    "deep JSON": (Answer(200, b'{"features":' + b"[" * 200_000), Corrupt, "no JSON that can be read"),
-    "no JSON": (Answer(200, b"<html>"), Corrupt, "no JSON that can be read"),
-    "a list": (Answer(200, b"[]"), Corrupt, "no JSON object"),
-    "features of another kind": (Answer.of({"features": {"a": 1}}), Corrupt, "no catalogue|circles"),
-    "links of another kind": (Answer.of({"features": [item()], "links": [7]}), Corrupt, "no catalogue"),
+    "deep JSON": (Answer(200, b'{"features":' + b"[" * 200_000), BadSource, "no JSON that can be read"),
+    "no JSON": (Answer(200, b"<html>"), BadSource, "no JSON that can be read"),
+    "a list": (Answer(200, b"[]"), BadSource, "no JSON object"),
+    "features of another kind": (Answer.of({"features": {"a": 1}}), BadSource, "no catalogue|circles"),
+    "links of another kind": (Answer.of({"features": [item()], "links": [7]}), BadSource, "no catalogue"),
     "a next page in a file": (leading("file:///etc/passwd"), InvalidInput, "outside the folders"),
     "a next page elsewhere": (leading("http://169.254.169.254/"), InvalidInput, "169.254.169.254"),
-    "a question sent elsewhere": (Answer(307, b"", {"Location": "http://127.0.0.1:1/"}), Corrupt, "question elsewhere"),
+    "a question sent elsewhere": (Answer(307, b"", {"Location": "http://127.0.0.1:1/"}), BadSource, "a question"),
     "always 500": (Answer(500), Unavailable, "answers 500"),
     "come back tomorrow": (Answer(503, b"", {"Retry-After": "86400"}), Unavailable, "answers 503"),
     "no": (Answer(403), Unavailable, "SMALTI_SCENES__HEADERS"),
-    "nothing there": (Answer(404), Corrupt, "answers 404"),
+    "nothing there": (Answer(404), BadSource, "answers 404"),
 }
 
 
@@ -267,6 +276,26 @@ def test_a_static_catalogue_without_end_is_left(there: Liar, access: Access) -> 
     assert len(there.asked) < 30
 
 
+def test_a_header_without_end_is_left() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def drip() -> None:
+            asked, _ = server.accept()
+            with asked, suppress(OSError):
+                asked.recv(65536)
+                for _ in range(500):
+                    asked.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
+                    time.sleep(0.01)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        access = Access(Hosts((address,)), limits=replace(LIMITS, request_seconds=0.2, retries=0))
+        with pytest.raises(Unavailable, match="sends too slowly"):
+            found(f"{address}/stac", access)
+        thread.join()
+
+
 def test_what_passes_is_asked_again_when_told(there: Liar, access: Access, waits: list[float]) -> None:
     url = there.stac([item()])
     honest, left = there.paths["/stac/search"], [Answer(429, b"", {"Retry-After": "7"}), Answer(502)]
@@ -291,18 +320,19 @@ UTM30 = {"crs": "EPSG:32630"}
 STRIPS = {"tiled": False, "blockxsize": None, "blockysize": None, "width": 40_000, "height": 25_000, "sparse_ok": True}
 PROFILES: dict[str, tuple[Change, Change, type[SmaltiError], str]] = {
     "degrees": (
-        {"crs": "EPSG:4326", "transform": from_origin(3, 54, 1e-4, 1e-4)}, {}, Corrupt, "is in EPSG:4326, not in WGS",
+        {"crs": "EPSG:4326", "transform": from_origin(3, 54, 1e-4, 1e-4)}, {}, BadSource, "is in EPSG:4326, not in WGS",
     ),
-    "no CRS": ({"crs": None}, {}, Corrupt, "no CRS"),
-    "another zone than told": (UTM30, {"epsg": 32631}, Corrupt, "EPSG:32630, where the catalogue says EPSG:32631"),
+    "no CRS": ({"crs": None}, {}, BadSource, "no CRS"),
+    "another zone than told": (UTM30, {"epsg": 32631}, BadSource, "EPSG:32630, where the catalogue says EPSG:32631"),
     "another place than told": (
-        {"transform": from_origin(500_000, 1_000_000, 10, 10)}, {"footprint": ...}, Corrupt, "not where the catalogue",
+        {"transform": from_origin(500_000, 1_000_000, 10, 10)}, {"footprint": ...}, BadSource, "not where the",
     ),
-    "three bands": ({"count": 3}, {}, Corrupt, "has 3 bands"),
-    "bytes": ({"dtype": "uint8"}, {}, Corrupt, "bands of uint8"),
-    "floats": ({"dtype": "float64"}, {}, Corrupt, "bands of float64"),
-    "pixels of a metre": ({"transform": from_origin(500_000, 6_000_000, 1, 1)}, {}, Corrupt, "pixels of 1 x 1 m"),
-    "upside down": ({"transform": from_origin(500_000, 6_000_000, 10, -10)}, {}, Corrupt, "pixels of 10 x -10 m"),
+    "three bands": ({"count": 3}, {}, BadSource, "has 3 bands"),
+    "bytes": ({"dtype": "uint8"}, {}, BadSource, "bands of uint8"),
+    "floats": ({"dtype": "float64"}, {}, BadSource, "bands of float64"),
+    "pixels of a metre": ({"transform": from_origin(500_000, 6_000_000, 1, 1)}, {}, BadSource, "pixels of 1 x 1 m"),
+    "upside down": ({"transform": from_origin(500_000, 6_000_000, 10, -10)}, {}, BadSource, "pixels of 10 x -10 m"),
+    "beyond the Earth": ({"transform": from_origin(1e12, 6_000_000, 10, 10)}, {}, BadSource, "that is nowhere"),
     "2 GB in strips": (STRIPS, {}, LimitExceeded, "strips or tiles of .* 2,000,000,000 bytes large"),
     "one huge tile": (
         {"blockxsize": 1024, "blockysize": 1024, "width": 2048, "sparse_ok": True}, {}, LimitExceeded, "1024 x 1024",
@@ -323,6 +353,11 @@ def test_a_file_that_is_not_what_it_is_said_to_be_is_refused(
     assert there.sent < 400_000
 
 
+def test_codes_of_utm() -> None:
+    codes = (None, 0, 4326, 32600, 32601, 32660, 32661, 32700, 32701, 32760, 32761)
+    assert [code for code in codes if is_utm(code)] == [32601, 32660, 32701, 32760]
+
+
 CHANGED = iter(range(1000))
 
 
@@ -331,17 +366,21 @@ def answers(content: bytes) -> dict[str, tuple[Any, type[SmaltiError], str]]:
     vrt = b"<VRTDataset rasterXSize='1' rasterYSize='1'><SRS>EPSG:32631</SRS></VRTDataset>"
     away = {"Location": "http://127.0.0.2:9/a.tif"}
     return {
-        "not there": (Answer(404), Corrupt, "answers 404"),
+        "not there": (Answer(404), BadSource, "answers 404"),
         "a redirect to a private address": (Answer(302, b"", away), InvalidInput, "by a redirect leads to http://127.0.0.2"),
         "a redirect to a file": (Answer(302, b"", {"Location": "file:///etc/passwd"}), InvalidInput, "redirect names"),
-        "redirects in circles": (Answer(302, b"", {"Location": "/a.tif"}), Corrupt, "in circles"),
+        "a redirect to nonsense": (
+            Answer(302, b"", {"Location": "https://example.org:x/a.tif"}), InvalidInput, "redirect names .* no address",
+        ),
+        "redirects in circles": (Answer(302, b"", {"Location": "/a.tif"}), BadSource, "in circles"),
         "5 GB": (Answer(206, b"x" * 131_072, span), LimitExceeded, "has 5,000,000,000 bytes"),
-        "whole files only": (Answer(200, content), Corrupt, "whole files only"),
-        "other bytes": (Answer(206, b"x", {"Content-Range": "bytes 7-8/9"}), Corrupt, "other bytes"),
-        "more bytes": (Answer(206, b"x" * 140_000, {"Content-Range": "bytes 0-9/10"}), Corrupt, "sends more"),
-        "no TIFF": (ranged(b"GIF89a" * 100), Corrupt, "cannot be read"),
-        "a VRT": (ranged(vrt), Corrupt, "cannot be read"),
-        "half a file": (ranged(content[:140_000]), Corrupt, "ends before its header says"),
+        "whole files only": (Answer(200, content), BadSource, "whole files only"),
+        "other bytes": (Answer(206, b"x", {"Content-Range": "bytes 7-8/9"}), BadSource, "other bytes"),
+        "a size without end": (Answer(206, b"x", {"Content-Range": "bytes 0-0/" + "9" * 5000}), BadSource, "other"),
+        "more bytes": (Answer(206, b"x" * 140_000, {"Content-Range": "bytes 0-9/10"}), BadSource, "sends more"),
+        "no TIFF": (ranged(b"GIF89a" * 100), BadSource, "cannot be read"),
+        "a VRT": (ranged(vrt), BadSource, "cannot be read"),
+        "half a file": (ranged(content[:140_000]), BadSource, "ends before its header says"),
         "another file each time": (
             lambda asked: replaced(ranged(content)(asked)), Unavailable, "changed while it was read",
         ),
@@ -374,6 +413,16 @@ def test_a_server_of_files_that_lies_is_told_of_by_asset(
     with pytest.raises(error, match=f"asset B04 of sentinel-2-l2a/S2A.*{told}"):
         read(scene(f"{there.address}/a.tif"), access)
     assert there.sent < 800_000
+
+
+def test_a_file_that_was_replaced_is_read_anew_after_a_while(
+    there: Liar, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.scenes.fetch._KNOWN_S", 0.0)
+    held = scene(there.file("/a.tif", tiff(tmp_path)))
+    assert read(held, access).shape == (256, 256)
+    there.file("/a.tif", tiff(tmp_path, width=128), ETag='"2"')
+    assert read(held, access).shape == (256, 128)
 
 
 def test_what_a_block_fetches_is_counted_over_all_its_files(there: Liar, access: Access, tmp_path: Path) -> None:
@@ -464,5 +513,5 @@ def test_storage_that_wants_a_token_gets_one_for_each_container_until_it_ends(
     # The first ends too soon, the second is refused, the third serves both files.
     assert len(given) == 3
     there.paths["/token/"] = Answer.of({"token": "x y\r\nz", "msft:expiry": now.isoformat()})
-    with pytest.raises(Corrupt, match="another form than agreed"):
+    with pytest.raises(BadSource, match="another form than agreed"):
         read(scene(f"{there.address}/other/a.tif"), signed)

@@ -20,9 +20,10 @@ from service.scenes import source as scenes_source
 from service.scenes.access import Access
 from service.scenes.hosts import Hosts
 from service.scenes.source import Scenes
+from service.scenes.value import MPC, Scene
 from service.simulate.passes import Tiling
 from service.simulate.terrain import Terrain
-from service.sources import Source
+from service.sources import Cost, Placement, Source
 from service.values import Area, BoolArray, Window
 from tests.scenery import SMALL, publish_terrain, serving, terrain_at
 
@@ -157,6 +158,17 @@ def test_codes_from_scenes_are_those_of_the_truth(tmp_path: Path, mode: str, enc
                 apart = np.abs(ours.codes.astype(int) - theirs.codes.astype(int))
                 assert (apart <= 1).mean() >= 0.995
                 np.testing.assert_allclose(ours.scales, theirs.scales, rtol=0.05)
+
+
+def test_a_scene_that_two_answers_hold_is_counted_once() -> None:
+    one, two = (Scene(name, "s2", "s2", WINTER.start, None, {}, None, None, 0, "", 100) for name in ("one", "two"))
+    answers = [(one, replace(two, order=1)), (two,)]
+    row, col = (int(at[0]) // 4096 * 16 for at in archive_grid(Zone(31)).from_lonlat(np.array([3.0]), np.array([52.0])))
+    blocks = [Block("31N", row, col), Block("31N", row, col + 16)]
+    place = Placement(Zone(31), row * 256, col * 256, 256, 17 * 256)
+    held = Scenes(place, WINTER, MPC, {}, lambda sensor, _: answers.pop(0) if sensor == "s2" else (), Access())
+    assert held.cost_of(blocks) == Cost(2, 200)
+    assert answers == []
 
 
 def test_no_catalogue_is_asked_beyond_its_bounds() -> None:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,9 @@ def test_scenes_are_the_landscape(mode: str, lon: float, lat: float, tmp_path: P
         require_truth(terrain, reader, WINDOW)
         seen += int(terrain.cells(zone, rows, cols)[2].sum())
     assert abs(seen / 40**2 - 1) < 0.04, "each place is seen in one zone"  # whose pixels differ a little in size
+    for path in tmp_path.glob("*/*/*.json"):
+        west, _, east, _ = json.loads(path.read_text())["bbox"]
+        assert 0 < east - west < 0.02, "scenes are looked for where they are, at the antimeridian too"
 
 
 def test_the_home_zone_sees_the_landscapes_own_dpixels() -> None:
@@ -191,6 +195,27 @@ def test_what_is_there_is_not_written_again_and_other_days_are_added(tmp_path: P
     assert len(held) == written + more
     for item in held:
         assert all(Path(str(asset.get_absolute_href())).exists() for asset in item.assets.values())
+
+
+def test_who_is_stopped_while_the_catalogue_is_written_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terrain, window = terrain_at(2.3, 54.7, side=16), Window(dt.date(2024, 5, 1), dt.date(2024, 5, 14))
+    write, files = Path.write_text, count()
+
+    def stopped(path: Path, text: str) -> int:
+        write(path, text[: len(text) // 2])
+        if next(files) == 1:
+            raise KeyboardInterrupt
+        return write(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            publish_terrain(terrain, tmp_path, "mpc", window)
+    assert publish_terrain(terrain, tmp_path, "mpc", window) > 0
+    held = list(pystac.Catalog.from_file(str(tmp_path / "catalog.json")).get_items(recursive=True))
+    assert {item.id for item in held} == {path.stem for path in tmp_path.glob("*/*/*.json")}
 
 
 def test_no_other_mode_size_or_zone(tmp_path: Path) -> None:

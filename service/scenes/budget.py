@@ -8,7 +8,7 @@ from typing import Final
 
 from service.errors import LimitExceeded
 
-_SMALLER: Final = "Ask for a smaller area."
+SMALLER: Final = "Ask for a smaller area."
 
 
 class Budget:
@@ -47,6 +47,6 @@ class Budget:
         with self._lock:
             self._spent += size
         if self._spent > self._size:
-            raise LimitExceeded(f"{self._what} takes more than {self._size:,} bytes.", remedy=_SMALLER)
+            raise LimitExceeded(f"{self._what} takes more than {self._size:,} bytes.", remedy=SMALLER)
         if self.left <= 0:
-            raise LimitExceeded(f"{self._what} takes longer than {self._seconds:g} seconds.", remedy=_SMALLER)
+            raise LimitExceeded(f"{self._what} takes longer than {self._seconds:g} seconds.", remedy=SMALLER)

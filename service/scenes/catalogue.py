@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from service.errors import Corrupt, LimitExceeded, SmaltiError
+from service.errors import BadSource, LimitExceeded, SmaltiError
 from service.polygons import Box
 from service.scenes.access import Access
-from service.scenes.budget import Budget
-from service.scenes.items import SMALLER, Endpoint, Reader, overlaps
+from service.scenes.budget import SMALLER, Budget
+from service.scenes.items import Endpoint, Reader, overlaps
 from service.scenes.value import Scene
 from service.values import Area, Window
 
@@ -32,7 +32,7 @@ def find(endpoint: Endpoint, window: Window, area: Area, access: Access) -> tupl
 
     Raises:
         InvalidInput: It leads where nothing may be read.
-        Corrupt: It contradicts itself or the rules of STAC; names the item.
+        BadSource: It contradicts itself or the rules of STAC; names the item.
         LimitExceeded: It has too much to tell; names the limit.
         Unavailable: It does not answer now.
     """
@@ -45,7 +45,7 @@ def find(endpoint: Endpoint, window: Window, area: Area, access: Access) -> tupl
     except SmaltiError:
         raise
     except Exception as error:  # of pystac: somebody else's text can break it in any way
-        raise Corrupt(f"{endpoint.url} is no catalogue that can be read ({type(error).__name__}).") from error
+        raise BadSource(f"{endpoint.url} is no catalogue that can be read ({type(error).__name__}).") from error
 
 
 def _can_be_asked(root: Mapping[str, Any]) -> bool:
@@ -65,7 +65,7 @@ class _Pages:
         """The JSON object at an address, or what a question is answered with.
 
         Raises:
-            Corrupt: There is something else.
+            BadSource: There is something else.
         """
         path = self._access.local(url, self._what)
         sent = None if body is None else json.dumps(body).encode()
@@ -73,9 +73,9 @@ class _Pages:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):
-            raise Corrupt(f"{self._what}: what is at {url[:200]} is no JSON that can be read.") from None
+            raise BadSource(f"{self._what}: what is at {url[:200]} is no JSON that can be read.") from None
         if not isinstance(found, dict):
-            raise Corrupt(f"{self._what}: what is at {url[:200]} is no JSON object.")
+            raise BadSource(f"{self._what}: what is at {url[:200]} is no JSON object.")
         return found
 
     def _file(self, path: Path) -> bytes:
@@ -86,7 +86,7 @@ class _Pages:
             self._budget.spend(size)
             return path.read_bytes()
         except OSError as error:
-            raise Corrupt(f"{self._what} is not there: {error.strerror}.") from None
+            raise BadSource(f"{self._what} is not there: {error.strerror}.") from None
 
     def searched(self, window: Window, area: Area) -> Iterator[tuple[Any, str]]:
         """Items with their addresses, as a STAC API finds them."""
@@ -104,7 +104,7 @@ class _Pages:
                 items = list_of(page, "features")
                 ids = {str(item.get("id")) for item in items if isinstance(item, Mapping)}
                 if ids <= seen:
-                    raise Corrupt(f"{self._what} turns its pages in circles.")
+                    raise BadSource(f"{self._what} turns its pages in circles.")
                 seen |= ids
                 yield from ((item, _self(item, self._endpoint.url)) for item in items)
 

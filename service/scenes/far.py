@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from rasterio.abc import MultiByteRangeResourceContainer
 
-from service.errors import Corrupt, LimitExceeded, Unavailable
+from service.errors import BadSource, LimitExceeded, Unavailable
 from service.scenes.access import Access
 from service.scenes.budget import Budget
 from service.scenes.fetch import Fetcher, Part
@@ -34,7 +34,7 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         what: What it is called in errors.
 
     Raises:
-        InvalidInput, LimitExceeded, Corrupt, Unavailable: As `Fetcher.part`; or it is larger than may be read.
+        InvalidInput, LimitExceeded, BadSource, Unavailable: As `Fetcher.part`; or it is larger than may be read.
     """
 
     def __init__(self, access: Access, href: str, budget: Budget, what: str) -> None:
@@ -138,7 +138,7 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
             return b""
         try:
             if end > self.bytes:
-                raise Corrupt(f"{self._what} ends before its header says.")
+                raise BadSource(f"{self._what} ends before its header says.")
             first, last = start // _PIECE, (end - 1) // _PIECE
             held = b"".join(self._pieces(first, last))
             return held[start - first * _PIECE : end - first * _PIECE]

@@ -22,13 +22,13 @@ from typing import Final, TypeVar
 
 import httpcore2
 import httpx2
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from service import VERSION
-from service.errors import Corrupt, LimitExceeded, SmaltiError, Unavailable
+from service.errors import BadSource, LimitExceeded, SmaltiError, Unavailable
 from service.scenes.budget import Budget
 from service.scenes.hosts import Policy, origin_of
-from service.scenes.resolved import Resolved
+from service.scenes.resolved import Resolved, TooSlow
 from service.scenes.signing import Signer
 
 T = TypeVar("T")
@@ -46,6 +46,8 @@ _CONNECTIONS: Final = 32
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FILES: Final = 100_000
 """Whose size and state are remembered."""
+_KNOWN_S: Final = 3600.0
+"""Seconds for which they are: a file may be replaced by a better one under its address."""
 _THIS_PROCESS: Final = uuid.uuid4().hex
 """Stands for the state of a file whose server tells none: what is kept of it is not used by others."""
 _TOKEN_BYTES: Final = 100_000
@@ -78,15 +80,16 @@ class Fetcher:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._limits = policy.limits
+        self._connections = Resolved(policy.hosts)
         self._pool = httpcore2.ConnectionPool(
             ssl_context=ssl.create_default_context(),
             max_connections=_CONNECTIONS,
             max_keepalive_connections=_CONNECTIONS,
-            network_backend=Resolved(policy.hosts),
+            network_backend=self._connections,
         )
         self.signer = Signer(policy.signing, self._token)
         self._lock = threading.Lock()
-        self._files: LRUCache[str, tuple[int, str]] = LRUCache(_FILES)
+        self._files: TTLCache[str, tuple[int, str]] = TTLCache(_FILES, _KNOWN_S)
 
     def page(self, url: str, budget: Budget, what: str, *, body: bytes | None = None) -> bytes:
         """A whole answer, unpacked.
@@ -100,7 +103,7 @@ class Fetcher:
         Raises:
             InvalidInput: It may not be asked, or leads where nothing may be asked.
             LimitExceeded: The budget is used up, or the answer is too large.
-            Corrupt: It answers something else.
+            BadSource: It answers something else.
             Unavailable: It does not answer, after several tries.
         """
         told = {"Accept": "application/geo+json, application/json", "Accept-Encoding": "gzip"}
@@ -119,18 +122,18 @@ class Fetcher:
         """Some bytes of a file; fewer where it ends.
 
         Raises:
-            InvalidInput, LimitExceeded, Corrupt, Unavailable: As `page`.
+            InvalidInput, LimitExceeded, BadSource, Unavailable: As `page`.
         """
         told = {"Range": f"bytes={start}-{start + size - 1}", "Accept-Encoding": "identity"}
 
         def take(response: httpcore2.Response, pieces: Iterator[bytes]) -> Part:
             if response.status == 200:
-                raise Corrupt(f"{what}: its server sends whole files only, no parts.")
+                raise BadSource(f"{what}: its server sends whole files only, no parts.")
             if response.status != 206:
                 raise _refusal(response, what)
-            match = re.fullmatch(rf"bytes {start}-\d+/(\d+)", _header(response, "content-range"))
+            match = re.fullmatch(rf"bytes {start}-\d+/(\d{{1,18}})", _header(response, "content-range"))
             if not match or _header(response, "content-encoding") not in ("", "identity"):
-                raise Corrupt(f"{what}: its server sends other bytes than it was asked for.")
+                raise BadSource(f"{what}: its server sends other bytes than it was asked for.")
             total = int(match[1])
             body = b"".join(_upto(pieces, size, f"{what}: its server sends more than it was asked for."))
             if len(body) != min(size, total - start):
@@ -193,7 +196,7 @@ class Fetcher:
         for _ in range(_HOPS):
             signed = self.signer.signed(address, what) if sign else address
             headers = [("User-Agent", _AGENT), *told.items(), *self._policy.header_for(address).items()]
-            end = time.monotonic() + self._limits.request_seconds
+            self._connections.end_after(self._limits.request_seconds)
             try:
                 with self._pool.stream(
                     "GET" if body is None else "POST", _raw(signed), headers=headers, content=body,
@@ -203,13 +206,15 @@ class Fetcher:
                     if not (300 <= response.status < 400 and place):
                         if sign and response.status == 403 and self.signer.forget(address):
                             raise _Passing("takes no token that it gave out")
-                        return take(response, _watched(response, budget, end))
+                        return take(response, _counted(response, budget))
+            except TooSlow:
+                raise _Passing("sends too slowly") from None
             except _GONE as gone:
                 raise _Passing(f"at {origin_of(address)} cannot be reached ({type(gone).__name__})") from None
             if body is not None:
-                raise Corrupt(f"{what}: its server sends a question elsewhere, which is not followed.")
-            address = self._policy.hosts.checked(str(address.join(place)), f"{what} by a redirect")
-        raise Corrupt(f"{what}: its server redirects in circles.")
+                raise BadSource(f"{what}: its server sends a question elsewhere, which is not followed.")
+            address = self._policy.hosts.checked(place, f"{what} by a redirect", address)
+        raise BadSource(f"{what}: its server redirects in circles.")
 
 
 def _raw(url: httpx2.URL) -> httpcore2.URL:
@@ -223,12 +228,10 @@ def _header(response: httpcore2.Response, name: str) -> str:
     return ""
 
 
-def _watched(response: httpcore2.Response, budget: Budget, end: float) -> Iterator[bytes]:
-    """The bytes of an answer, counted; no longer than the request may take, however slowly they come."""
+def _counted(response: httpcore2.Response, budget: Budget) -> Iterator[bytes]:
+    """The bytes of an answer, counted."""
     for piece in response.iter_stream():
         budget.spend(len(piece))
-        if time.monotonic() > end:
-            raise _Passing("sends too slowly")
         yield piece
 
 
@@ -237,7 +240,7 @@ def _upto(pieces: Iterator[bytes], most: int, told: str) -> Iterator[bytes]:
     for piece in pieces:
         size += len(piece)
         if size > most:
-            raise Corrupt(told)
+            raise BadSource(told)
         yield piece
 
 
@@ -245,7 +248,7 @@ def _unpacked(encoding: str, pieces: Iterator[bytes], most: int, what: str) -> b
     """All of an answer; no more of a packed one is unpacked than may be kept."""
     too_large = LimitExceeded(f"{what}: an answer is larger than {most:,} bytes.")
     if encoding not in ("", "identity", "gzip"):
-        raise Corrupt(f"{what}: its server packs answers as {encoding[:20]!r}, which it was not asked to do.")
+        raise BadSource(f"{what}: its server packs answers as {encoding[:20]!r}, which it was not asked to do.")
     unpacker = zlib.decompressobj(wbits=31) if encoding == "gzip" else None
     out = bytearray()
     try:
@@ -254,7 +257,7 @@ def _unpacked(encoding: str, pieces: Iterator[bytes], most: int, what: str) -> b
             if len(out) > most:
                 raise too_large
     except zlib.error:
-        raise Corrupt(f"{what}: an answer cannot be unpacked.") from None
+        raise BadSource(f"{what}: an answer cannot be unpacked.") from None
     if unpacker and not unpacker.eof:
         raise _Passing("broke off")
     return bytes(out)
@@ -266,13 +269,13 @@ def _refusal(response: httpcore2.Response, what: str) -> SmaltiError | _Passing:
     if status in _PASSING:
         return _Passing(f"answers {status}", _retry_after(_header(response, "retry-after")))
     if status in (404, 410):
-        return Corrupt(f"{what} is not there: its server answers {status}.")
+        return BadSource(f"{what} is not there: its server answers {status}.")
     if status in (401, 403):
         return Unavailable(
             f"{what}: its server answers {status} and wants another token or none.",
             remedy="See SMALTI_SCENES__HEADERS, __EARTHDATA_TOKEN and __PLANETARY_COMPUTER_KEY.",
         )
-    return Corrupt(f"{what}: its server answers {status}.")
+    return BadSource(f"{what}: its server answers {status}.")
 
 
 def _retry_after(text: str) -> float | None:

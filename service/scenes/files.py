@@ -19,12 +19,12 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
-from service.errors import Corrupt, LimitExceeded
+from service.errors import BadSource, LimitExceeded
 from service.scenes.access import Access
 from service.scenes.budget import Budget
 from service.scenes.far import Far
 from service.scenes.hosts import Limits
-from service.scenes.value import SCL, Scene, Sensor
+from service.scenes.value import SCL, Scene, Sensor, is_utm
 
 _OPTIONS: Final = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -38,7 +38,8 @@ _PIXELS: Final[dict[Sensor, tuple[float, float]]] = {"s2": (10.0, 20.0), "s1": (
 """Least and largest side of a pixel, metres."""
 _SIDE: Final = 100_000
 """Most pixels along a side."""
-_UTM: Final = range(32601, 32761)
+_FAR: Final = 2e7
+"""Metres: half of the way round the Earth. No edge of a file has a coordinate beyond."""
 _NEAR: Final = 0.1
 """Degrees by which a footprint may miss the file: they are drawn by hand, or simplified."""
 
@@ -65,7 +66,7 @@ def opener(access: Access, budget: Budget | None = None) -> Opener:
                 checked(raster, scene, name, limits)
                 yield raster
         except RasterioError as error:
-            raise Corrupt(f"{what} cannot be read: {error!s:.200}") from None
+            raise BadSource(f"{what} cannot be read: {error!s:.200}") from None
 
     return opened
 
@@ -75,7 +76,7 @@ def _raster(access: Access, href: str, budget: Budget, what: str) -> Iterator[Da
     path = access.local(href, what)
     if path is not None:
         if not path.is_file():
-            raise Corrupt(f"{what} is not there: {path}.")
+            raise BadSource(f"{what} is not there: {path}.")
         with Env(**_OPTIONS), rasterio.open(path, driver="GTiff", sharing=False) as raster:
             yield raster
         return
@@ -94,11 +95,13 @@ def _raster(access: Access, href: str, budget: Budget, what: str) -> Iterator[Da
 def _alone(far: Far) -> Iterator[DatasetReader]:
     """A far file, opened and closed while no other one is; its pixels are read beside those of others.
 
-    Each makes a file system of its own for that while, and GDAL looks into its table of them without a lock.
+    Each makes a file system of its own for that while, and GDAL looks into its table of them without a lock. So what
+    it would look for beside the file when it is first asked for tags, masks or overviews, it is asked for here.
     """
     held = ExitStack()
     with _table:
         raster = held.enter_context(rasterio.open(far.path, driver="GTiff", sharing=False, opener=far))
+        raster.tags(), raster.mask_flag_enums, [raster.overviews(band) for band in raster.indexes]
     try:
         yield raster
     finally:
@@ -116,22 +119,25 @@ def checked(raster: DatasetReader, scene: Scene, name: str, limits: Limits) -> N
         limits: How large its tiles may be.
 
     Raises:
-        Corrupt: It is something else.
+        BadSource: It is something else.
         LimitExceeded: Reading a few pixels of it would take too much.
     """
     what = f"asset {name} of {scene}"
     dtypes = _SCL_DTYPES if name == SCL else _DTYPES[scene.sensor]
     if raster.count != 1 or raster.dtypes[0] not in dtypes:
-        raise Corrupt(f"{what} has {raster.count} bands of {raster.dtypes[0]}, not one of {' or '.join(dtypes)}.")
+        raise BadSource(f"{what} has {raster.count} bands of {raster.dtypes[0]}, not one of {' or '.join(dtypes)}.")
     epsg = raster.crs.to_epsg() if raster.crs else None
-    if epsg is None or epsg not in _UTM or epsg % 100 == 0:
-        raise Corrupt(f"{what} is in {raster.crs.to_string()[:40] if raster.crs else 'no CRS'}, not in WGS 84 / UTM.")
+    if not is_utm(epsg):
+        told = raster.crs.to_string()[:40] if raster.crs else "no CRS"
+        raise BadSource(f"{what} is in {told}, not in WGS 84 / UTM.")
     if scene.epsg not in (None, epsg):
-        raise Corrupt(f"{what} is in EPSG:{epsg}, where the catalogue says EPSG:{scene.epsg}.")
+        raise BadSource(f"{what} is in EPSG:{epsg}, where the catalogue says EPSG:{scene.epsg}.")
     side, turned, _, tilted, down = raster.transform[:5]
     least, most = _PIXELS[scene.sensor]
     if (turned, tilted) != (0.0, 0.0) or side != -down or not least <= side <= most:
-        raise Corrupt(f"{what} has pixels of {side:g} x {-down:g} m, not of {least:g} to {most:g} m, north up.")
+        raise BadSource(f"{what} has pixels of {side:g} x {-down:g} m, not of {least:g} to {most:g} m, north up.")
+    if not all(abs(edge) < _FAR for edge in raster.bounds):  # nor is NaN
+        raise BadSource(f"{what} begins at {raster.bounds.left:g}, {raster.bounds.top:g} m: that is nowhere.")
     _check_size(raster, what, limits)
     _check_place(raster, scene, what)
 
@@ -161,4 +167,4 @@ def _check_place(raster: DatasetReader, scene: Scene, what: str) -> None:
     if west <= east:  # else over the antimeridian, where boxes are not to be trusted
         apart |= west > right + _NEAR or east < left - _NEAR
     if apart:
-        raise Corrupt(f"{what} lies at {west:.2f},{south:.2f}, not where the catalogue says.")
+        raise BadSource(f"{what} lies at {west:.2f},{south:.2f}, not where the catalogue says.")

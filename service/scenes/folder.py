@@ -24,6 +24,7 @@ from service.dpixels import ARRAYS, DPixels, from_arrays
 from service.dpixels.value import check_days
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import Block
+from service.scenes.access import Access
 from service.sources import Cost, Placement
 from service.values import BoolArray, UInt8Array, Window
 
@@ -55,14 +56,22 @@ class Patch:
         arrays = {name: self._array(name) for name in ARRAYS}
         for name in _DAYS.values():
             check_days(arrays[name], window, f"{self.folder.name}/{name}")
-        if arrays["bands"].shape[1:3] != (self.place.height, self.place.width):
-            raise InvalidInput(f"{self.folder}: bands cover {arrays['bands'].shape[1:3]} pixels, {ROI} others.")
+        for name, array in arrays.items():
+            if array.ndim > 1 and array.shape[1:3] != (self.place.height, self.place.width):
+                raise InvalidInput(f"{self.folder}: {name} covers {array.shape[1:3]} pixels, {ROI} others.")
         cut = {name: array[:, rows, cols] if array.ndim > 1 else array for name, array in arrays.items()}
         return from_arrays(cut), self._region(rows, cols) > 0
 
     def stamp(self) -> str:
-        """Changes when its files do: their sizes and when they were written."""
-        stats = [(self.folder / name).stat() for name in (*(f"{name}.npy" for name in ARRAYS), ROI)]
+        """Changes when its files do: their sizes and when they were written.
+
+        Raises:
+            Corrupt: One is not there.
+        """
+        try:
+            stats = [(self.folder / name).stat() for name in (*(f"{name}.npy" for name in ARRAYS), ROI)]
+        except OSError as error:
+            raise Corrupt(f"{error.filename} cannot be read: {error.strerror}.") from None
         return ",".join(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)
 
     def _array(self, name: str) -> npt.NDArray[Any]:
@@ -127,19 +136,22 @@ class Folder:
         return {**self.told, "type": DPIXELS, "window": str(self.window), "patches": names}
 
 
-def dpixels_of(document: Mapping[str, Any], window: Window) -> tuple[Folder, ...]:
+def dpixels_of(document: Mapping[str, Any], window: Window, access: Access | None = None) -> tuple[Folder, ...]:
     """The sources of a d-pixel folder: one for each zone that its patches lie in.
 
     Args:
         document: `folder`, of one patch or of folders of patches; `window`, the one that it shows, if that is known.
         window: The one asked for.
+        access: Which folders may be read; any if absent.
 
     Raises:
         NotFound: There is no patch, or it shows another window.
-        InvalidInput: A patch lies between the pixels of its zone's grid.
+        InvalidInput: The folder may not be read, or a patch lies between the pixels of its zone's grid.
         Corrupt: A region cannot be read.
     """
     folder = Path(document["folder"])
+    if access is not None:
+        access.local(str(folder.absolute()), "the source")
     if "window" in document and Window.parse(str(document["window"])) != window:
         raise NotFound(f"the d-pixels in {folder} show {document['window']}, not {window}.", field="window")
     found = sorted(folder.glob(f"**/{ROI}"))

@@ -47,18 +47,19 @@ class Hosts:
 
     names: tuple[str, ...] = PUBLISHED
 
-    def checked(self, url: str, what: str) -> httpx2.URL:
+    def checked(self, url: str, what: str, base: httpx2.URL | None = None) -> httpx2.URL:
         """The address, if it may be asked.
 
         Args:
             url: Somebody else's text.
             what: What holds it, for errors.
+            base: What it is relative to, if anything.
 
         Raises:
             InvalidInput: It may not.
         """
         try:
-            found = httpx2.URL(url)
+            found = base.join(url) if base else httpx2.URL(url)
         except (httpx2.InvalidURL, TypeError, ValueError):
             raise InvalidInput(f"{what} names {url!s:.120}, which is no address.") from None
         if found.scheme not in _PORTS or not found.host:

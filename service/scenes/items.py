@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urljoin
 
-from service.errors import Corrupt, InvalidInput, LimitExceeded, SmaltiError
+from service.errors import BadSource, InvalidInput, LimitExceeded, SmaltiError
 from service.polygons import Polygon
 from service.scenes.access import Access
-from service.scenes.value import ASSETS, Mode, Orbit, Scene, Sensor
+from service.scenes.budget import SMALLER
+from service.scenes.value import ASSETS, Mode, Orbit, Scene, Sensor, is_utm
 from service.values import Area, Window
 
 log = logging.getLogger("smalti.scenes")
@@ -26,13 +27,11 @@ TYPICAL: Final[Mapping[tuple[str, Sensor], int]] = {
     ("mpc", "s2"): 700_000_000, ("aws", "s2"): 700_000_000, ("mpc", "s1"): 1_200_000_000, ("aws", "s1"): 20_000_000,
 }  # fmt: skip
 """Bytes of all assets of a scene, where the catalogue does not tell: round numbers."""
-SMALLER: Final = "Ask for a smaller area."
 _MAX_CLOUD: Final = 100.0
 """Percent of an item's clouds from which on it holds nothing: the published search asks for less."""
 _VERSION: Final = ("s2:processing_baseline", "created", "updated")
 _LONG: Final = 400
 """Characters of an id."""
-_UTM: Final = range(32601, 32761)
 _ORBITS: Final[Mapping[str, Orbit]] = {"ascending": "ascending", "descending": "descending"}
 
 
@@ -64,7 +63,7 @@ class Reader:
             items: Each with the address that it was read from.
 
         Raises:
-            Corrupt: An item is none, claims a CRS that no scene has, or two that differ share an id.
+            BadSource: An item is none, claims a CRS that no scene has, or two that differ share an id.
             InvalidInput: An item leads where nothing may be read.
             LimitExceeded: There are too many.
         """
@@ -78,7 +77,7 @@ class Reader:
                 continue
             known = found.setdefault(one[1].id, one)
             if known is not one and (known[0], known[1], known[1].assets) != (one[0], one[1], one[1].assets):
-                raise Corrupt(f"{self.endpoint.url} has two different items {one[1]}.")
+                raise BadSource(f"{self.endpoint.url} has two different items {one[1]}.")
         ordered = sorted(found.values(), key=lambda one: (one[0], one[1].id), reverse=True)
         return tuple(replace(scene, order=order) for order, (_, scene) in enumerate(ordered))
 
@@ -111,11 +110,7 @@ class Reader:
             epsg=_epsg(properties, what),
             footprint=footprint,
             order=0,
-            version="/".join(
-                str(properties[key])[:80]
-                for key in ("s2:processing_baseline", "created", "updated")
-                if key in properties
-            ),
+            version="/".join(str(properties[key])[:80] for key in _VERSION if key in properties),
             size=self._size([size for _, size in assets.values()]),
         )
         return moment, scene
@@ -123,12 +118,12 @@ class Reader:
     def _form(self, item: Any) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
         """Id, properties and assets of what must be an item."""
         if not isinstance(item, Mapping) or item.get("type") != "Feature":
-            raise Corrupt(f"{self.endpoint.url} answers something that is no item.")
+            raise BadSource(f"{self.endpoint.url} answers something that is no item.")
         name, properties, assets = (item.get(key) for key in ("id", "properties", "assets"))
         if not isinstance(name, str) or not 0 < len(name) <= _LONG or not name.isprintable():
-            raise Corrupt(f"{self.endpoint.url} has an item without an id that could be told.")
+            raise BadSource(f"{self.endpoint.url} has an item without an id that could be told.")
         if not isinstance(properties, Mapping) or not isinstance(assets, Mapping):
-            raise Corrupt(f"item {name} of {self.endpoint.url} has no properties, or no assets.")
+            raise BadSource(f"item {name} of {self.endpoint.url} has no properties, or no assets.")
         return name, properties, assets
 
     def _assets(self, held: Mapping[str, Any], base: str, what: str) -> dict[str, tuple[str, Any]]:
@@ -140,7 +135,7 @@ class Reader:
                 continue
             href = asset.get("href")
             if not isinstance(href, str):
-                raise Corrupt(f"asset {band} of {what} has no address.")
+                raise BadSource(f"asset {band} of {what} has no address.")
             found[band] = urljoin(base, href), asset.get("file:size")
             self._trust(found[band][0], f"asset {band} of {what}")
         missing = [band for band in ASSETS[sensor] if band not in found]
@@ -160,7 +155,9 @@ class Reader:
             self._trusted.add(place)
 
     def _size(self, told: list[Any]) -> int:
-        known = [size for size in told if isinstance(size, int) and size > 0]
+        """Bytes of all assets; what a catalogue tells of one that no such file may have is not believed."""
+        most = self.access.limits.file_bytes
+        known = [size for size in told if isinstance(size, int) and 0 < size <= most]
         return sum(known) if len(known) == len(told) else TYPICAL[self.endpoint.mode.name, self.endpoint.sensor]
 
 
@@ -189,7 +186,7 @@ def _moment(told: Any, what: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(told)
     except (TypeError, ValueError):
-        raise Corrupt(f"{what} has no datetime, but {told!r:.40}.") from None
+        raise BadSource(f"{what} has no datetime, but {told!r:.40}.") from None
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
 
 
@@ -200,8 +197,8 @@ def _epsg(properties: Mapping[str, Any], what: str) -> int | None:
     if told is None:
         return None
     epsg = int(told) if str(told).isascii() and str(told).isdigit() else 0
-    if epsg not in _UTM or epsg % 100 == 0 or epsg % 100 > 60:
-        raise Corrupt(f"{what} claims to be in {told!s:.40}, not in WGS 84 / UTM.")
+    if not is_utm(epsg):
+        raise BadSource(f"{what} claims to be in {told!s:.40}, not in WGS 84 / UTM.")
     return epsg
 
 

@@ -27,8 +27,10 @@ OFFSET: Final = 1000
 MIN_COVERAGE: Final = 1e-4
 """Share of a region below which a date, or a radar scene, is left out: 0.01 %, as the published driver sets it.
 
-The published region is whatever raster somebody hands in. Ours is the block: 256 x 256 pixels, or what of it a
-source's bounds leave. So up to 6 pixels of a block do not make a date."""
+The published region is whatever raster somebody hands in. Ours is the block, 256 x 256 pixels: up to 6 of them do not
+make a date."""
+CLASSES: Final = 11
+"""The last of the scene classes."""
 
 Index = npt.NDArray[np.int16]
 """Places among the scenes of a date."""
@@ -91,20 +93,17 @@ def _key(name: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
 
 
-def stored(values: npt.NDArray[Any], date: dt.date, mode: Mode) -> UInt16Array:
-    """Values of a mosaic as they are stored: without the offset, no data 0, fractions cut off.
+def stored(values: UInt16Array, date: dt.date, mode: Mode) -> UInt16Array:
+    """Values of a mosaic as they are stored: without the offset.
 
     In mode `mpc` 1000 is taken from values of 1000 and more, of dates after 2022-01-25; smaller ones stay as they
     are. The date decides, not the scene's own baseline.
 
     Args:
-        values: Any shape; NaN is no data.
+        values: Any shape; 0 is no data.
         date: UTC date of the scenes.
         mode: How they were published.
     """
-    if values.dtype != np.uint16:
-        with np.errstate(invalid="ignore"):  # NaN is no data
-            values = np.where(values > 0, np.minimum(values, np.iinfo(np.uint16).max), 0)
-    if mode.offset_after is not None and date > mode.offset_after:
-        values = np.where(values >= OFFSET, values - values.dtype.type(OFFSET), values)
-    return values.astype(np.uint16, copy=False)
+    if mode.offset_after is None or date <= mode.offset_after:
+        return values
+    return np.where(values >= OFFSET, values - np.uint16(OFFSET), values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -37,27 +37,26 @@ def scaled(values: npt.NDArray[Any], mode: Mode) -> Int16Array:
     return np.where(held, np.clip((20 * np.log10(power) + 50) * 200, 0, S1_MAX), 0).astype(np.int16)
 
 
-def frame(scenes: Sequence[Mapping[str, npt.NDArray[Any]]], mode: Mode) -> Int16Array | None:
-    """All scenes of a date and orbit as one: in each pixel the first that is valid, by polarisation.
+def merged(frame: Int16Array | None, scene: Mapping[str, npt.NDArray[Any]], mode: Mode) -> Int16Array | None:
+    """The frame of a date and orbit with one more scene: in each pixel the first that is valid, by polarisation.
 
-    A scene's polarisation that shows less than MIN_COVERAGE of the region is left out; a polarisation that no scene
-    has is zeros.
+    A polarisation that shows less than MIN_COVERAGE of the region is left out; one that no scene has is zeros.
 
     Args:
-        scenes: Linear power (h, w) by VV and VH, as far as a scene has them; in the order of the catalogue.
-        mode: How they were published.
+        frame: (h, w, 2) VV, VH of the scenes before it in the order of the catalogue, filled in place; None where
+            they show nothing.
+        scene: Linear power (h, w) by VV and VH, as far as it has them.
+        mode: How it was published.
 
     Returns:
-        (h, w, 2) VV, VH; None where nothing is left.
+        (h, w, 2); None where this one shows nothing either.
     """
-    out: Int16Array | None = None
-    for scene in scenes:
-        for channel, name in enumerate(S1_ASSETS):
-            values = scene.get(name)
-            if values is None or seen(values).mean() < MIN_COVERAGE:
-                continue
-            if out is None:
-                out = np.zeros((*values.shape, len(S1_ASSETS)), np.int16)
-            merged = out[..., channel]
-            np.copyto(merged, scaled(values, mode), where=merged == 0)
-    return out
+    for channel, name in enumerate(S1_ASSETS):
+        values = scene.get(name)
+        if values is None or seen(values).mean() < MIN_COVERAGE:
+            continue
+        if frame is None:
+            frame = np.zeros((*values.shape, len(S1_ASSETS)), np.int16)
+        held = frame[..., channel]
+        np.copyto(held, scaled(values, mode), where=held == 0)
+    return frame

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 import orjson
 
-from service.errors import Corrupt
+from service.errors import BadSource
 
 if TYPE_CHECKING:
     from service.scenes.hosts import Signing
@@ -46,7 +46,7 @@ class Signer:
         """The address with a token, where its host wants one and it has none.
 
         Raises:
-            Corrupt, Unavailable: No token could be had.
+            BadSource, Unavailable: No token could be had.
         """
         key = self._container(url)
         if key is None or "sig" in url.params:
@@ -79,5 +79,5 @@ class Signer:
             if not _QUERY.fullmatch(token) or end.tzinfo is None:
                 raise ValueError
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            raise Corrupt(f"the token for {what} has another form than agreed.") from None
+            raise BadSource(f"the token for {what} has another form than agreed.") from None
         return token, end.timestamp()

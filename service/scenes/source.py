@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
+from cachetools import TTLCache
 
 from service.dpixels import DPixels, from_arrays
 from service.errors import InvalidInput
@@ -72,7 +71,7 @@ class Scenes:
         """Those that may show a block, Sentinel-2 first, each sensor's in the order of the catalogue.
 
         Raises:
-            InvalidInput, Corrupt, LimitExceeded: The catalogue lies, or has too much.
+            InvalidInput, BadSource, LimitExceeded: The catalogue lies, or has too much.
             Unavailable: It cannot be asked now.
         """
         scenes, shown = self._cell(Cell.of(block))
@@ -198,7 +197,7 @@ def _placement(zone: Zone, boxes: tuple[_Box, ...]) -> Placement:
     return Placement(zone, top * BLOCK, left * BLOCK, (bottom - top) * BLOCK, (right - left) * BLOCK)
 
 
-_kept: Final[OrderedDict[tuple[object, ...], tuple[float, tuple[Scene, ...]]]] = OrderedDict()
+_kept: Final[TTLCache[tuple[object, ...], tuple[Scene, ...]]] = TTLCache(_ANSWERS, FRESH_S)
 _keeping: Final = threading.Lock()
 
 
@@ -212,13 +211,10 @@ def _asked(
     collection = document.get("collections", {}).get(sensor, mode.collections[sensor])
     key = mode.name, sensor, url, collection, window, area
     with _keeping:
-        told, scenes = _kept.get(key, (-np.inf, ()))
-        if time.monotonic() - told < FRESH_S:
-            return scenes
+        known = _kept.get(key)
+    if known is not None:
+        return known
     scenes = find(Endpoint(url, collection, mode, sensor), window, area, access)
     with _keeping:
-        _kept[key] = time.monotonic(), scenes
-        _kept.move_to_end(key)
-        while len(_kept) > _ANSWERS:
-            _kept.popitem(last=False)
+        _kept[key] = scenes
     return scenes

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.dpixels import BANDS
+from service.errors import BadSource, LimitExceeded
 from service.scenes import optical, radar
 from service.scenes.files import Opener
 from service.scenes.reading import shown
@@ -28,6 +29,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 ORBIT_TAG: Final = "ORBIT_PASS_DIRECTION"
 """Where OPERA's files tell their orbit."""
+_MOST_A_DAY: Final = 1000
+"""Scenes of Sentinel-2 that may show one block on one date; with all its reprocessed versions it has some dozens."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -63,7 +66,7 @@ class Stacker:
             scenes: Of both sensors.
 
         Raises:
-            InvalidInput, Corrupt, LimitExceeded: A scene is not what it is said to be.
+            InvalidInput, BadSource, LimitExceeded: A scene is not what it is said to be.
             Unavailable: One cannot be read now.
         """
         ordered = sorted(scenes, key=lambda scene: scene.order)
@@ -86,16 +89,22 @@ class Stacker:
 
     def _day(self, scenes: Sequence[Scene]) -> _Day | None:
         """What the scene classes tell of one date; None where too few pixels are clear."""
-        held = [(scene, classes) for scene in scenes if (classes := self._read(scene, SCL, "nearest")).any()]
-        if not held:
+        there: list[Scene] = []
+        classes: list[npt.NDArray[Any]] = []
+        for scene in scenes:
+            if (told := self._classes(scene)).any():
+                there.append(scene)
+                classes.append(told)
+            if len(there) > _MOST_A_DAY:
+                raise LimitExceeded(f"more than {_MOST_A_DAY:,} scenes like {scene} show one block on {scene.date}.")
+        if not there:
             return None
-        there, classes = zip(*held, strict=True)
         selection = optical.selected(classes)
         if optical.coverage(selection) < optical.MIN_COVERAGE:
             return None
         ids = [str(scene) for scene in there]
         choice = optical.filled(selection, classes, ids, self.place.rows, self.place.cols)
-        return _Day(there, choice, selection >= 0)
+        return _Day(tuple(there), choice, selection >= 0)
 
     def _fill(self, work: tuple[_Day, npt.NDArray[np.uint16]]) -> bool:
         """Make the bands of one date; False where one of them holds nothing, which drops the date."""
@@ -120,7 +129,7 @@ class Stacker:
 
     def _frames(self, day: Sequence[Scene]) -> dict[str, radar.Int16Array]:
         """The frame of each orbit on one date."""
-        held: dict[str, list[dict[str, npt.NDArray[Any]]]] = {}
+        made: dict[str, radar.Int16Array | None] = {}
         for scene in day:
             values: dict[str, npt.NDArray[Any]] = {}
             orbit: str = scene.orbit or ""
@@ -128,9 +137,15 @@ class Stacker:
                 with self.opener(scene, name) as raster:
                     orbit = orbit or str(raster.tags().get(ORBIT_TAG, "")).lower()
                     values[name] = shown(raster, self.place, self.mode.s1_resampling)
-            held.setdefault(orbit, []).append(values)
-        made = {orbit: radar.frame(held[orbit], self.mode) for orbit in radar.ORBITS if orbit in held}
+            if orbit in radar.ORBITS:
+                made[orbit] = radar.merged(made.get(orbit), values, self.mode)
         return {orbit: frame for orbit, frame in made.items() if frame is not None}
+
+    def _classes(self, scene: Scene) -> npt.NDArray[Any]:
+        classes = self._read(scene, SCL, "nearest")
+        if (last := classes.max()) > optical.CLASSES:
+            raise BadSource(f"asset {SCL} of {scene} holds {last}, which is no class of a scene.")
+        return classes
 
     def _read(self, scene: Scene, name: str, resampling: Any) -> npt.NDArray[Any]:
         with self.opener(scene, name) as raster:

@@ -30,6 +30,11 @@ ASSETS: Final[Mapping[Sensor, tuple[str, ...]]] = MappingProxyType({"s2": S2_ASS
 """What a scene's assets are called here, whatever a catalogue calls them; all that is ever read of one."""
 
 
+def is_utm(epsg: int | None) -> bool:
+    """Whether a code is one of WGS 84 / UTM: scenes of both sensors are in it."""
+    return epsg is not None and epsg // 100 in (326, 327) and 1 <= epsg % 100 <= 60
+
+
 @dataclass(frozen=True)
 class Scene:
     """One item of a catalogue: a tile or a burst of one pass. What it says has the right form, and may be wrong."""
@@ -49,10 +54,11 @@ class Scene:
     """CRS that the item claims, WGS 84 / UTM; None where it claims none."""
     footprint: Polygon | None = field(compare=False)
     """Where it has data, as it claims; None where it claims none that could be followed: then it may be anywhere."""
-    order: int
-    """Its place among all that were found: newest first, then by id backwards. The first with a valid pixel gives it.
+    order: int = field(compare=False)
+    """Its place among all of one answer: newest first, then by id backwards. The first with a valid pixel gives it.
 
     That is how both published catalogues answer, so it is the order of the published pipeline, whatever others do.
+    In another answer, of a place nearby, the same scene has another place.
     """
     version: str
     """Changes when the item does: processing baseline and time of its last change, as far as the catalogue tells."""

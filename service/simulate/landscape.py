@@ -7,6 +7,7 @@ It is for demonstration and tests, and never part of any training set.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from service.signals import (
     stored_reflectance,
     uniform,
 )
-from service.values import Float32Array, Int64Array, UInt8Array
+from service.values import Float32Array, Int64Array, UInt8Array, Window
 
 CHANGED: Final = 2024
 """First year in which the clearing is a field."""
@@ -118,6 +119,12 @@ class Landscape:
     def dpixels(self, year: int, rows: slice = slice(None), cols: slice = slice(None)) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a published d-pixel folder for some rows and columns; see service.dpixels.from_arrays."""
         return self.dpixels_at(year, *self._grid(rows, cols))
+
+    def dpixels_in(self, window: Window, row: Int64Array, col: Int64Array) -> dict[str, npt.NDArray[Any]]:
+        """The frames of the days of a window, at (h, w) rows and columns as `dpixels_at` has them."""
+        years = range(window.start.year, window.end.year + 1)
+        parts = [_within(window, year, self.dpixels_at(year, row, col)) for year in years]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def dpixels_at(self, year: int, row: Int64Array, col: Int64Array) -> dict[str, npt.NDArray[Any]]:
         """The same at (h, w) rows and columns in any order; the land goes on beyond the landscape's edges."""
@@ -273,3 +280,15 @@ def s2_days(seed: int, year: int) -> Int64Array:
 def s1_days(seed: int, orbit: int) -> Int64Array:
     """Days of the year on which Sentinel-1 passes, ascending (0) or descending (1)."""
     return np.arange(1 + (seed + 5 * orbit) % S1_EVERY, 366, S1_EVERY, dtype=np.int64)
+
+
+def _within(window: Window, year: int, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The frames of one year that fall into a window."""
+    if window == Window.year(year):
+        return arrays
+    out: dict[str, npt.NDArray[Any]] = {}
+    sar = tuple((f"sar_{orbit}_doy", f"sar_{orbit}") for orbit in ("ascending", "descending"))
+    for days, *frames in (("doys", "bands", "masks"), *sar):
+        kept = [dt.date(year, 1, 1) + dt.timedelta(int(day) - 1) in window for day in arrays[days]]
+        out |= {name: arrays[name][kept] for name in (days, *frames)}
+    return out

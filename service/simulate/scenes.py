@@ -25,7 +25,7 @@ from service.dpixels import BANDS
 from service.grid import PIXEL, archive_grid
 from service.simulate.landscape import Landscape
 from service.simulate.passes import ORBITS, Granule, Orbit, Tiling, granules_of, seen_by, spoil
-from service.simulate.stac import Raster, Style, item_of, style_of, write_catalogue
+from service.simulate.stac import WHOLE, Raster, Style, item_of, style_of, write_catalogue
 from service.simulate.terrain import Terrain
 from service.sources import Placement
 from service.values import BoolArray, Float32Array, UInt8Array, Window
@@ -153,7 +153,7 @@ def _write(folder: Path, style: Style, granule: Granule, arrays: Arrays) -> int:
         file = path.with_name(style.file(granule, name))
         _cog(file, raster, np.ascontiguousarray(data), nodata, style.tags(granule))
         sizes[name] = file.stat().st_size
-    item_of(style, raster, sizes).save_object(include_self_link=False, dest_href=str(path))
+    item_of(style, raster, sizes).save_object(include_self_link=False, dest_href=str(path), stac_io=WHOLE)
     return 1
 
 

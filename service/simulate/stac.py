@@ -13,6 +13,7 @@ import pystac
 import shapely
 from affine import Affine
 from pystac.layout import BestPracticesLayoutStrategy
+from pystac.stac_io import DefaultStacIO
 
 from service.dpixels import BANDS
 from service.errors import InvalidInput
@@ -202,8 +203,24 @@ def _footprint(raster: Raster) -> shapely.Polygon:
     cols, lines = np.asarray(hull.exterior.coords).T
     lon, lat = archive_grid(granule.zone).to_lonlat(lines + granule.rows.start, cols + granule.cols.start)
     west, south, east, north = granule.zone.bounds
+    lon = (lon - west + 90) % 360 - 90 + west  # the outer half of a pixel may lie beyond the antimeridian
     ring = np.column_stack([np.clip(lon, west, east), np.clip(lat, south, north)]).round(7)
     return shapely.geometry.polygon.orient(shapely.Polygon(ring))
+
+
+class _Whole(DefaultStacIO):
+    """Files appear whole: whoever is stopped half-way leaves none that nobody can read."""
+
+    def write_text_to_href(self, href: str, txt: str) -> None:
+        """Write a file beside its place, and move it there."""
+        path = Path(href)
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(txt)
+        beside.replace(path)
+
+
+WHOLE: Final = _Whole()
 
 
 def write_catalogue(folder: Path, style: Style) -> None:
@@ -220,4 +237,4 @@ def write_catalogue(folder: Path, style: Style) -> None:
         collection.add_items(items)
         catalogue.add_child(collection)
     catalogue.normalize_hrefs(str(folder), strategy=BestPracticesLayoutStrategy())
-    catalogue.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
+    catalogue.save(catalog_type=pystac.CatalogType.SELF_CONTAINED, stac_io=WHOLE)

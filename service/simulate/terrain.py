@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -111,20 +110,8 @@ class Terrain:
             cols: Grid columns.
         """
         row, col, held = self.cells(zone, rows, cols)
-        years = range(window.start.year, window.end.year + 1)
-        parts = [_within(window, year, self.landscape.dpixels_at(year, row, col)) for year in years]
-        out = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        out = self.landscape.dpixels_in(window, row, col)
         for array in out.values():
             if array.ndim > 1:
                 array[:, ~held] = 0
         return out
-
-
-def _within(window: Window, year: int, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The frames of one year that fall into a window."""
-    out: dict[str, npt.NDArray[Any]] = {}
-    sar = tuple((f"sar_{orbit}_doy", f"sar_{orbit}") for orbit in ("ascending", "descending"))
-    for days, *frames in (("doys", "bands", "masks"), *sar):
-        kept = [dt.date(year, 1, 1) + dt.timedelta(int(day) - 1) in window for day in arrays[days]]
-        out |= {name: arrays[name][kept] for name in (days, *frames)}
-    return out
