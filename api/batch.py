@@ -125,7 +125,9 @@ def on_local_dask(processes: int, threads: int) -> Iterator[Cluster]:
 
 def _require_dask() -> None:
     if importlib.util.find_spec("distributed") is None:
-        raise Unavailable("Dask is not installed here.", field="scheduler", remedy="Install smalti[batch].")
+        raise Unavailable(
+            "Dask is not installed here.", field="scheduler", remedy="Install smalti[batch], as `make setup` does."
+        )
 
 
 def _require_workers(client: Any, address: str) -> None:

@@ -63,16 +63,16 @@ class Claims:
 
     def drop(self, what: str) -> None:
         """It is made, or will not be. Where the database cannot be reached, `tidy` sees to it."""
-        self._let_go(what)
-        with reaching(self._roster.url), self._roster.engine.begin() as connection:
-            connection.execute(self._mine().where(self._table.c.what == what))
+        try:
+            with reaching(self._roster.url), self._roster.engine.begin() as connection:
+                connection.execute(self._mine().where(self._table.c.what == what))
+        finally:
+            self._let_go(what)  # only now: the note of a thread that takes it next would be struck out
 
     def tidy(self) -> None:
-        """Strike out what this process noted and has no longer in hand."""
-        with reaching(self._roster.url), self._roster.engine.begin() as connection:
-            with self._lock:
-                held = tuple(self._held)
-            connection.execute(self._mine().where(self._table.c.what.not_in(held)))
+        """Strike out what this process noted and has no longer in hand. Nothing is taken in hand meanwhile."""
+        with self._lock, reaching(self._roster.url), self._roster.engine.begin() as connection:
+            connection.execute(self._mine().where(self._table.c.what.not_in(tuple(self._held))))
 
     def _insert(self, what: str) -> bool:
         table = self._table

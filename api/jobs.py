@@ -23,7 +23,7 @@ from api.settings import Settings
 from service.errors import Conflict, LimitExceeded, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from dbos import DBOSClient, WorkflowStatus
+    from dbos import DBOSClient, EnqueueOptions, WorkflowStatus
 
     from api.roster import Roster
 
@@ -109,15 +109,17 @@ class Jobs:
         """Names of the workers that were seen lately."""
         return self.roster.seen(self._settings.worker_lapse)
 
-    def ask(self, order: Order, *, missing: bool, by: str = "") -> JobInfo:
+    def ask(self, order: Order, *, missing: bool, by: str = "", alone: bool = False) -> JobInfo:
         """The job of an order, put on the queue unless it waits or runs already, or is done and nothing is missing.
 
         Args:
             order: What is wanted.
             missing: Whether any of its blocks is yet to be embedded.
             by: Whom it counts for; see `asker`.
+            alone: Whether it is refused while another that counts for the same waits or runs, whichever server asked.
 
         Raises:
+            Conflict: It shall be alone, and is not.
             LimitExceeded: It is more than one key may ever ask for.
             Unavailable: Too many jobs wait, or the database cannot be reached.
         """
@@ -127,15 +129,15 @@ class Jobs:
             if last and (last.status in _RUNNING or (ended(last) == "done" and not missing)):
                 return self._info(last)
             self._require_room(order, by)
-            self._run(last, order.id, by, asdict(order))
+            self._run(last, order.id, by, asdict(order), alone=alone)
         return self.read(order.id)
 
     def retry(self, key: str, by: str = "") -> JobInfo:
-        """Run a job again, for those of its blocks that failed or were cancelled.
+        """Run a job again, for those of its blocks that failed or were cancelled, and for the overviews above all.
 
         Raises:
             NotFound: No such job.
-            Conflict: It has not ended, or all of it is done.
+            Conflict: It has not ended, or is done.
             Unavailable: Too many jobs wait, or the database cannot be reached.
         """
         state = self.read(key).state
@@ -143,18 +145,18 @@ class Jobs:
             last = self._last_run(key)
             if last is None or last.status in _RUNNING:
                 raise Conflict(f"job {key} is {state}: there is nothing to retry yet.", field="id")
+            if ended(last) == "done":
+                raise Conflict(f"job {key} is done: there is nothing to retry.", field="id")
             order, found = order_of(last), outcomes_of(last, self._children(last))
             done = {name: found.pixels.get(name) for name, told in found.states.items() if told == "done"}
-            if len(done) == len(found.states):
-                raise Conflict(f"all blocks of job {key} are done.", field="id")
             left = {name: pixels for name, pixels in order["pixels"].items() if name not in done}
             self._require_room(Order.of({**order, "pixels": left}), by)
             self._run(last, key, by, order, done)
         return self.read(key)
 
-    def _run(self, last: WorkflowStatus | None, key: str, by: str, *what: dict[str, Any]) -> None:
+    def _run(self, last: WorkflowStatus | None, key: str, by: str, *what: dict[str, Any], alone: bool = False) -> None:
         number = int(last.workflow_id.rpartition(".")[2]) + 1 if last else 1
-        self._enqueue(AREA, f"{key}.{number}", *what, by=by)
+        self._enqueue(AREA, f"{key}.{number}", *what, by=by, alone=alone)
 
     def _require_room(self, order: Order, by: str) -> None:
         limits, remedy = self._settings.limits, "Try again when one has ended, or cancel one."
@@ -298,17 +300,22 @@ class Jobs:
             )
         return [run.output for run in lately if run.output and run.output.get("seconds")]
 
-    def _enqueue(self, workflow: str, key: str, *what: dict[str, Any], by: str = "") -> None:
-        self._client.enqueue(
-            {
-                "workflow_name": workflow,
-                "queue_name": JOBS,
-                "workflow_id": key,
-                "app_version": VERSION,
-                "authenticated_user": by,
-            },
-            *what,
-        )
+    def _enqueue(self, workflow: str, key: str, *what: dict[str, Any], by: str = "", alone: bool = False) -> None:
+        from dbos import error as faults
+
+        how: EnqueueOptions = {
+            "workflow_name": workflow,
+            "queue_name": JOBS,
+            "workflow_id": key,
+            "app_version": VERSION,
+            "authenticated_user": by,
+        }
+        if alone:
+            how["deduplication_id"] = by
+        try:
+            self._client.enqueue(how, *what)
+        except faults.DBOSQueueDeduplicatedError:
+            raise Conflict(f"another job of {by} waits or runs.") from None
 
     def _runs(self, **how: Any) -> list[WorkflowStatus]:
         return self._client.list_workflows(name=AREA, sort_desc=True, **how)

@@ -50,7 +50,9 @@ REASON: Final = (
 )
 JOB: Final = "address of the job, where the reason is `embedding`"
 LOOK_S: Final = 2.0
-"""Seconds that what is known of jobs and sources may be old before it is looked up again."""
+"""Seconds that what is known of jobs may be old before it is looked up again."""
+REACH_S: Final = 30.0
+"""The same of sources, which seldom change; those of a folder take a look at each of its files."""
 AGAIN_S: Final = 10.0
 """Seconds until a database that could not be reached is asked again."""
 ON_VIEW: Final = "embed_on_view"
@@ -280,7 +282,7 @@ def _reached(target: Target, place: Placement) -> bool:
 
 
 class Missing:
-    """What is known of jobs and sources, seconds old at most; shared by all requests, and none waits for a look.
+    """What is known of jobs, seconds old, and of sources; shared by all requests, and none waits for a look.
 
     Only the first question about a dataset's source is answered by looking at once.
 
@@ -296,6 +298,7 @@ class Missing:
         self._hopes: dict[tuple[str, str], Hope] = {}
         self._asked: set[tuple[str, str]] = set()
         self._next = float("-inf")
+        self._next_reach = time.monotonic() + REACH_S
         self._turn = 0
 
     def outlook(self, dataset: str, window: str) -> Outlook:
@@ -318,21 +321,30 @@ class Missing:
         self._next = float("-inf")
 
     def _look(self) -> None:
-        turn, wait = self._turn, LOOK_S
+        turn, wait = self._turn, AGAIN_S
         try:
-            self._running = tuple(Running.of(job, order) for job, order in self._ask().items())
-        except SmaltiError as error:
-            log.info("what is being embedded is not known: %s", error)
-            self._running, wait = (), AGAIN_S
-        finally:
-            asked, self._asked = self._asked, set()
-            self._hopes |= {key: self._looked(key) for key in list(asked)[:_KEPT]}
+            wait = self._look_at_jobs()
+            if time.monotonic() >= self._next_reach:
+                asked, self._asked = self._asked, set()
+                self._hopes |= {key: self._looked(key) for key in list(asked)[:_KEPT]}
+                self._next_reach = time.monotonic() + REACH_S
+        finally:  # whatever went wrong: else nobody would look again
             self._next = time.monotonic() + wait if turn == self._turn else float("-inf")
             self._lock.release()
+
+    def _look_at_jobs(self) -> float:
+        """Find out what is being embedded; seconds until the next look."""
+        try:
+            self._running = tuple(Running.of(job, order) for job, order in self._ask().items())
+            return LOOK_S
+        except SmaltiError as error:
+            log.info("what is being embedded is not known: %s", error)
+            self._running = ()
+            return AGAIN_S
 
     def _looked(self, key: tuple[str, str]) -> Hope:
         try:
             return self._hope_of(*key)
-        except SmaltiError as error:
+        except (SmaltiError, OSError) as error:
             log.info("how far the source of %s reaches in %s is not known: %s", *key, error)
             return self._hopes.get(key, Hope())

@@ -94,7 +94,7 @@ class OnView:
         pixels = {block.name: plan.blocks[block] for block in plan.left}
         order = Order(dataset, str(window), str(encoder.identity), encoder.digest, MIN_S2, pixels)
         if _is_new(state, order):
-            jobs.ask(order, missing=True, by=by)
+            jobs.ask(order, missing=True, by=by, alone=True)  # else two servers, neither of which saw the other's
             state.missing.look_soon()
             log.info("%s %s: %d blocks are embedded on view", dataset, window, len(pixels))
 

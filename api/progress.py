@@ -117,12 +117,13 @@ def outcomes_of(run: Run, children: Sequence[Run]) -> Outcomes:
 
 
 def _error(run: Run, failed: Mapping[str, str], total: int) -> str | None:
+    told = (run.output or {}).get("error")
     if failed:
         first = "; ".join(f"{name}: {text}" for name, text in list(failed.items())[:5])
-        return f"{len(failed)} of {total} blocks failed. {first}"
+        return f"{len(failed)} of {total} blocks failed. {first}" + (f"; {told}" if told else "")
     if run.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
         return "its workers died too often."
-    return str(run.error) if run.error else None
+    return told or (str(run.error) if run.error else None)
 
 
 def described(

@@ -45,6 +45,10 @@ from service.sources import Source
 from service.values import Area, Window
 
 TALLY_S: Final = 10.0
+PLANNED_AT_ONCE: Final = 8
+"""Areas that are planned, which asks catalogues; more wait, and take no thread from tiles."""
+LISTENED_AT_ONCE: Final = 4
+"""Looks at the jobs database for streams of events; likewise."""
 ASKED_AT_ONCE: Final = 16
 """Questions of other servers of the fleet that are worked on; more wait."""
 
@@ -72,6 +76,7 @@ class State:
         self.asked = CapacityLimiter(ASKED_AT_ONCE)
         self._tally: tuple[float, Tally | SmaltiError] | None = None
         self.scrapes = CapacityLimiter(1)
+        self.planning, self.listening = CapacityLimiter(PLANNED_AT_ONCE), CapacityLimiter(LISTENED_AT_ONCE)
         self.tiles = Kept(settings.caches.tile_bytes)
         self.turns = Turns(settings.limits, self.watch.metrics.refused)
         self.missing = Missing(lambda: self.jobs.running(), self._hope)

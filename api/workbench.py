@@ -140,6 +140,14 @@ class Bench:
                 with suppress(Unavailable):  # it is tidied up later
                     claims.drop(what)
 
+    def hands(self) -> int:
+        """Blocks that all workers there are have in hand at a time, if the others are set up like this one.
+
+        Raises:
+            Unavailable: The jobs database cannot be reached.
+        """
+        return len(self.state.jobs.workers()) * self.state.settings.blocks_at_once
+
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""
         store = self.store(order)

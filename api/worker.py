@@ -38,7 +38,7 @@ log = logging.getLogger("smalti.worker")
 JOBS_AT_ONCE: Final = 4
 """Jobs whose blocks take turns in one worker."""
 AHEAD: Final = 16
-"""Blocks of one job on the queue: enough for all workers, few enough that other jobs get their turn."""
+"""Blocks of one job on the queue, at least: so often it is looked how many all workers can take."""
 POLL_S: Final = 0.25
 """Seconds between two looks at a queue."""
 FORGET_EVERY: Final = 500
@@ -88,13 +88,22 @@ def _index_step(order: dict[str, Any]) -> int | None:
         return None
 
 
+@DBOS.step(name="ahead")
+def _ahead_step() -> int:
+    """Blocks of one job on the queue: enough for all workers, few enough that other jobs get their turn."""
+    try:
+        return max(AHEAD, 2 * _here().hands())
+    except Unavailable:
+        return AHEAD
+
+
 @DBOS.workflow(name=BLOCK, max_recovery_attempts=MAX_DEATHS)
 def _block(order: dict[str, Any], name: str) -> dict[str, Any]:
     """Embed one block. An error is an outcome: the other blocks go on."""
     try:
         return _embed_step(order, name)
     except Exception as error:
-        return {"error": _told(name, error)}
+        return {"error": _told(f"block {name}", error)}
 
 
 @DBOS.workflow(name=AREA, max_recovery_attempts=10_000)
@@ -106,8 +115,12 @@ def _area(order: dict[str, Any], done: dict[str, Any] | None = None) -> dict[str
     run, queued = DBOS.workflow_id, deque[tuple[str, WorkflowHandle[dict[str, Any]]]]()
     failed, pixels = dict[str, str](), dict[str, dict[str, int]]()
     names = deque(name for name in order["pixels"] if name not in (done or {}))
+    ahead = AHEAD
     while names or queued:
-        while names and len(queued) < AHEAD:
+        ended = len(order["pixels"]) - len(names) - len(queued)
+        if not queued or ended % AHEAD == 0:
+            ahead = _ahead_step()
+        while names and len(queued) < ahead:
             name = names.popleft()
             part = {**order, "pixels": {name: order["pixels"][name]}}
             with SetWorkflowID(f"{run}/{name}"):
@@ -123,10 +136,14 @@ def _area(order: dict[str, Any], done: dict[str, Any] | None = None) -> dict[str
             pixels[name] = outcome["outcome"]
         if (len(order["pixels"]) - len(names) - len(queued)) % REINDEX == 0:
             _index_step(order)
+    told: dict[str, Any] = {"failed": failed, "pixels": pixels}
     if len(failed) < len(order["pixels"]):
-        _renew_step(order)
+        try:
+            _renew_step(order)
+        except Exception as error:
+            told["error"] = f"the overviews were not renewed: {_told(f'overviews of {run}', error)}"
         _index_step(order)
-    return {"failed": failed, "pixels": pixels}
+    return told
 
 
 @DBOS.workflow(name=OVERVIEWS)
@@ -135,14 +152,14 @@ def _overviews(order: dict[str, Any]) -> dict[str, Any]:
     return {"changed": _renew_step(order)}
 
 
-def _told(name: str, error: Exception) -> str:
+def _told(what: str, error: Exception) -> str:
     """What a job says of an error; the log has the rest."""
     if isinstance(error, faults.DBOSMaxStepRetriesExceeded) and error.errors:
         error = error.errors[-1]
     if isinstance(error, SmaltiError):
-        log.warning("block %s failed: %s", name, error)
+        log.warning("%s failed: %s", what, error)
         return str(error)
-    log.exception("block %s failed", name, exc_info=error)
+    log.exception("%s failed", what, exc_info=error)
     return f"{type(error).__name__}: {error}"[:300]
 
 
@@ -173,10 +190,8 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
         _launch(jobs, own, state.settings.blocks_at_once)
         log.info("worker %s takes jobs from %s", own, shown(jobs.roster.url))
         beat = min(5.0, state.settings.worker_lapse / 4)
-        beats = itertools.count()
-        while (
-            not stop.wait(beat) and parent in (None, os.getppid()) and _beat(jobs, claims, own, instance, next(beats))
-        ):
+        pulse = Pulse(jobs, claims, own, instance)
+        while not stop.wait(beat) and parent in (None, os.getppid()) and pulse.beat():
             pass
         log.info("worker %s ends after the blocks in hand", own)
         while not _bench.pipeline.close(beat):
@@ -206,25 +221,47 @@ def _launch(jobs: Jobs, name: str, blocks: int) -> None:
         DBOS.register_queue(BLOCKS, worker_concurrency=blocks, polling_interval_sec=POLL_S)
 
 
-def _beat(jobs: Jobs, claims: Claims, name: str, instance: str, number: int) -> bool:
-    """Sign as alive, and take over from the dead; False if another process goes by this name now."""
-    try:
-        if not jobs.roster.sign(name, instance):
-            log.error("another worker is called %s now; give each its own --name", name)
-            return False
-        claims.tidy()
-        with jobs.reaching():
+class Pulse:
+    """What a worker does every few seconds: signs as alive, and takes over from the dead.
+
+    Args:
+        jobs: Where it signs.
+        claims: Its notes of blocks in hand.
+        name: The worker's.
+        instance: Which process it is.
+    """
+
+    def __init__(self, jobs: Jobs, claims: Claims, name: str, instance: str) -> None:
+        self._jobs, self._claims, self._name, self._instance = jobs, claims, name, instance
+        self._beats = itertools.count()
+        self._steady = False
+        """Whether the database was there at the last beat, for the others to sign as well."""
+
+    def beat(self) -> bool:
+        """Sign as alive; False if another process goes by this name now."""
+        steady, self._steady = self._steady, False
+        try:
+            if not self._jobs.roster.sign(self._name, self._instance):
+                log.error("another worker is called %s now; give each its own --name", self._name)
+                return False
+            self._claims.tidy()
+            if steady:  # else nobody could sign for a while: all would look dead
+                self._take_over()
+            if next(self._beats) % FORGET_EVERY == 0:
+                self._jobs.forget()
+            self._steady = True
+        except SmaltiError as error:
+            log.warning("%s", error)  # it may come back; blocks in hand wait for it
+        return True
+
+    def _take_over(self) -> None:
+        with self._jobs.reaching():
             pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-        dead = {run.executor_id for run in pending if run.executor_id} - set(jobs.workers()) - {name}
+        dead = {run.executor_id for run in pending if run.executor_id} - set(self._jobs.workers()) - {self._name}
         if dead:
             log.warning("taking over from %s, not seen lately", ", ".join(sorted(dead)))
             # What DBOS's own recovery service calls. Moves only what still belongs to the dead: safe to call twice.
             DBOS._recover_pending_workflows(sorted(dead))
-        if number % FORGET_EVERY == 0:
-            jobs.forget()
-    except SmaltiError as error:
-        log.warning("%s", error)  # it may come back; blocks in hand wait for it
-    return True
 
 
 def _leave(jobs: Jobs, name: str, instance: str) -> None:

@@ -202,6 +202,8 @@ def embed_block(
         Unavailable: The series cannot be fetched now, nobody wants the block any more, or the pipeline was closed.
         InvalidInput, Corrupt, LimitExceeded: The series are not what they should be.
     """
+    # Before anything is read: what was read of files that change meanwhile must not pass for what they hold then.
+    piece = piece_fingerprint(source, encoder, block, min_s2)
 
     def read() -> DPixels:
         if given_up is not None and given_up():
@@ -218,7 +220,6 @@ def embed_block(
 
     def write(found: tuple[Vectors, Counts, Made]) -> Made:
         vectors, counts, made = found
-        piece = piece_fingerprint(source, encoder, block, min_s2)
         note = partial(reports.put, _report(source, encoder, block, min_s2, made)) if reports else None
         write_piece(store, source.window, block, vectors, counts, piece, note)
         return made

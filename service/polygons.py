@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
@@ -145,7 +146,7 @@ class Polygon:
         (west, south), (east, north) = every.min(axis=0).tolist(), every.max(axis=0).tolist()
         return west, south, east, north
 
-    @property
+    @cached_property
     def square_metres(self) -> float:
         """Its area, to 1 %: found at once, whatever its size. What crosses itself may cancel out."""
         return sum(max(0.0, _area(rings[0]) - sum(map(_area, rings[1:]))) for rings in self.parts)

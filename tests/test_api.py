@@ -178,6 +178,7 @@ def test_who_is_refused_is_told_when_to_come_again(expected: float | None, told:
         (errors.Unavailable("full.", retry_after=3.0), logging.WARNING),
         (errors.Unavailable("the bucket is gone."), logging.WARNING),
         (errors.Corrupt("a chunk is torn."), logging.ERROR),
+        (errors.BadSource("a catalogue lies."), logging.WARNING),
         (errors.NotFound("no such thing."), None),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -12,9 +13,11 @@ from api import catalogue as catalogues
 from api.catalogue import Catalogue, open_or_make
 from api.entries import written
 from api.settings import Settings
+from api.state import State
 from api.watch import Watch
 from service.bucket.folder import FolderBucket
 from service.errors import IdentityMismatch, InvalidInput, NotFound, Unavailable
+from service.registry import SHIPPED
 from service.values import ModelIdentity, Window
 from tests.conftest import client_of
 from tests.test_cli import here
@@ -181,7 +184,21 @@ def test_an_empty_dataset_with_a_source_is_made_by_a_command_and_told_anew_by_pe
     ):
         refused = here(tmp_path, *make, "--source", source)
         assert (refused.returncode, says in refused.stderr) == (2, True), refused.stderr
+    assert here(tmp_path, *make, "--source", "aws", "--embed-on-view", "16").returncode == 0
+    assert State(settings).missing.outlook("mine", "2024").on_view == 16
     where = f'id = "mine2"\nlocation = "{tmp_path}/datasets/mine.icechunk"\n'
     settings.catalogue.write_text(f'[[datasets]]\n{where}source = {{type = "dpixels", folder = "patches"}}\n')
     assert written(settings.catalogue)[0].source == {"type": "dpixels", "folder": str(tmp_path / "patches")}
     assert client_of(settings).get("/datasets/mine2").json()["source"] == "dpixels"
+
+
+def test_a_dataset_is_not_made_of_scenes_that_its_encoder_was_not_trained_on(tmp_path: Path) -> None:
+    mini = json.loads((SHIPPED / "smalti-mini" / "manifest.json").read_text())
+    (tmp_path / "models" / "other").mkdir(parents=True)
+    told = mini | {"identity": "other@1/default", "family": "tessera-v1.1-aws"}
+    (tmp_path / "models" / "other" / "manifest.json").write_text(json.dumps(told))
+    make = ("datasets", "create", "mine", "--model", "other")
+    refused = here(tmp_path, *make, "--source", "mpc")
+    assert (refused.returncode, "--source aws" in refused.stderr) == (2, True), refused.stderr
+    assert not (tmp_path / "datasets").exists(), "refused, and left behind"
+    assert here(tmp_path, *make, "--source", "aws").returncode == 0

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import inspect
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api import demo
 from api.progress import Order
 from api.roster import Roster, database_url
+from api.routes import areas
+from api.routes import jobs as streams
 from api.settings import ApiKey, Limits, Settings
 from api.state import State
 from service.embed import embed_source
-from service.errors import Conflict
+from service.errors import Conflict, Corrupt, Unavailable
 from service.simulate import Landscape
 from service.sources import Simulated
 from service.values import VALID, Window
@@ -521,3 +532,129 @@ def test_an_index_that_cannot_be_made_fails_no_job(world: Settings, monkeypatch:
     monkeypatch.setattr(working, "_bench", FullDisk())
     order = {"dataset": "demo", "window": "2024", "model": "m@1/x", "encoder": "", "min_s2": 0, "pixels": {}}
     assert working._index_step(order) is None
+
+
+def test_a_job_whose_overviews_failed_says_so_and_can_be_retried(
+    own_world: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from api import worker as working
+
+    class Torn:
+        def hands(self) -> int:
+            return 1
+
+        def renew_overviews(self, order: object) -> int:
+            raise Corrupt("the parent block cannot be read.")
+
+        def renew_index(self, order: object) -> int:
+            return 0
+
+    monkeypatch.setattr(working, "_bench", Torn())
+    client = client_of(own_world)
+    key = client.post("/areas", json=body_of(client)).json()["id"]
+    jobs = client.app.state.smalti.jobs  # type: ignore[attr-defined]
+    run = jobs._last_run(key)
+    order = run.input["args"][0]
+    outcome = inspect.unwrap(working._area)(order, dict.fromkeys(order["pixels"]))  # all blocks were made
+    over = SimpleNamespace(**{**vars(run), "status": "SUCCESS", "output": outcome})
+    monkeypatch.setattr(jobs, "_last_run", lambda _: over)
+    told = client.get(f"/jobs/{key}").json()
+    assert (told["state"], told["done"], told["total"]) == ("failed", 4, 4)
+    assert "overviews" in told["error"]
+    assert "parent block" in told["error"]
+    assert client.post(f"/jobs/{key}/retry").status_code == 202
+    (again,) = jobs._runs(workflow_id_prefix=f"{key}.2")
+    assert again.input["args"][1].keys() == order["pixels"].keys(), "none of its blocks is made again"
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 16), (8, 48)])
+def test_a_job_has_enough_blocks_on_the_queue_for_all_workers(
+    world: Settings, monkeypatch: pytest.MonkeyPatch, workers: int, most: int
+) -> None:
+    from api import worker as working
+    from api.workbench import Bench
+
+    state = State(world)
+    monkeypatch.setattr(state.jobs, "workers", lambda: ("one",) * workers)
+    bench = Bench(state)
+    monkeypatch.setattr(bench, "renew_overviews", lambda _: 0)
+    monkeypatch.setattr(bench, "renew_index", lambda _: 0)
+    monkeypatch.setattr(working, "_bench", bench)
+    queued: list[str] = []
+    lengths: list[int] = []
+
+    def enqueue(queue: str, workflow: object, part: object, name: str) -> Any:
+        queued.append(name)
+        lengths.append(len(queued))
+        return SimpleNamespace(get_result=lambda **_: queued.remove(name) or {})
+
+    monkeypatch.setattr(working, "DBOS", SimpleNamespace(workflow_id="job.1", enqueue_workflow=enqueue))
+    names = [f"31N/1/{col}" for col in range(100)]
+    order = asdict(Order("demo", "2024", "m@1/x", "", 0, dict.fromkeys(names, 1)))
+    told = inspect.unwrap(working._area)(order, {names[0]: None})
+    assert told == {"failed": {}, "pixels": {}}
+    assert (len(lengths), max(lengths)) == (99, most)
+
+
+def test_nobody_is_taken_for_dead_as_soon_as_the_database_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from api import worker as working
+
+    taken: list[list[str]] = []
+    database = SimpleNamespace(there=True)
+
+    def sign(*_: str) -> bool:
+        if not database.there:
+            raise Unavailable("the jobs database cannot be used.")
+        return True
+
+    pending = SimpleNamespace(executor_id="other")
+    dbos = SimpleNamespace(list_workflows=lambda **_: [pending], _recover_pending_workflows=taken.append)
+    monkeypatch.setattr(working, "DBOS", dbos)
+    jobs = SimpleNamespace(
+        roster=SimpleNamespace(sign=sign), reaching=nullcontext, workers=lambda: ("own",), forget=lambda: 0
+    )
+    pulse = working.Pulse(jobs, SimpleNamespace(tidy=lambda: None), "own", "1")  # type: ignore[arg-type]
+    told = []
+    for there in (True, True, False, True, True):
+        database.there = there
+        assert pulse.beat()
+        told.append(len(taken))
+    assert told == [0, 1, 1, 1, 2], "only once the others have had time to sign"
+
+
+def test_neither_planning_nor_listening_takes_threads_from_tiles(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, planned = client.app.state.smalti, areas._planned  # type: ignore[attr-defined]
+    planning: list[int] = []
+
+    def watched(*what: Any) -> Any:
+        planning.append(state.planning.borrowed_tokens)
+        return planned(*what)
+
+    monkeypatch.setattr(areas, "_planned", watched)
+    assert client.post("/areas", json=body_of(client, dry_run=True)).status_code == 202
+    assert planning == [1]
+
+    monkeypatch.setattr(streams, "LOOK_S", 0.0)
+    back = threading.Event()
+    job = SimpleNamespace(id="", state="running", model_dump_json=lambda: "{}")
+
+    def look(_: str) -> Any:
+        back.wait(10)
+        return SimpleNamespace(id="", state="done", model_dump_json=lambda: "{}")
+
+    held = SimpleNamespace(jobs=SimpleNamespace(listeners=0, look=look), listening=CapacityLimiter(2))
+
+    async def listen() -> tuple[float, float]:
+        opened = [streams._listened(held, job) for _ in range(5)]  # type: ignore[arg-type]
+        for stream in opened:
+            await anext(stream)
+        waiting = [asyncio.ensure_future(anext(stream)) for stream in opened]
+        await asyncio.sleep(0.05)
+        taken = current_default_thread_limiter().borrowed_tokens, held.listening.borrowed_tokens
+        back.set()
+        assert all(event.startswith("event: progress") for event in await asyncio.gather(*waiting))
+        return taken
+
+    assert anyio.run(listen) == (0, 2)

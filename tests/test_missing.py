@@ -12,9 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api import demo
-from api.missing import AGAIN_S, NO_CHANCE, Chance, Missing
+from api.missing import AGAIN_S, NO_CHANCE, Chance, Hope, Missing
 from api.progress import Order
 from api.settings import Settings
+from api.state import State
 from service.colour import VectorView
 from service.errors import Unavailable
 from service.grid import Block, archive_grid
@@ -211,3 +212,48 @@ def test_the_blocks_that_hold_nothing_are_told_with_who_fills_them(watched: Any)
     assert max(lat for _, lat in ring) - min(lat for _, lat in ring) == pytest.approx(side, rel=0.03)
     assert missing(box="10,20,11,21").json()["features"] == []
     assert missing(box="west").status_code == missing(box="1,2,1,3").status_code == 422
+
+
+def test_a_box_with_too_many_blocks_is_refused_not_told_to_be_whole(own_world: Settings) -> None:
+    wide = {"row": 0, "height": 900_000, "col": 0, "width": 60_000}
+    State(own_world).sources.put({**SCENE.source(2024).to_document(), **wide}, "demo")
+    answer = client_of(own_world).get("/datasets/demo/2024/missing?bbox=0.5,40,5.5,50")
+    assert (answer.status_code, answer.json()["field"]) == (413, "bbox")
+    assert "2,048 blocks" in answer.json()["detail"]
+    assert "job" not in answer.json()["detail"], "no job was asked for"
+
+
+def test_a_source_that_fails_in_any_way_keeps_nobody_from_looking_again() -> None:
+    def failing(error: Exception) -> Callable[[str, str], Hope]:
+        def hope(*_: str) -> Hope:
+            raise error
+
+        return hope
+
+    gone = Missing(dict, failing(OSError("stale file handle")))
+    assert gone.outlook("demo", "2024").reach == ()
+    broken = Missing(dict, failing(AttributeError("nobody thought of that")))
+    broken._asked.add(("demo", "2024"))
+    broken._next_reach = float("-inf")
+    broken._lock.acquire()
+    with pytest.raises(AttributeError):
+        broken._look()
+    assert not broken._lock.locked()
+
+
+def test_a_source_is_not_looked_at_whenever_jobs_are() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def hope(*key: str) -> Hope:
+        asked.append((key[0], key[1]))
+        return Hope()
+
+    missing = Missing(dict, hope)
+    missing._next = float("inf")  # looks only when told to
+    missing.outlook("demo", "2024")
+    for due in (False, False, True, False):
+        missing._asked.add(("demo", "2024"))
+        missing._next_reach = float("-inf") if due else missing._next_reach
+        missing._lock.acquire()
+        missing._look()
+    assert len(asked) == 2, "at first, and when it was due"

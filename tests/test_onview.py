@@ -14,11 +14,11 @@ from api.onview import OnView
 from api.progress import Order
 from api.settings import ApiKey, Settings
 from api.state import State
-from service.errors import Corrupt, NotFound
+from service.errors import Conflict, Corrupt, NotFound
 from service.tiles import tile_target
 from service.values import Window
 from tests.conftest import client_of
-from tests.test_missing import EMPTY, FULL, SCENE, TMS, tile_at
+from tests.test_missing import EMPTY, FULL, SCENE, TMS, order, tile_at
 
 YEAR = Window.year(2024)
 
@@ -48,8 +48,9 @@ class Asked:
             raise NotFound(f"no job {key}.")
         return type("Job", (), {"state": self.state})
 
-    def ask(self, order: Order, *, missing: bool, by: str) -> None:
+    def ask(self, order: Order, *, missing: bool, by: str, alone: bool) -> None:
         assert missing
+        assert alone
         self.orders.append((order, by))
 
 
@@ -57,13 +58,19 @@ def looked(client: TestClient, path: str, jobs: Asked, **headers: str) -> list[t
     """What was asked for because somebody looked."""
     state: State = client.app.state.smalti  # type: ignore[attr-defined]
     state.jobs = jobs  # type: ignore[misc,assignment]
-    view: OnView = client.app.state.on_view  # type: ignore[attr-defined]
     assert client.get(path, headers=headers).status_code in {200, 404}
+    settled(client)
+    return jobs.orders
+
+
+def settled(client: TestClient) -> OnView:
+    """Wait until nothing is looked into."""
+    view: OnView = client.app.state.on_view  # type: ignore[attr-defined]
     until = time.monotonic() + 10
     while view._busy.locked():
         assert time.monotonic() < until
         time.sleep(0.01)
-    return jobs.orders
+    return view
 
 
 def test_a_look_at_an_empty_tile_becomes_a_job_that_the_tile_then_names(own_world: Settings) -> None:
@@ -83,10 +90,20 @@ def test_a_look_at_an_empty_tile_becomes_a_job_that_the_tile_then_names(own_worl
     assert other.headers["X-Smalti-Empty"] == "not-embedded", "one job of a dataset at a time"
     state: State = client.app.state.smalti  # type: ignore[attr-defined]
     assert len(state.jobs.running()) == 1
+    # As another server that has seen none of this.
+    again: dict[str, Any] = {"missing": True, "by": "view:demo", "alone": True}
+    with pytest.raises(Conflict, match="view:demo"):
+        State(own_world).jobs.ask(order(SCENE.empty, window="2023"), **again)
     state.jobs.cancel(told["id"])
-    client.app.state.on_view._lately.clear()  # type: ignore[attr-defined]
+    state.jobs.cancel(State(own_world).jobs.ask(order(SCENE.empty, window="2023"), **again).id)
+    until = time.monotonic() + 20
+    while state.missing.outlook("demo", "2024").busy:
+        state.missing.look_soon()
+        assert time.monotonic() < until, "nobody looks"
+        time.sleep(0.05)
+    settled(client)._lately.clear()
     client.get(tile_at(EMPTY))
-    time.sleep(0.5)
+    assert settled(client)._lately, "it was looked into"
     assert state.jobs.running() == {}, "what was cancelled is left to people"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from service import embed
-from service.embed import embed_source
+from service.dpixels import DPixels
+from service.embed import embed_block, embed_source, missing_blocks
 from service.encoder import Encoder
 from service.errors import Corrupt, Unavailable
 from service.grid import Block, Zone
@@ -175,6 +177,34 @@ def test_who_is_stopped_begins_nothing_more(encoder: Encoder, tmp_path: Path) ->
     assert 1 <= len(store.blocks(YEAR)) < 4
     assert len(embed_source(source(), encoder, store).written) < 4
     assert len(store.blocks(YEAR)) == 4
+
+
+@dataclass(frozen=True)
+class Rewritten(Simulated):
+    """As of files that somebody writes anew while they are read."""
+
+    reads: list[str] = field(default_factory=list)
+
+    def digest_of(self, block: Block) -> str:
+        return hashlib.sha256(str(self.reads).encode()).hexdigest()
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        found = super().read(rows, cols)
+        self.reads.append("anew")
+        return found
+
+
+def test_what_was_read_of_a_source_that_changed_meanwhile_does_not_pass_for_what_it_holds(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    store, steady = create_store(tmp_path / "s.icechunk", encoder.identity), source(2)
+    block = next(steady.placement.blocks())
+    changing = Rewritten(steady.placement, steady.landscape, YEAR)
+    embed_block(changing, encoder, store, block)
+    assert store.blocks(YEAR) == (block,)
+    assert missing_blocks(changing, encoder, store, [block]) == (block,)
+    embed_block(steady, encoder, store, block)
+    assert missing_blocks(steady, encoder, store, [block]) == ()
 
 
 @pytest.mark.parametrize("engine", ["cpu", pytest.param("openvino", marks=pytest.mark.slow)])

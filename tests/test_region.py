@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from api.cli import app
-from api.commands.region import _geometry
+from api.commands.region import _geometry, _neighbours_together, _place
 from api.settings import Settings
 from api.state import State
 from service.area import bounds_of
 from service.embed import embed_source
 from service.errors import InvalidInput
-from service.grid import Zone
+from service.grid import Block, Zone
 from service.registry import SHIPPED, Registry
+from service.scenes.cells import Cell
 from service.simulate import Landscape
 from service.sources import Placement, Simulated
 from service.store import create_store
@@ -75,8 +77,40 @@ def test_features_are_taken_together() -> None:
     found = _geometry({"type": "FeatureCollection", "features": features})
     assert found == {"type": "MultiPolygon", "coordinates": [one["coordinates"], *two["coordinates"]]}
     assert _geometry(features[0]) == one
-    with pytest.raises(InvalidInput):
-        _geometry([1, 2])
+
+
+POINT = {"type": "Point", "coordinates": [2.3, 54.7]}
+SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [1, 2], {}, POINT, {"type": "Polygon"}, {"type": "Polygon", "coordinates": [[[0], [1], [2], [0]]]},
+        {"type": "FeatureCollection", "features": 5}, {"type": "FeatureCollection", "features": []},
+        {"type": "FeatureCollection", "features": [
+            {"type": "Feature", "geometry": SQUARE},
+            {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": [SQUARE]}},
+        ]},
+        {"type": "Feature", "geometry": None},
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_anything_but_polygons_is_refused(document: object, tmp_path: Path) -> None:
+    """What is left out in silence would never be embedded."""
+    file = tmp_path / "shape.geojson"
+    file.write_text(json.dumps(document))
+    with pytest.raises(InvalidInput) as raised:
+        _place(None, file)
+    assert raised.value.field == "geometry"
+    assert raised.value.remedy
+
+
+def test_blocks_of_one_question_to_a_catalogue_are_done_together() -> None:
+    blocks = [Block("31N", row, col) for row in range(1270, 1300) for col in range(100, 140)]
+    ordered = _neighbours_together(blocks)
+    assert sorted(ordered) == blocks
+    squares = [square for square, _ in groupby(map(Cell.of, ordered))]
+    assert len(squares) == len(set(squares)) == 9
 
 
 def test_a_dry_run_tells_what_it_would_take(tmp_path: Path) -> None:
@@ -91,14 +125,13 @@ def test_a_dry_run_tells_what_it_would_take(tmp_path: Path) -> None:
 def test_a_region_is_embedded_on_this_machine_indexed_and_gone_on_with(tmp_path: Path) -> None:
     home = tmp_path / "home"
     settings = world(home)
-    half = ",".join(map(str, [*bounds_of(SOURCE.placement)[:2], *bounds_of(SOURCE.placement)[2:]]))
     shape = tmp_path / "shape.geojson"
     west, south, east, north = bounds_of(SOURCE.placement)
     ring = [[west, south], [(west + east) / 2 - 1e-4, south], [(west + east) / 2 - 1e-4, north], [west, north]]
     shape.write_text(json.dumps({"type": "Polygon", "coordinates": [[*ring, ring[0]]]}))
     first = json.loads(command(home, "--geometry", str(shape), "--no-index", "--json").stdout)
     assert (first["blocks"], first["embedded"], first["already"]) == (2, 2, 0)
-    done = command(home, "--bbox", half, "--processes", "2", "--json")
+    done = command(home, "--bbox", BOX, "--processes", "2", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["blocks"], told["embedded"], told["already"], told["failed"]) == (4, 2, 2, {})
@@ -107,7 +140,7 @@ def test_a_region_is_embedded_on_this_machine_indexed_and_gone_on_with(tmp_path:
     assert len(store.blocks(YEAR)) == 4
     assert not store.stale(YEAR, store.blocks(YEAR, level=32))
     assert state.searcher(state.datasets["field"]).behind(YEAR) == 0
-    again = json.loads(command(home, "--bbox", half, "--json").stdout)
+    again = json.loads(command(home, "--bbox", BOX, "--json").stdout)
     assert (again["embedded"], again["already"], again["revision"]) == (0, 4, told["revision"])
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from api.catalogue import open_or_make
 from api.commands.shared import AsJson, DatasetId, WindowText, show, windows_of
+from api.missing import ON_VIEW
 from api.state import State
 from api.terminal import bar, console
 from api.views import prefix_name
@@ -20,6 +21,7 @@ from service.errors import InvalidInput, NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
 from service.origins import sources_of
+from service.registry import ModelManifest
 from service.scenes.folder import DPIXELS
 from service.scenes.source import SCENES
 from service.scenes.value import MODES
@@ -89,15 +91,22 @@ def datasets_create(
     ] = "mpc",
     s1: Annotated[str | None, typer.Option(help="Address of its Sentinel-1 scenes, if it is another one.")] = None,
     bbox: Annotated[str | None, typer.Option(help="Embed nothing outside this box: west,south,east,north.")] = None,
+    embed_on_view: Annotated[
+        int,
+        typer.Option(help="Blocks an hour that are embedded because somebody looks at them; 0: none.", min=0, max=4096),
+    ] = 0,
 ) -> None:
     """Make an empty dataset whose areas can be embedded on demand; or say anew where its time series come from."""
     state: State = ctx.obj
     document = _document(source, mode, s1, bbox)
+    if embed_on_view:
+        document[ON_VIEW] = {"blocks_per_hour": embed_on_view}
     found = sources_of(document, _ANY, state.access)
     for place in (document[sensor] for sensor in ("s2", "s1") if sensor in document):
         if state.access.local(place, "the source") is None:
             state.access.hosts.checked(place, "the source")
     manifest = state.registry.get(model).manifest
+    _require_suited(manifest, document)
     store = open_or_make(state.storage, dataset, manifest.identity, manifest.dims, _ANY)
     state.sources.put(document, dataset)
     west, south, east, north = document.get("bounds") or reach_of([one.placement for one in found])
@@ -118,6 +127,17 @@ def _document(source: str, mode: str, s1: str | None, bbox: str | None) -> dict[
         remedy = f"Give {' or '.join(MODES)}, an address, or a folder."
         raise InvalidInput(f"{source!r} is neither a catalogue nor a folder.", field="source", remedy=remedy)
     return {"type": DPIXELS, "folder": str(Path(source).resolve())}
+
+
+def _require_suited(model: ModelManifest, document: dict[str, Any]) -> None:
+    """Of v1.1 there are weights for each mode: with scenes of the other, what they give is plausible nonsense."""
+    meant = model.family.rpartition("-")[2]
+    if meant in MODES and document.get("mode", meant) != meant:
+        raise InvalidInput(
+            f"{model.identity} was trained on scenes of mode {meant!r}, and these are of {document['mode']!r}.",
+            field="source",
+            remedy=f"Use --source {meant}, or --mode {meant} with a catalogue that has them so.",
+        )
 
 
 @store_app.command("overviews")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from pydantic import TypeAdapter
 
 from api.batch import Cluster, on_dask, on_local_dask
 from api.commands.index import run_of
 from api.commands.shared import AsJson
 from api.region import Region, embed_piece, region_of
+from api.schemas import Geometry
 from api.state import State
 from api.terminal import bar, console
 from service.area import MIN_S2, blocks_in, plan_area
@@ -24,6 +27,7 @@ from service.encoder.engines import cores
 from service.errors import Conflict, InvalidInput, NotFound, SmaltiError, Unavailable
 from service.grid import Block
 from service.polygons import Polygon
+from service.scenes.cells import Cell
 from service.sources import Source
 from service.store.contract import WritableStore
 from service.values import Area, Window
@@ -31,9 +35,12 @@ from service.values import Area, Window
 LOCAL: Final = "local"
 ATTEMPTS: Final = 3
 """Times that a block is tried whose scenes, say, cannot be had just now."""
+_PASSES: Final = (Unavailable, Conflict, OSError)
+"""What may be gone when a block is tried again."""
 _TOLD: Final = 5
 """Failed blocks that are named."""
 _ANY: Final = 2**62
+_GEOMETRY: Final[TypeAdapter[Any]] = TypeAdapter(Geometry)
 
 
 def embed_region(
@@ -70,7 +77,7 @@ def embed_region(
         _show(_plan(state, dataset, span, sources, polygon, field, min_s2), as_json)
         return
     touched = blocks_in([source.placement for source in sources], polygon, _ANY, field)
-    blocks = [block for held in touched.values() for block in held]
+    blocks = _neighbours_together(chain.from_iterable(touched.values()))
     region = region_of(state, dataset, span, min_s2=min_s2, threads=_threads(state, scheduler, processes))
     with _cluster(scheduler, processes, state) as cluster:
         told = _embedded(region, blocks, cluster)
@@ -98,26 +105,38 @@ def _place(bbox: str | None, geometry: Path | None) -> tuple[Polygon, Area, str]
         return Polygon.of_area(area), area, "bbox"
     assert geometry is not None  # noqa: S101  # one of the two is there
     try:
-        document = json.loads(geometry.read_text())
-    except ValueError:
-        raise InvalidInput(f"{geometry} is no GeoJSON.", field="geometry") from None
-    polygon = Polygon.of_geojson(_geometry(document), "geometry")
+        held = _GEOMETRY.validate_python(_geometry(json.loads(geometry.read_text())))
+    except (TypeError, ValueError):  # of JSON, of what should be a list, and of what is no ring of positions
+        raise InvalidInput(
+            f"{geometry} is no GeoJSON of polygons.",
+            field="geometry",
+            remedy="Write a GeoJSON Polygon or MultiPolygon, or features of nothing else.",
+        ) from None
+    polygon = Polygon.of_geojson(held.model_dump(), "geometry")
     return polygon, Area(*polygon.bounds), "geometry"
 
 
 def _geometry(document: Any) -> dict[str, Any]:
-    """One geometry of a GeoJSON document: its polygons together."""
-    if not isinstance(document, dict):
-        raise InvalidInput("is no GeoJSON.", field="geometry")
-    if document.get("type") == "Feature":
+    """One geometry of a GeoJSON document: its polygons together.
+
+    Raises:
+        TypeError, ValueError: There is anything else in it: what is left out in silence would never be embedded.
+    """
+    kind = document.get("type") if isinstance(document, dict) else None
+    if kind == "Feature":
         return _geometry(document.get("geometry"))
-    if document.get("type") != "FeatureCollection":
-        return document
-    parts: list[Any] = []
-    for feature in document.get("features") or ():
-        one = _geometry(feature)
-        parts += [one.get("coordinates")] if one.get("type") == "Polygon" else one.get("coordinates") or ()
-    return {"type": "MultiPolygon", "coordinates": parts}
+    if kind == "FeatureCollection":
+        held = [_geometry(feature) for feature in document.get("features")]
+        parts = ([one["coordinates"]] if one["type"] == "Polygon" else one["coordinates"] for one in held)
+        return {"type": "MultiPolygon", "coordinates": list(chain.from_iterable(parts))}
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise ValueError(f"{kind} is no polygon")
+    return {"type": kind, "coordinates": document.get("coordinates")}
+
+
+def _neighbours_together(blocks: Iterable[Block]) -> list[Block]:
+    """Blocks square by square: those of one square share a catalogue's answer, and tiles of its files."""
+    return sorted(blocks, key=lambda block: (Cell.of(block), block))
 
 
 def _threads(state: State, scheduler: str, processes: int) -> int | None:
@@ -147,7 +166,7 @@ def _embedded(region: Region, blocks: list[Block], cluster: Cluster) -> dict[str
                 failed = f", {len(tally.failed)} failed" if tally.failed else ""
                 rate = sum(tally.pixels.values()) / (time.monotonic() - start)
                 tick(len(tally.ended), len(blocks), f"{rate:,.0f} pixels/s{failed}")
-            left = [block for block, error in tally.failed.items() if isinstance(error, Unavailable | Conflict)]
+            left = [block for block, error in tally.failed.items() if isinstance(error, _PASSES)]
             if not left:
                 break
     return {

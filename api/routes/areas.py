@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Self
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
@@ -89,10 +90,10 @@ class AreaAnswer(BaseModel):
 @router.post(
     "/areas",
     status_code=202,
-    responses=documented(401, 403, 404, 409, 413, 422, 503),
+    responses=documented(401, 403, 404, 409, 413, 422, 502, 503),
     dependencies=[Depends(require("embed"))],
 )
-def ask(
+async def ask(
     state: Annotated[State, Depends(get_state)], body: AreaBody, request: Request, response: Response
 ) -> AreaAnswer:
     """Embed an area from the dataset's own source. The job is durable, and the same area asked twice is one job.
@@ -100,6 +101,13 @@ def ask(
     What is embedded already is left alone; GET /jobs/{id} tells how far it is, and tiles and search show each block
     as soon as it is done. A dataset without a source takes uploads only, see POST /embed.
     """
+    answer = await run_sync(_asked, state, body, asker(request), limiter=state.planning)
+    if answer.id:
+        response.headers["Location"] = f"/jobs/{answer.id}"
+    return answer
+
+
+def _asked(state: State, body: AreaBody, by: str) -> AreaAnswer:
     window, polygon = Window.parse(body.window), body.polygon()
     plan, encoder = _planned(state, body, window, polygon)
     model = str(encoder.identity)
@@ -109,9 +117,8 @@ def ask(
     shared = _in_hand(state, order) & {block.name for block in plan.left}
     job = None
     if not body.dry_run:
-        job = state.jobs.ask(order, missing=bool(plan.left), by=asker(request))
+        job = state.jobs.ask(order, missing=bool(plan.left), by=by)
         state.missing.look_soon()
-        response.headers["Location"] = f"/jobs/{job.id}"
     return AreaAnswer(
         id=job.id if job else None,
         state=job.state if job else None,

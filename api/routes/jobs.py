@@ -92,7 +92,7 @@ async def _listened(state: State, job: JobInfo) -> AsyncIterator[str]:
         while job.state not in ENDED:
             await asyncio.sleep(LOOK_S)
             try:
-                now = await run_sync(state.jobs.look, job.id)
+                now = await run_sync(state.jobs.look, job.id, limiter=state.listening)
             except SmaltiError:
                 return
             if now != job:

@@ -15,7 +15,7 @@ from api.routes.jobs import JobKey
 from api.security import require
 from api.state import State, get_state
 from service.area import blocks_in
-from service.errors import InvalidInput, NotFound
+from service.errors import InvalidInput, LimitExceeded, NotFound
 from service.grid import Block, Zone, archive_grid
 from service.polygons import Polygon
 from service.sources import Placement
@@ -72,6 +72,9 @@ def missing(
         store = None
     try:
         found = blocks_in(reach, Polygon.of_area(box), MOST) if reach else {}
+    except LimitExceeded:
+        remedy = "Ask for a smaller box."
+        raise LimitExceeded(f"covers more than {MOST:,} blocks of 2.56 km.", field="bbox", remedy=remedy) from None
     except InvalidInput:  # nothing of it is reached
         found = {}
     places = {block: place for place, some in found.items() for block in some}
