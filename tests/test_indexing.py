@@ -251,6 +251,24 @@ def test_opened_lists_can_only_be_searched_and_searching_changes_no_file(tmp_pat
         packed.read_sizes(tmp_path / "lists.npy", quantiser.block_bytes(1), path)
 
 
+def test_of_a_file_on_a_slow_disk_only_the_lists_looked_into_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = some_vectors(4_000, 128)
+    quantiser, _, _ = filled(tmp_path / "all", vectors, 32)
+    held = np.flatnonzero(np.arange(32) % 2)  # every other list of this segment is empty
+    chosen = np.flatnonzero(np.isin(quantiser.nearest(vectors, 1)[1][:, 0], held))
+    filling = Filling(quantiser, 1)
+    filling.add(chosen, vectors[chosen])
+    packed.write(tmp_path / "lists.bin", filling.lists())
+    layout = filling.layout()
+    mapped, asked = MappedLists(quantiser, tmp_path / "lists.bin", layout, 1), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, __: asked.append((start, size)))
+    mapped.search(vectors[:1], quantiser.nearest(vectors[:1], 32), 10)  # a file not searched before may be cold
+    assert sorted(asked) == [(int(layout.offsets[n]), int(layout.list_bytes[n])) for n in held]
+    assert all(size for _, size in asked), "of no bytes the system reads on to the end of the file"
+
+
 def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
     vectors = some_vectors(20_000, 128)
     quantiser, mapped, _ = filled(tmp_path, vectors, 32)

@@ -276,7 +276,7 @@ class MappedLists:
             return
         starts, sizes = self._layout.offsets, self._layout.list_bytes
         with suppress(FileNotFoundError), self._path.open("rb") as file:  # mapped lists outlive their name
-            for number in lists[lists >= 0].tolist():
+            for number in lists[(lists >= 0) & (sizes[lists] > 0)].tolist():  # no bytes would mean: all there are
                 os.posix_fadvise(file.fileno(), int(starts[number]), int(sizes[number]), os.POSIX_FADV_WILLNEED)
 
 
