@@ -9,10 +9,12 @@ where throughput is measured), and asked over loopback by clients that keep thei
 TilerFactory as it comes, with the settings for GDAL that its documentation advises, on COGs (deflate, blocks of 256,
 overviews) that hold the very pixels our view gives; what share of pixels two tiles agree on is printed. PNG, 256
 pixels, z13 at 52 N, from stores of 4096 x 4096 pixels: four times what our cache of decoded chunks may hold. The files
-lie in the page cache. Servers are started anew for every case. Tiles come in shuffled order and are asked for once each
-in one look (later rounds ask for them in another basis, so that no finished tile is kept from before); all sides make
-the same tile in turn, each is first equally often, and medians over all tiles are compared; `count` says how many.
-Zooms are compared without our caches, since a low zoom has few tiles; views with the blocks decoded, and without.
+lie in the page cache. Servers are started anew for every case, and where the disk is read both make every tile once
+before it counts, for the system gives a server that grows its memory page by page. Tiles come in shuffled order and
+are asked for once each in one look (later rounds ask for them in another basis, so that no finished tile is kept from
+before); all sides make the same tile in turn, each is first equally often, and medians over all tiles are compared;
+`count` says how many. Zooms are compared without our caches, since a low zoom has few tiles; views with the blocks
+decoded, and without.
 """
 
 from __future__ import annotations
