@@ -178,7 +178,10 @@ def _index(state: State, dataset: Dataset, window: Window) -> None:
     if state.searcher(dataset).is_current(window):
         return
     with bar(f"Indexing {window}, blocks") as tick:
-        state.build_index(dataset, window, on_progress=tick)
+        try:
+            state.build_index(dataset, window, on_progress=tick)
+        except NotFound:  # people may have asked for a window of which every pixel was rejected
+            return
 
 
 def _example(path: Path, scene: Scene) -> None:

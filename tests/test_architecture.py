@@ -157,7 +157,7 @@ def test_every_error_kind_has_one_class_and_one_status() -> None:
     assert set(kinds) == set(STATUS)
     assert set(kinds) == {
         "internal", "invalid-input", "limit-exceeded", "not-found", "outside", "identity-mismatch", "read-only",
-        "conflict", "corrupt", "unavailable", "unauthorized", "forbidden",
+        "conflict", "corrupt", "bad-source", "unavailable", "unauthorized", "forbidden",
     }  # fmt: skip  # clients match on these: add, never rename
 
 

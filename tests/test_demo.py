@@ -13,9 +13,17 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from api.demo import MODEL, Scene, prepare
+from api.settings import Settings
+from api.state import State
+from service.embed import embed_source
+from service.values import Window
+from tests.conftest import SIDE
 
 SMALTI = str(Path(sys.executable).with_name("smalti"))
 
@@ -75,6 +83,14 @@ def require_found(base: str, bounds: list[float]) -> None:
     found = first["geometry"]["coordinates"]
     assert max(abs(found[0] - lon), abs(found[1] - lat)) < 2e-4, "the query's own pixel is the best hit"
     assert first["properties"]["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_window_of_which_all_was_rejected_does_not_keep_the_demo_from_starting(own_world: Settings) -> None:
+    state, summer = State(own_world), Window.parse("2024-06-01..2024-07-31")
+    source = replace(Scene.make(SIDE).source(2024), window=summer)
+    embed_source(source, state.encoder(MODEL), state.datasets.writable("demo", summer), min_s2=366)
+    again = prepare(State(own_world), SIDE)
+    assert summer in again.windows()
 
 
 @pytest.mark.slow

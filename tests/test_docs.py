@@ -8,15 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from api.entries import written
+from api.missing import blocks_per_hour
 from api.settings import Caches, Fleet, Limits, Scenes, Settings
 from service import values
+from service.origins import sources_of
 from tests.conftest import ROOT, free_port, running
 from tests.test_cli import commands
 
@@ -114,7 +115,8 @@ def test_the_sizing_of_a_country_and_of_the_planet_follows_from_what_goes_in() -
         "stored, TB": lambda pixels: pixels * value(given["stored_bytes"][0]) / 1e12,
         "index, TB": lambda pixels: pixels * value(given["index_bytes"][0]) / 1e12,
         "commits": lambda pixels: pixels / block,
-        "commits one after the other, hours": lambda pixels: pixels / block * value(given["write_s"][0]) / 3600,
+        "preprocessing, hours of a core": lambda pixels: pixels / block * value(given["read_s"][0]) / 3600,
+        "commits one after the other, hours": lambda pixels: pixels / block * value(given["commit_s"][0]) / 3600,
     }
     speeds = {name: value(row[0]) for name, row in given.items() if name.endswith(("cores", "bfloat16"))}
     for at, place in ((-2, "country"), (-1, "planet")):
@@ -128,14 +130,18 @@ def test_the_sizing_of_a_country_and_of_the_planet_follows_from_what_goes_in() -
     assert [row[0] for name, row in given.items() if name.endswith("two cores")] == speeds_told
 
 
-def test_the_catalogue_example_is_read(tmp_path: Path) -> None:
+def test_the_catalogue_examples_are_read(tmp_path: Path) -> None:
+    found = {}
     for page in PAGES:
         for kind, text in blocks(page):
             if kind == "toml":
-                assert tomllib.loads(text)
                 (tmp_path / "smalti.toml").write_text(text)
                 (entry,) = written(tmp_path / "smalti.toml")
-                assert entry.id == "cambridge"
+                found[entry.id] = entry
+    assert set(found) == {"cambridge", "summer"}
+    document = dict(found["summer"].source or {})
+    assert [source.placement.zone.name for source in sources_of(document, values.Window.year(2024))] == ["31N"]
+    assert blocks_per_hour(document) == 16
 
 
 @pytest.mark.slow
