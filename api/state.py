@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +37,7 @@ from service.encoder import Encoder
 from service.errors import InvalidInput, NotFound, SmaltiError, Unavailable
 from service.extent import Extent, extent_of
 from service.grid import Zone
-from service.origins import source_in, sources_of
+from service.origins import require_suited, source_in, sources_of
 from service.registry import DEFAULT, SHIPPED, Registry
 from service.reports import Reports
 from service.scenes.access import Access
@@ -245,7 +246,7 @@ class State:
         """Where a dataset's time series come from: one for each zone, or of those that an area touches.
 
         Raises:
-            InvalidInput: Nothing says where from.
+            InvalidInput: Nothing says where from, or the model was trained on other scenes.
             Corrupt: This version does not know such a source.
             Unavailable: Whoever holds the scenes cannot be asked now.
         """
@@ -263,6 +264,8 @@ class State:
                 field="dataset",
                 remedy="Upload them to POST /embed.",
             )
+        with suppress(NotFound):  # a model that is not here embeds nothing either
+            require_suited(document, self.registry.get(str(self.datasets[dataset_id].store.identity)).manifest)
         return document
 
     def indexes(self, dataset_id: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -30,7 +31,7 @@ from api.progress import AREA, Order
 from api.roster import shown
 from api.state import State
 from api.workbench import REINDEX, Bench
-from service.errors import Conflict, SmaltiError, Unavailable
+from service.errors import Conflict, InvalidInput, SmaltiError, Unavailable
 from service.grid import Block
 
 log = logging.getLogger("smalti.worker")
@@ -47,6 +48,7 @@ ATTEMPTS: Final = 8
 """Times that a block is tried where what is wrong may pass: for about two minutes, each pause twice the one before."""
 MAX_DEATHS: Final = 20
 """Workers that one block may take with it before it is given up."""
+_NAME: Final = re.compile(r"[\w-][\w.-]{0,63}", re.ASCII)
 
 
 def _is_cancelled() -> bool:
@@ -174,6 +176,7 @@ def work(state: State, name: str | None = None, *, parent: int | None = None) ->
 
     Raises:
         Conflict: A worker of that name works in this home.
+        InvalidInput: The name cannot be one.
         Unavailable: The jobs database cannot be reached.
     """
     global _bench
@@ -274,6 +277,9 @@ def _leave(jobs: Jobs, name: str, instance: str) -> None:
 @contextmanager
 def named(folder: Path, name: str | None) -> Iterator[str]:
     """A name that no other living worker of this home has; free again as soon as the process is gone."""
+    if name is not None and not _NAME.fullmatch(name):
+        remedy = "Use 1 to 64 letters, digits, dots, dashes and underscores, no dot first."
+        raise InvalidInput(f"{name[:80]!r} is no name for a worker.", field="name", remedy=remedy)
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname() or "worker"
     for own in [name] if name else [host, *(f"{host}-{number}" for number in range(2, 100))]:

@@ -105,7 +105,8 @@ def native_pixel(crs: str, lon: float, lat: float) -> float:
     half = PIXEL / 2
     xs, ys = np.array([x - half, x + half, x, x]), np.array([y, y, y - half, y + half])
     u, v = transformer(f"EPSG:{zone.epsg}", crs).transform(xs, ys)
-    area = abs((u[1] - u[0]) * (v[3] - v[2]) - (u[3] - u[2]) * (v[1] - v[0]))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite where the CRS has no answer
+        area = abs((u[1] - u[0]) * (v[3] - v[2]) - (u[3] - u[2]) * (v[1] - v[0]))
     if not (np.isfinite(area) and area > 0):
         raise InvalidInput("this CRS does not reach there.", field="crs")
     return float(np.sqrt(area))

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from service.errors import Corrupt, InvalidInput
 from service.grid import Zone
+from service.registry import ModelManifest
 from service.scenes.folder import DPIXELS, dpixels_of
 from service.scenes.source import SCENES, scenes_of
+from service.scenes.value import MODES
 from service.sources import SIMULATED, Simulated, Source
 from service.values import Area, Window
 
@@ -45,13 +47,15 @@ def sources_of(
         Unavailable: Whoever holds the scenes cannot be asked now.
     """
     kind = document.get("type")
+    make = _KINDS.get(str(kind))
+    if make is None:
+        raise Corrupt(f"no source is of type {kind!r}.", remedy=f"Known types: {', '.join(_KINDS)}.")
     try:
-        return _KINDS[str(kind)](document, window, access, area)
+        return make(document, window, access, area)
     except (KeyError, TypeError, ValueError) as error:
-        known = ", ".join(_KINDS)
-        raise Corrupt(
-            f"a source of type {kind!r} cannot be made from its document: {error}.", remedy=f"Known types: {known}."
-        ) from None
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        remedy = "Say anew where it comes from: docs/stores.md shows how."
+        raise Corrupt(f"a source of type {kind!r} cannot be made from its document: {why}.", remedy=remedy) from None
 
 
 def source_in(document: Mapping[str, Any], window: Window, access: Access, zone: Zone) -> Source:
@@ -66,3 +70,19 @@ def source_in(document: Mapping[str, Any], window: Window, access: Access, zone:
         if source.placement.zone == zone:
             return source
     raise InvalidInput(f"the dataset's source does not reach zone {zone.name}.", field="dataset")
+
+
+def require_suited(document: Mapping[str, Any], model: ModelManifest) -> None:
+    """Of v1.1 there are weights for each mode: with scenes of the other, what they give is plausible nonsense.
+
+    Raises:
+        InvalidInput: The model was trained on scenes of another mode than the document's.
+    """
+    meant = model.family.rpartition("-")[2]
+    mode = document.get("mode", meant)
+    if meant in MODES and mode != meant:
+        raise InvalidInput(
+            f"{model.identity} was trained on scenes of mode {meant!r}, and these are of {mode!r}.",
+            field="source",
+            remedy=f"Take them from {meant!r}, or say mode {meant!r} of a catalogue that has them so.",
+        )

@@ -199,6 +199,14 @@ def test_a_dataset_is_not_made_of_scenes_that_its_encoder_was_not_trained_on(tmp
     (tmp_path / "models" / "other" / "manifest.json").write_text(json.dumps(told))
     make = ("datasets", "create", "mine", "--model", "other")
     refused = here(tmp_path, *make, "--source", "mpc")
-    assert (refused.returncode, "--source aws" in refused.stderr) == (2, True), refused.stderr
+    assert (refused.returncode, "Take them from 'aws'" in refused.stderr) == (2, True), refused.stderr
     assert not (tmp_path / "datasets").exists(), "refused, and left behind"
     assert here(tmp_path, *make, "--source", "aws").returncode == 0
+
+    settings = Settings(home=tmp_path, catalogue=tmp_path / "smalti.toml")
+    where = f'id = "mine2"\nlocation = "{tmp_path}/datasets/mine.icechunk"\n'
+    settings.catalogue.write_text(f'[[datasets]]\n{where}source = {{type = "scenes", mode = "mpc"}}\n')
+    asked = {"dataset": "mine2", "window": "2024", "bbox": [5.0, 52.0, 5.01, 52.01], "dry_run": True}
+    answer = client_of(settings).post("/areas", json=asked)
+    assert (answer.status_code, answer.json()["field"]) == (422, "source"), answer.text
+    assert "trained on scenes of mode 'aws', and these are of 'mpc'" in answer.text

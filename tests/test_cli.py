@@ -111,6 +111,7 @@ def test_embed_writes_codes_or_vectors(world: Settings, tmp_path: Path, float32:
         (["embed", "{example}", "--out", "x.npz", "--model", "none"], 1, "not-found"),
         (["ingest", ".", "--dataset", "../x", "--model", "a@1", "--window", "2024"], 2, "invalid-input"),
         (["key", "--scope", "root"], 2, "scopes"),
+        (["worker", "--name", "rack/one"], 2, "no name for a worker"),
     ],
 )
 def test_mistakes_are_one_line_and_an_exit_code(world: Settings, arguments: list[str], code: int, says: str) -> None:

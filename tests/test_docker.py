@@ -41,6 +41,8 @@ FILLED = {
     "STORAGE_KEY": "c3d4",
     "SMALTI_API_KEYS": f"{DIGEST}:read+write",
     "SMALTI_ALLOWED_HOSTS": "maps.example.org",
+    "EARTHDATA_TOKEN": "e5f6",
+    "PLANETARY_COMPUTER_KEY": "g7h8",
 }
 """docker/.env, filled in."""
 
@@ -259,6 +261,17 @@ def test_the_servers_parts_find_each_other() -> None:
     assert len({said["command"][-1] for said in workers} | {said["volumes"][0] for said in workers}) == 4
 
 
+def test_whoever_plans_and_makes_embeddings_reaches_the_catalogues_with_their_tokens() -> None:
+    whole = compose("server")
+    for name in ("api", "worker-1", "worker-2"):
+        said = whole["services"][name]
+        networks = [whole["networks"][network] for network in said["networks"]]
+        assert any(not network.get("internal") for network in networks), f"{name} reaches no catalogue"
+        scenes = settings_from(said["environment"]).scenes
+        tokens = scenes.earthdata_token, scenes.planetary_computer_key
+        assert [token and token.get_secret_value() for token in tokens] == ["e5f6", "g7h8"]
+
+
 def test_secrets_come_from_a_file_that_is_not_in_the_repository() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
     assert example.keys() == FILLED.keys()
@@ -267,8 +280,8 @@ def test_secrets_come_from_a_file_that_is_not_in_the_repository() -> None:
     assert ignored.returncode in (0, 128)  # 128: not a git checkout
     for name in ("laptop", "server"):
         text = (DOCKER / f"compose.{name}.yaml").read_text()
-        for key, value in re.findall(r"^\s*(\w*(?:PASSWORD|KEY|SECRET)\w*):\s*(.*)$", text, re.MULTILINE):
-            assert re.match(r"(&[\w-]+ )?\$\{\w+:\?|\*[\w-]+$", value), f"{key} is written out"
+        for key, value in re.findall(r"^\s*(\w*(?:PASSWORD|KEY|SECRET|TOKEN)\w*):\s*(.*)$", text, re.MULTILINE):
+            assert re.match(r"(&[\w-]+ )?\$\{\w+:(\?|-\}$)|\*[\w-]+$", value), f"{key} is written out"
 
 
 @pytest.mark.slow

@@ -133,6 +133,15 @@ def test_a_source_of_an_unknown_kind_is_named_and_takes_nothing_else_down(own_wo
     assert "crystal ball" in answer.json()["detail"]
 
 
+def test_a_source_whose_document_lacks_something_says_what(own_world: Settings) -> None:
+    State(own_world).sources.put({"type": "simulated"}, "demo")
+    told = (
+        client_of(own_world).post("/areas", json={"dataset": "demo", "window": "2024", "bbox": [2, 54, 3, 55]}).json()
+    )
+    assert "'simulated' cannot be made from its document: it lacks '" in told["detail"], told
+    assert "docs/stores.md" in told["remedy"]
+
+
 def test_one_order_is_one_job_until_it_is_cancelled_and_asked_again(own_world: Settings) -> None:
     client = client_of(own_world)
     first = client.post("/areas", json=body_of(client))

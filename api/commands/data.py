@@ -20,8 +20,7 @@ from service.embed import require_writable
 from service.errors import InvalidInput, NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
-from service.origins import sources_of
-from service.registry import ModelManifest
+from service.origins import require_suited, sources_of
 from service.scenes.folder import DPIXELS
 from service.scenes.source import SCENES
 from service.scenes.value import MODES
@@ -106,7 +105,7 @@ def datasets_create(
         if state.access.local(place, "the source") is None:
             state.access.hosts.checked(place, "the source")
     manifest = state.registry.get(model).manifest
-    _require_suited(manifest, document)
+    require_suited(document, manifest)
     store = open_or_make(state.storage, dataset, manifest.identity, manifest.dims, _ANY)
     state.sources.put(document, dataset)
     west, south, east, north = document.get("bounds") or reach_of([one.placement for one in found])
@@ -127,17 +126,6 @@ def _document(source: str, mode: str, s1: str | None, bbox: str | None) -> dict[
         remedy = f"Give {' or '.join(MODES)}, an address, or a folder."
         raise InvalidInput(f"{source!r} is neither a catalogue nor a folder.", field="source", remedy=remedy)
     return {"type": DPIXELS, "folder": str(Path(source).resolve())}
-
-
-def _require_suited(model: ModelManifest, document: dict[str, Any]) -> None:
-    """Of v1.1 there are weights for each mode: with scenes of the other, what they give is plausible nonsense."""
-    meant = model.family.rpartition("-")[2]
-    if meant in MODES and document.get("mode", meant) != meant:
-        raise InvalidInput(
-            f"{model.identity} was trained on scenes of mode {meant!r}, and these are of {document['mode']!r}.",
-            field="source",
-            remedy=f"Use --source {meant}, or --mode {meant} with a catalogue that has them so.",
-        )
 
 
 @store_app.command("overviews")
