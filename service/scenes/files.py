@@ -1,20 +1,17 @@
 """Opens the files of scenes, wherever they lie, and only what they are said to be.
 
 GDAL asks no host: it reads through `Far`, which fetches with our own client, so that whatever holds for addresses,
-redirects, tokens, time and bytes holds here. It opens as GeoTIFF or not at all, and nothing beside the file. Errors in
-`Far` are kept and told once GDAL has returned: an exception must not pass through it.
+redirects, tokens, time and bytes holds here. Errors in `Far` are kept and told once GDAL has returned: an exception
+must not pass through it.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import numpy as np
-import rasterio
-from rasterio.env import Env
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
@@ -23,15 +20,10 @@ from service.errors import BadSource, LimitExceeded
 from service.scenes.access import Access
 from service.scenes.budget import Budget
 from service.scenes.far import Far
+from service.scenes.gdal import geotiff
 from service.scenes.hosts import Limits
 from service.scenes.value import SCL, Scene, Sensor, is_utm
 
-_OPTIONS: Final = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_GEOREF_SOURCES": "INTERNAL",
-    "GDAL_NUM_THREADS": "1",
-}
 _DTYPES: Final[dict[Sensor, tuple[str, ...]]] = {"s2": ("uint16",), "s1": ("float32",)}
 _SCL_DTYPES: Final = ("uint8", "uint16")
 _PIXELS: Final[dict[Sensor, tuple[float, float]]] = {"s2": (10.0, 20.0), "s1": (5.0, 40.0)}
@@ -42,8 +34,6 @@ _FAR: Final = 2e7
 """Metres: half of the way round the Earth. No edge of a file has a coordinate beyond."""
 _NEAR: Final = 0.1
 """Degrees by which a footprint may miss the file: they are drawn by hand, or simplified."""
-
-_table: Final = threading.Lock()
 
 Opener = Callable[[Scene, str], AbstractContextManager[DatasetReader]]
 
@@ -77,36 +67,18 @@ def _raster(access: Access, href: str, budget: Budget, what: str) -> Iterator[Da
     if path is not None:
         if not path.is_file():
             raise BadSource(f"{what} is not there: {path}.")
-        with Env(**_OPTIONS), rasterio.open(path, driver="GTiff", sharing=False) as raster:
+        with geotiff(path) as raster:
             yield raster
         return
     far = Far(access, href, budget, what)
     try:
-        with Env(**_OPTIONS), _alone(far) as raster:
+        with geotiff(far.path, far) as raster:
             far.check()
             yield raster
     except RasterioError:
         far.check()
         raise
     far.check()
-
-
-@contextmanager
-def _alone(far: Far) -> Iterator[DatasetReader]:
-    """A far file, opened and closed while no other one is; its pixels are read beside those of others.
-
-    Each makes a file system of its own for that while, and GDAL looks into its table of them without a lock. So what
-    it would look for beside the file when it is first asked for tags, masks or overviews, it is asked for here.
-    """
-    held = ExitStack()
-    with _table:
-        raster = held.enter_context(rasterio.open(far.path, driver="GTiff", sharing=False, opener=far))
-        raster.tags(), raster.mask_flag_enums, [raster.overviews(band) for band in raster.indexes]
-    try:
-        yield raster
-    finally:
-        with _table:
-            held.close()
 
 
 def checked(raster: DatasetReader, scene: Scene, name: str, limits: Limits) -> None:

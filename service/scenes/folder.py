@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -25,6 +24,7 @@ from service.dpixels.value import check_days
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import Block
 from service.scenes.access import Access
+from service.scenes.gdal import geotiff
 from service.sources import Cost, Placement
 from service.values import BoolArray, UInt8Array, Window
 
@@ -83,7 +83,7 @@ class Patch:
 
     def _region(self, rows: slice, cols: slice) -> UInt8Array:
         try:
-            with rasterio.open(self.folder / ROI, driver="GTiff") as raster:
+            with geotiff(self.folder / ROI) as raster:
                 return np.asarray(raster.read(1, window=RasterWindow.from_slices(rows, cols)))
         except RasterioError as error:
             raise Corrupt(f"{self.folder / ROI} cannot be read: {error}.") from None
@@ -164,7 +164,7 @@ def dpixels_of(document: Mapping[str, Any], window: Window, access: Access | Non
 
 def _place(path: Path) -> Placement:
     try:
-        with rasterio.open(path, driver="GTiff") as raster:
+        with geotiff(path) as raster:
             epsg = raster.crs.to_epsg() if raster.crs else None
             transform, height, width = tuple(raster.transform)[:6], raster.height, raster.width
     except RasterioError as error:

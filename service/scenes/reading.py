@@ -23,6 +23,7 @@ from rasterio.windows import Window as RasterWindow
 
 from service.errors import InvalidInput
 from service.grid import PIXEL, archive_grid
+from service.scenes.gdal import looking
 from service.sources import Placement
 
 if TYPE_CHECKING:  # a second to import, and not all who import this read scenes
@@ -158,6 +159,6 @@ def _warped(values: Raster, out: Raster, plan: _Plan, resampling: Resampling, no
 
     ours = np.nan if out.dtype.kind == "f" else 0
     theirs = np.nan if nodata is None and out.dtype.kind == "f" else nodata
-    rio_reproject(
-        values, out, plan.source, plan.target, resampling, src_nodata=theirs, dst_nodata=ours, init_dest_nodata=False
-    )
+    how: dict[str, Any] = {"src_nodata": theirs, "dst_nodata": ours, "init_dest_nodata": False}
+    with looking():
+        rio_reproject(values, out, plan.source, plan.target, resampling, **how)
