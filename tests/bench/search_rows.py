@@ -109,16 +109,21 @@ def index_bytes(folder: Path) -> int:
 
 
 def frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Recall against queries a second, a line for each engine; what each needs per pixel is told in the legend."""
+    """Recall against queries a second: a line for each engine, through settings that no other one of it beats.
+
+    What each needs per pixel is told in the legend.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for engine in dict.fromkeys(p["engine"] for p in points):
-        mine = sorted((p for p in points if p["engine"] == engine), key=lambda p: p["qps"])
+        mine = sorted((p for p in points if p["engine"] == engine), key=lambda p: p["recall"])
+        best = [p for p in mine if not any(o["recall"] >= p["recall"] and o["qps"] > p["qps"] for o in mine)]
         size = f"{engine}, {mine[0]['bytes_per_pixel']:.0f} bytes a pixel"
-        axes.plot([p["recall"] for p in mine], [p["qps"] for p in mine], "o-", label=size)
+        (line,) = axes.plot([p["recall"] for p in best], [p["qps"] for p in best], label=size)
+        axes.plot([p["recall"] for p in mine], [p["qps"] for p in mine], "o", color=line.get_color())
     axes.set(xlabel="recall@10", ylabel="queries a second, batches of 128", yscale="log", title="One million pixels")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     figure.savefig(path, dpi=110)
 
 
@@ -126,11 +131,12 @@ def growth(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     """What becomes of an index as it grows: a panel for each number."""
     panels = {
         "p50_ms": "one query, warm: p50, ms", "cold_ms": "one query, cold: p50, ms", "qps": "queries a second",
-        "recall": "recall@10", "bytes_per_pixel": "bytes a pixel", "anonymous_mb": "building: anonymous memory, MB",
+        "recall": "recall@10", "bytes_per_pixel": "bytes a pixel", "anonymous_mb": "a build: anonymous MB",
     }  # fmt: skip
+    least = {"recall": 0.9}
     figure = Figure(figsize=(9, 5), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
         axes.plot([p["pixels"] / 1e6 for p in points], [p[name] for p in points], "o-")
-        axes.set(xlabel="million pixels", xscale="log", title=title, ylim=(0, None))
+        axes.set(xlabel="million pixels", xscale="log", title=title, ylim=(least.get(name, 0), None))
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
