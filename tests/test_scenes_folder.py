@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from service.dpixels import DPixels
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import PIXEL, Block, Zone, archive_grid
 from service.origins import source_in, sources_of
+from service.scenes import folder as folders
 from service.scenes.access import Access
+from service.scenes.gdal import geotiff
 from service.sources import Cost, Source
 from service.values import Window
 
@@ -141,6 +144,19 @@ def test_a_patch_whose_arrays_cover_other_pixels_or_lack_one_is_named(tmp_path: 
     (tmp_path / "a" / "doys.npy").unlink()
     with pytest.raises(Corrupt, match=r"a/doys\.npy cannot be read"):
         source(tmp_path).digest_of(Block("30N", 1395, 100))
+
+
+def test_a_patch_is_opened_again_only_where_its_region_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000)
+    patch(tmp_path / "b", (Zone(30), ROW + 4, COL), (4, 4), (3, 1, 1), 1000)
+    opened: list[str] = []
+    monkeypatch.setattr(folders, "geotiff", lambda path: opened.append(path.parent.name) or geotiff(path))
+    assert (source(tmp_path).placement.height, source(tmp_path).placement.height) == (8, 8)
+    assert opened == ["a", "b"]
+    shutil.rmtree(tmp_path / "b")
+    patch(tmp_path / "b", (Zone(30), ROW + 8, COL), (4, 4), (3, 1, 1), 1000)
+    assert source(tmp_path).placement.height == 12
+    assert opened == ["a", "b", "b"]
 
 
 def test_only_folders_that_may_be_read_are(tmp_path: Path) -> None:

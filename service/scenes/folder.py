@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,6 +163,16 @@ def dpixels_of(document: Mapping[str, Any], window: Window, access: Access | Non
 
 
 def _place(path: Path) -> Placement:
+    try:
+        stat = path.stat()
+        return _placed(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}.") from None
+
+
+@lru_cache(maxsize=65536)
+def _placed(path: Path, _state: tuple[int, ...]) -> Placement:
+    """Kept while the file stays as it is: a folder's thousand patches are asked where they lie for each block."""
     try:
         with geotiff(path) as raster:
             epsg = raster.crs.to_epsg() if raster.crs else None
