@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from service.errors import LimitExceeded
-from service.footprint import footprint
+from service.footprint import footprint, lonlat_near
 from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Window
@@ -46,7 +46,8 @@ class _Held:
         """(west, south, east, north) of rows top..bottom and columns left..right of the block."""
         rows = np.array([top, top, bottom, bottom], float) + self.block.rows.start
         cols = np.array([left, right, left, right], float) + self.block.cols.start
-        lon, lat = self.grid.to_lonlat(rows, cols)
+        lon, lat = lonlat_near(self.grid, rows, cols)
+        lon = np.clip(lon, -180, 180)  # what lies beyond is the other zone's
         return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
     def box(self, *, exact: bool) -> Box | None:

@@ -14,10 +14,20 @@ from service.errors import LimitExceeded, NotFound
 from service.globe import FINEST, LAST, world_blocks
 from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
-from service.values import BLOCK, BoolArray, Int64Array, Window
+from service.values import BLOCK, BoolArray, Float64Array, Int64Array, Window
 
 Box = tuple[int, int, int, int]
 """(top, bottom, left, right) of pixels at level 1, ends included."""
+
+_EASTING: Final = 500_000
+"""Metres, of a zone's central meridian."""
+
+
+def lonlat_near(grid: ZoneGrid, rows: Float64Array, cols: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """As `ZoneGrid.to_lonlat`, but longitudes go on beyond 180 degrees: all are within half a turn of the zone."""
+    lon, lat = grid.to_lonlat(rows, cols)
+    west, _, _, _ = grid.zone.bounds
+    return (lon - west + 177) % 360 + west - 177, lat
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +59,7 @@ class Footprint:
         return min(west), min(south), max(east), max(north)
 
     def _zone_bounds(self, grid: ZoneGrid) -> tuple[float, float, float, float]:
-        """Only the ends of each block row can be the box's edge."""
+        """Only the ends of each block row can be the box's edge, and its middle: where it is nearest the pole."""
         rows, cols = self.rows[grid.zone.name], self.cols[grid.zone.name]
         each, index = np.unique(rows, return_inverse=True)
         first, last = np.full(len(each), np.iinfo(np.int64).max), np.zeros(len(each), np.int64)
@@ -57,7 +67,10 @@ class Footprint:
         np.maximum.at(last, index, cols)
         tops, bottoms = each * BLOCK, np.minimum((each + 1) * BLOCK, grid.height)
         lefts, rights = first * BLOCK, np.minimum((last + 1) * BLOCK, grid.width)
-        lon, lat = grid.to_lonlat(np.concatenate([tops, tops, bottoms, bottoms]), np.tile([lefts, rights], 2).ravel())
+        middles = np.clip((_EASTING - grid.x0) / grid.pixel, lefts, rights)
+        lon, lat = lonlat_near(
+            grid, np.repeat([tops, bottoms], 3, axis=0).ravel(), np.tile([lefts, middles, rights], 2).ravel()
+        )
         west, south, east, north = grid.zone.bounds
         return (
             float(np.clip(lon.min(), west, east)), float(np.clip(lat.min(), south, north)),

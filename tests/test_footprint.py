@@ -6,13 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+import morecantile
+import numpy as np
 import pytest
 
-from service.footprint import footprint
-from service.grid import Block, Zone
+from api.settings import Settings
+from service.extent import extent_of
+from service.footprint import Everywhere, Footprint, footprint
+from service.grid import Block, Zone, archive_grid
 from service.store import create_store
 from service.store.archive import ArchiveStore
-from service.values import ModelIdentity, Window
+from service.values import BLOCK, ModelIdentity, Window
+from tests import layouts
+from tests.conftest import client_of
 
 YEAR = Window.year(2024)
 
@@ -31,3 +37,49 @@ def test_many_who_ask_at_once_wait_for_one_look(tmp_path: Path, monkeypatch: pyt
     assert looks == [(YEAR, 1)]
     assert all(one is found[0] for one in found)
     assert found[0].rows["31N"].tolist() == [3]
+
+
+@pytest.mark.parametrize("zone", [Zone(1), Zone(31), Zone(60), Zone(60, south=True)], ids=str)
+def test_a_zone_is_held_whole_up_to_the_antimeridian(zone: Zone) -> None:
+    west, south, east, north = zone.bounds
+    found = Everywhere.of((archive_grid(zone),)).bounds
+    assert (found[0], found[2]) == (west, east)
+    assert south <= found[1] < found[3] <= north
+
+
+@pytest.mark.parametrize("zone", [Zone(31), Zone(31, south=True)], ids=str)
+def test_the_edge_towards_the_pole_is_that_at_the_central_meridian(zone: Zone) -> None:
+    grid, lat = archive_grid(zone), -60.0 if zone.south else 60.0
+    rows, cols = grid.from_lonlat(np.array([0.5, 3.0, 5.5]), np.array([lat, lat, lat]))
+    row, held = int(rows[1]) // BLOCK, np.unique(cols.astype(int) // BLOCK)
+    place = Footprint({zone.name: np.full(len(held), row)}, {zone.name: held}, (grid,))
+    edge = row * BLOCK if lat > 0 else (row + 1) * BLOCK
+    _, highest = grid.to_lonlat(np.array([float(edge)]), cols[1:2])
+    assert place.bounds[3 if lat > 0 else 1] == pytest.approx(highest[0], abs=1e-9)
+
+
+def test_data_on_both_sides_of_the_antimeridian_are_served(tmp_path: Path) -> None:
+    sides = ((179.999999, 60), (-179.999999, 1))
+    patches = [layouts.patch_at(lon, -17, number, True, size=120) for lon, number in sides]
+    store = layouts.ours(tmp_path, patches)
+    catalogue = tmp_path / "smalti.toml"
+    catalogue.write_text(f'[[datasets]]\nid = "fiji"\nlocation = "{store.location}"\n')
+    client = client_of(Settings(home=tmp_path / "home", catalogue=catalogue))
+    told = client.get("/datasets/fiji").json()
+    assert (told["bounds"][0], told["bounds"][2]) == (-180, 180)
+    for lon in (179.9999, -179.9999):
+        x, y, z = morecantile.tms.get("WebMercatorQuad").tile(lon, -17.001, 15)
+        assert client.get(f"/datasets/fiji/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.npy").status_code == 200, lon
+    for feature in client.get("/datasets/fiji/2024/coverage").json()["features"]:
+        (ring,) = feature["geometry"]["coordinates"]
+        assert np.ptp([lon for lon, _ in ring]) < 1, feature["properties"]["block"]
+
+
+@pytest.mark.parametrize("lon", [179.99, -179.99])
+def test_the_box_of_a_block_over_the_antimeridian_ends_there(tmp_path: Path, lon: float) -> None:
+    number = 60 if lon > 0 else 1
+    extent = extent_of([layouts.ours(tmp_path, [layouts.patch_at(lon, -17, number, True, size=400)])])
+    assert extent is not None
+    west, _, east, _ = extent.bounds
+    assert -180 <= west < east <= 180
+    assert east - west < 1

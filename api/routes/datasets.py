@@ -21,6 +21,7 @@ from service.area import reach_of
 from service.colour import VectorView
 from service.colour.basis import DIRECTIONS
 from service.errors import SmaltiError
+from service.footprint import lonlat_near
 from service.grid import ZoneGrid
 from service.origins import sources_of
 from service.plan import Source
@@ -120,7 +121,7 @@ def coverage(at: Annotated[DatasetWindow, Depends(dataset_window)]) -> Response:
 def _feature(grid: ZoneGrid, name: str, row: int, col: int, version: str) -> dict[str, Any]:
     rows = np.array([row + 1, row + 1, row, row, row + 1], float) * BLOCK
     cols = np.array([col, col + 1, col + 1, col, col], float) * BLOCK
-    lon, lat = grid.to_lonlat(rows, cols)
+    lon, lat = lonlat_near(grid, rows, cols)  # over 180, not a ring round the globe
     ring = [[round(x, 7), round(y, 7)] for x, y in zip(lon.tolist(), lat.tolist(), strict=True)]
     return {
         "type": "Feature",
