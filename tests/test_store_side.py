@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from api.cli import app
 from api.settings import Settings
 from service.colour import VectorView
-from service.errors import Corrupt
+from service.errors import Corrupt, Unavailable
 from service.globe import LEVELS
 from service.grid import Zone
 from service.plan import Source
@@ -52,6 +52,14 @@ def shown(store: Store, tiny: Tiny, z: int) -> tuple[set[float], bool]:
     return set(np.rint(image.array[0].compressed()).tolist()), "stale" in source.notes
 
 
+def replaced(out: Path, store: SideStore, folder: Path) -> None:
+    """Another store where the joined one lay, of pixels that hold 7: its next refresh sees it."""
+    _, other = exported(folder, 7, "other")
+    out.rename(folder / "gone")
+    other.rename(out)
+    store.base.recheck_after = 0.0  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def joined(tmp_path: Path) -> tuple[Tiny, Path, SideStore]:
     tiny, out = exported(tmp_path, 3)
@@ -83,10 +91,7 @@ def test_a_store_that_moves_makes_its_overviews_stale(joined: tuple[Tiny, Path, 
     tiny, out, store = joined
     store.write_overviews(YEAR)
     before = store.revision()
-    _, other = exported(tmp_path, 7, "other")
-    out.rename(tmp_path / "gone")
-    other.rename(out)
-    store.base.recheck_after = 0.0  # type: ignore[attr-defined]
+    replaced(out, store, tmp_path)
     assert store.refresh()
     assert store.revision() != before
     tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
@@ -94,6 +99,29 @@ def test_a_store_that_moves_makes_its_overviews_stale(joined: tuple[Tiny, Path, 
     assert shown(store, tiny, 9) == ({7.0}, False), "seen from the store itself, as far as that may be read"
     assert store.write_overviews(YEAR) > 0
     assert shown(store, tiny, 0) == ({7.0}, False)
+
+
+def test_a_store_that_moved_while_its_overviews_were_away_is_seen_to_have_moved(
+    joined: tuple[Tiny, Path, SideStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, out, store = joined
+    store.write_overviews(YEAR)
+    assert shown(store, tiny, 9) == ({3.0}, False)
+    replaced(out, store, tmp_path)
+
+    def away() -> str:
+        raise Unavailable("the overviews are away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.repository, "tip", away)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                store.refresh()
+    assert store.refresh()
+    assert not store.refresh()
+    tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
+    assert store.stale(YEAR, tops) == set(tops)
+    assert shown(store, tiny, 9) == ({7.0}, False)
 
 
 def test_overviews_of_another_store_are_not_joined(joined: tuple[Tiny, Path, SideStore], tmp_path: Path) -> None:

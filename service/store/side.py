@@ -214,7 +214,10 @@ class SideStore:
     def refresh(self) -> bool:
         """Look at the store and at its overviews again; whether either changed. Readers see both change at once."""
         with self._swap:
-            moved, tip, before = self.base.refresh(), self.repository.tip(), self._now
+            before = self._now
+            # The second: a look that failed below left the overviews where the store was.
+            moved = self.base.refresh() or before.base_revision != self.base.revision()[0]
+            tip = self.repository.tip()
             if not moved and tip == before.id:
                 return False
             fresh = self._look(tip)
