@@ -101,9 +101,11 @@ def extent_of(stores: Iterable[Store]) -> Extent | None:
     return Extent((west, south, east, north), center)
 
 
-def _everywhere(stores: Iterable[Store]) -> Extent:
+def _everywhere(stores: Iterable[Store]) -> Extent | None:
     """Of stores that are too large to be known block by block: the box of their grids, and its middle."""
-    bounds = [footprint(store, window).bounds for store in stores for window in store.windows()]
+    bounds = [box for store in stores for window in store.windows() for box in footprint(store, window).boxes]
+    if not bounds:
+        return None
     west, south, east, north = (
         pick(edge) for pick, edge in zip((min, min, max, max), zip(*bounds, strict=True), strict=True)
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+import zarr
 from fastapi.testclient import TestClient
 
 from api.problems import STATUS, from_error
@@ -16,7 +17,9 @@ from api.settings import Settings
 from service import errors
 from service.store import open_store
 from service.values import VALID, Window
+from tests import layouts
 from tests.conftest import ROOT, client_of
+from tests.slow_web import SlowWeb
 
 
 def test_the_catalogue_tells_what_there_is(client: TestClient) -> None:
@@ -109,6 +112,52 @@ def test_a_broken_store_is_named_and_takes_no_other_down(own_world: Settings) ->
     assert "torn" in listed["broken"]["torn"]
     assert client.get("/datasets/torn").status_code in {404, 500, 503}
     assert client.get("/readyz").status_code == 503
+
+
+def test_a_dataset_that_cannot_be_looked_at_is_named_and_takes_no_other_down(own_world: Settings) -> None:
+    place = own_world.home / "published"
+    place.mkdir()
+    store = layouts.geoemb(place, layouts.around(2.0, 50.0, size=100)[:1], nested=False)
+    shard = next(path for path in (Path(store.location) / "utm31" / "scales" / "c").rglob("*") if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[20:60] = b"\xff" * 40
+    shard.write_bytes(data)
+    catalogue = place / "smalti.toml"
+    catalogue.write_text(f'[[datasets]]\nid = "torn"\nlocation = "{store.location}"\nmodel = "{layouts.MODEL}"\n')
+    client = client_of(own_world.model_copy(update={"catalogue": catalogue}))
+    listed = client.get("/datasets")
+    assert listed.status_code == 200, listed.text
+    assert [dataset["id"] for dataset in listed.json()["datasets"]] == ["demo"]
+    assert "torn" in listed.json()["broken"]
+    assert str(place) not in listed.text
+    children = [link["title"] for link in client.get("/stac").json()["links"] if link["rel"] == "child"]
+    assert children == ["demo"]
+
+
+def test_a_newest_year_without_data_hides_nothing(tmp_path: Path) -> None:
+    layouts.geoemb(tmp_path, layouts.around(2.0, 50.0, size=100)[:1], nested=False)
+    root = zarr.open_group(tmp_path / "geoemb.zarr", mode="r+", zarr_format=3, use_consolidated=False)
+    for _, zone in root.groups():
+        for name in ("embeddings", "scales"):
+            zone[name].resize((2, *zone[name].shape[1:]))
+        del zone["time"]
+        zone.create_array("time", data=np.array([2024, 2025], np.int32))
+    zarr.consolidate_metadata(root.store)
+    web = SlowWeb(tmp_path, latency=0)
+    web.start()
+    catalogue = tmp_path / "smalti.toml"
+    location = f"{web.url}/geoemb.zarr"
+    catalogue.write_text(f'[[datasets]]\nid = "far"\nlocation = "{location}"\nmodel = "{layouts.MODEL}"\n')
+    client = client_of(Settings(home=tmp_path / "home", catalogue=catalogue))
+    try:
+        told = client.get("/datasets/far").json()
+        assert told["windows"] == ["2024", "2025"]
+        assert 0 <= told["minzoom"] < told["maxzoom"]
+        assert [item["id"] for item in client.get("/stac/far/items").json()["features"]] == ["far:2024"]
+        empty = client.post("/datasets/far/2025/vectors", json={"points": [told["center"]]}).json()
+        assert empty["results"][0]["reason"] in {"outside", "not-embedded"}
+    finally:
+        web.kill()
 
 
 def test_an_empty_home_answers_and_says_nothing_is_there(tmp_path: Path) -> None:

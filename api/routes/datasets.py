@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -21,12 +22,14 @@ from service.area import reach_of
 from service.colour import VectorView
 from service.colour.basis import DIRECTIONS
 from service.errors import SmaltiError
-from service.footprint import lonlat_near
+from service.footprint import footprint, lonlat_near
 from service.grid import ZoneGrid
 from service.origins import sources_of
 from service.plan import Source
 from service.tiles import TileReader
 from service.values import BLOCK, Window
+
+log = logging.getLogger("smalti")
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
@@ -38,8 +41,22 @@ _ANY = Window.year(2024)
 def datasets(state: Annotated[State, Depends(get_state)]) -> DatasetList:
     """Every dataset that can be served, and those that cannot with the reason."""
     state.datasets.require_storage()
-    listed = [_info(state, dataset) for dataset in state.datasets.all()]
-    return DatasetList(datasets=listed, broken={k: str(v) for k, v in state.datasets.broken.items()})
+    listed, broken = [], {}
+    for dataset in state.datasets.all():
+        try:
+            listed.append(_info(state, dataset))
+        except SmaltiError as error:  # one that cannot be looked at takes no other down
+            log.warning("dataset %s cannot be looked at: %s", dataset.id, error)
+            broken[dataset.id] = _named(error, dataset)
+    return DatasetList(datasets=listed, broken=broken | {k: str(v) for k, v in state.datasets.broken.items()})
+
+
+def _named(error: SmaltiError, dataset: Dataset) -> str:
+    """What is wrong, with the dataset's name for where it lies."""
+    text = str(error)
+    for store in (dataset.store, *dataset.others):
+        text = text.replace(store.location, dataset.id)
+    return text
 
 
 @router.get("/datasets/{dataset}", responses=documented(404, 422))
@@ -95,11 +112,14 @@ def _reach(source: dict[str, Any]) -> list[float] | None:
 
 
 def _zooms(dataset: Dataset) -> tuple[int, int]:
-    """The zooms of the newest window's tiles, as its TileJSON names them."""
-    window = dataset.windows()[-1]
-    store, dims = dataset.at(window).store, dataset.store.dims
-    reader = TileReader(Source(store, window, VectorView(dims), dims, picture=True))
-    return reader.minzoom, reader.maxzoom
+    """The zooms of the tiles of the newest window that holds anything, as its TileJSON names them."""
+    dims = dataset.store.dims
+    for window in reversed(dataset.windows()):
+        store = dataset.at(window).store
+        if footprint(store, window).boxes:
+            reader = TileReader(Source(store, window, VectorView(dims), dims, picture=True))
+            return reader.minzoom, reader.maxzoom
+    return 0, 0
 
 
 @router.get(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -14,7 +16,7 @@ from api.standards.documents import document
 from api.standards.links import GEOJSON, JSON, Link, address, layer_path, link
 from api.standards.tilesets import FORMATS, attribution
 from api.state import State, get_state
-from service.errors import NotFound
+from service.errors import NotFound, SmaltiError
 from service.extent import Extent
 from service.footprint import footprint
 from service.values import Window
@@ -36,7 +38,7 @@ def catalog(request: Request, state: Annotated[State, Depends(get_state)]) -> Re
     children = [
         link(address(request, _path(dataset.id)), "child", title=dataset.title)
         for dataset in state.datasets.all()
-        if state.extent(dataset)
+        if _held(state, dataset)
     ]
     body = {
         "type": "Catalog",
@@ -71,7 +73,7 @@ def items(
     held, path = state.datasets[dataset], f"{_path(dataset)}/items"
     beyond = Window.parse(after) if after else None
     windows = [window for window in held.windows() if beyond is None or window > beyond]
-    page = [_item(request, DatasetWindow(held.at(window), window)) for window in windows[:limit]]
+    page = [_item(request, at) for at in _layers(held, windows[:limit])]
     here = [("limit", str(limit)), *([("after", after)] if after else [])]
     links = [link(address(request, path, here), "self", GEOJSON), *_up(request, dataset)]
     if len(windows) > limit:
@@ -86,6 +88,23 @@ def items(
 def item(request: Request, at: Annotated[DatasetWindow, Depends(dataset_window)]) -> Response:
     """One window of a dataset as a STAC Item, with its tiles as assets."""
     return document(request, _item(request, at), GEOJSON)
+
+
+def _held(state: State, dataset: Dataset) -> bool:
+    """Whether a dataset holds something. What cannot be looked at now is left out: the others are told all the same."""
+    try:
+        return state.extent(dataset) is not None
+    except SmaltiError:
+        return False
+
+
+def _layers(dataset: Dataset, windows: Iterable[Window]) -> Iterator[DatasetWindow]:
+    """Those of some windows that hold something; what cannot be read now is left out."""
+    for window in windows:
+        with suppress(SmaltiError):
+            at = DatasetWindow(dataset.at(window), window)
+            if footprint(at.dataset.store, window).boxes:
+                yield at
 
 
 def _path(dataset: str, window: Window | None = None) -> str:
@@ -127,7 +146,10 @@ def _collection(request: Request, dataset: Dataset, extent: Extent) -> dict[str,
             link(address(request, "/stac"), "parent"),
             link(address(request, f"/datasets/{dataset.id}"), "license", title=dataset.licence),
             link(address(request, f"{_path(dataset.id)}/items"), "items", GEOJSON),
-            *(link(address(request, _path(dataset.id, window)), "item", GEOJSON, str(window)) for window in windows),
+            *(
+                link(address(request, _path(dataset.id, at.window)), "item", GEOJSON, str(at.window))
+                for at in _layers(dataset, windows)
+            ),
         ],
     }
 

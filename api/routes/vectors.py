@@ -28,6 +28,8 @@ from service.zonal import summarised
 
 MAX_POLYGONS: Final = 1000
 """Of one request."""
+_NOWHERE: Final = (180.0, 90.0, -180.0, -90.0)
+"""The box of a window that holds nothing: no place lies in it."""
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
 
@@ -163,7 +165,8 @@ def reasons(state: State, at: DatasetWindow, lonlat: Float64Array, status: UInt8
     if (status == VALID).all():
         return [Why(reason=None, job=None)] * len(status)
     outlook = state.missing.outlook(at.dataset.id, str(at.window))
-    return whys(outlook, footprint(at.dataset.store, at.window).bounds, lonlat, status)
+    held = footprint(at.dataset.store, at.window)
+    return whys(outlook, held.bounds if held.boxes else _NOWHERE, lonlat, status)
 
 
 def _polygons(state: State, at: DatasetWindow, body: VectorsRequest) -> Told:
