@@ -17,11 +17,12 @@ from service.errors import Corrupt, Unavailable
 from service.globe import LEVELS
 from service.grid import Zone
 from service.plan import Source
+from service.standing import Standing, standing
 from service.store import open_store
 from service.store.contract import Store
 from service.store.export import export_geoemb
-from service.store.side import SideStore, side_repository
-from service.tiles import TileReader
+from service.store.side import SideSnapshot, SideStore, side_repository
+from service.tiles import TileReader, tile_target
 from service.values import VALID, Vectors
 from tests.conftest import client_of
 from tests.stores import YEAR, Tiny, random_vectors, tiny_archive
@@ -122,6 +123,35 @@ def test_a_store_that_moved_while_its_overviews_were_away_is_seen_to_have_moved(
     tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
     assert store.stale(YEAR, tops) == set(tops)
     assert shown(store, tiny, 9) == ({7.0}, False)
+
+
+def test_what_is_asked_while_a_store_moves_is_not_remembered_for_what_it_is_then(
+    joined: tuple[Tiny, Path, SideStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, out, store = joined
+    store.write_overviews(YEAR)
+
+    def stands(z: int) -> Standing:
+        tile = TMS.tile(*tiny.lonlat(50, 50), z)
+        source = Source(store, YEAR, VectorView(DIMS), DIMS, picture=False)
+        return standing(source, tile_target(TMS, tile.x, tile.y, tile.z))
+
+    old, low, high = store.revision(), stands(9), stands(14)
+    replaced(out, store, tmp_path)
+    look, meanwhile = store._look, []
+
+    def looked(tip: str) -> SideSnapshot:
+        meanwhile.append((store.revision(), stands(9), stands(14)))
+        return look(tip)
+
+    monkeypatch.setattr(store, "_look", looked)
+    assert store.refresh()
+    ((between, low_between, high_between),) = meanwhile
+    assert len({old, between, store.revision()}) == 3, "vectors are new already, and overviews not yet"
+    assert low_between == low, "these are the overviews that were there before"
+    assert high_between != high, "a tile of the new vectors is none of the old ones"
+    assert stands(9) != low
+    assert stands(14) == high_between
 
 
 def test_overviews_of_another_store_are_not_joined(joined: tuple[Tiny, Path, SideStore], tmp_path: Path) -> None:

@@ -146,8 +146,13 @@ class SideStore:
 
     def revision(self) -> tuple[str, bool]:
         """That of the store and of its overviews; strong if the store's is."""
+        now = self._now
         revision, strong = self.base.revision()
-        return f"{revision}.{self._now.id}", strong
+        if revision != now.base_revision:
+            # `refresh` is under way, or failed: the vectors are new, and overviews still those of the older store. What
+            # is remembered of that must be found neither under what was before nor under what comes then.
+            revision = f"{revision}.{now.base_revision}"
+        return f"{revision}.{now.id}", strong
 
     def zones(self) -> tuple[ZoneGrid, ...]:
         """One level-1 grid per zone and hemisphere."""
