@@ -11,9 +11,15 @@ import pytest
 from fastapi.testclient import TestClient
 from jsonschema import Draft7Validator
 
+from api.catalogue import open_or_make
 from api.params import SUPPORTED_TMS
 from api.settings import Settings
 from api.standards.wmts import urn
+from service.bucket import open_bucket
+from service.grid import Zone
+from service.store import open_store
+from service.store.contract import BlockData
+from service.values import Window
 from tests.conftest import client_of
 
 BASE = "/datasets/demo/2024"
@@ -147,3 +153,16 @@ def test_a_new_basis_is_a_new_style_to_those_who_hold_the_document(own_world: Se
     assert client.post("/bases", json={"dataset": "demo", "name": "autumn", "seed": 5}).status_code == 201
     answer = client.get(f"{BASE}/WMTSCapabilities.xml", headers={"If-None-Match": tag})
     assert (answer.status_code, "pca:autumn" in answer.text) == (200, True)
+
+
+def test_a_new_window_is_a_new_style_to_those_who_hold_the_document(own_world: Settings) -> None:
+    client, summer = client_of(own_world), Window.parse("2024-05-01..2024-09-30")
+    tag = client.get(f"{BASE}/WMTSCapabilities.xml").headers["etag"]
+    demo = open_store(str(own_world.home / "datasets" / "demo.icechunk"))
+    block = demo.blocks(Window.year(2024))[0]
+    ask = (Zone.parse(block.zone), Window.year(2024), block.rows, block.cols)
+    store = open_or_make(open_bucket(own_world.home), "demo", demo.identity, demo.dims, summer)
+    store.write([BlockData(block, summer, demo.read(*ask), demo.counts_window(*ask), "ab" * 32)], "summer")
+    client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+    answer = client.get(f"{BASE}/WMTSCapabilities.xml", headers={"If-None-Match": tag})
+    assert (answer.status_code, f"change:{summer}" in answer.text) == (200, True)
