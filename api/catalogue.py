@@ -127,6 +127,23 @@ class Catalogue(Mapping[str, Dataset]):
         held = self._open
         return [held[key] for key in sorted(held)]
 
+    def named(self, text: str) -> str:
+        """A message as whoever may read is told it: datasets by their names, not by where they lie."""
+        places = ((place.removeprefix("file://").rstrip("/"), name) for place, name in self._places())
+        for place, name in sorted(places, key=lambda told: -len(told[0])):  # one may begin like another
+            text = text.replace(place, name) if place else text
+        return text
+
+    def _places(self) -> Iterator[tuple[str, str]]:
+        """(where something lies, what it is called), as it was at the last look."""
+        yield self._storage.location, "the storage"
+        yield str(self._settings.home.absolute()), "SMALTI_HOME"
+        for entry in self._written + self._listed:
+            yield entry.location, entry.name
+            opened = self._opened.get(entry.location)
+            if isinstance(opened, SideStore):
+                yield opened.repository.location, f"the overviews of {entry.name}"
+
     def require_storage(self) -> None:
         """Refuse to tell what there is where nothing could be seen.
 
@@ -227,7 +244,8 @@ class Catalogue(Mapping[str, Dataset]):
         named: dict[str, Entry] = {}
         for entry in sorted(self._written + self._listed, key=lambda entry: not entry.main):
             if entry.main and entry.id in named:
-                broken[entry.name] = Corrupt(f"a second dataset is called {entry.id!r}.", field=entry.location)
+                twice = Corrupt(f"a second dataset is called {entry.id!r}.", field=entry.location)
+                broken[entry.name] = self._told(twice, entry)
                 continue
             try:
                 stores.setdefault(entry.id, []).append(self._store(entry))
@@ -245,8 +263,8 @@ class Catalogue(Mapping[str, Dataset]):
         """What whoever may read is told: the dataset by its name. Where it lies stands in the log, once."""
         if entry.name not in self._broken:
             log.warning("dataset %s cannot be opened: %s", entry.name, error)
-        message, remedy = (text and text.replace(entry.location, entry.name) for text in (error.message, error.remedy))
-        return type(error)(message or "", field=error.field, remedy=remedy)
+        field, remedy = (text and self.named(text) for text in (error.field, error.remedy))
+        return type(error)(self.named(error.message), field=field, remedy=remedy)
 
     def _store(self, entry: Entry) -> Store:
         store = self._stores.get(entry.location)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Final
@@ -80,10 +80,14 @@ def problem(
     return JSONResponse(body.model_dump(exclude_none=True), status, headers, media_type="application/problem+json")
 
 
-def from_error(error: SmaltiError) -> JSONResponse:
+def from_error(error: SmaltiError, named: Callable[[str], str] = str) -> JSONResponse:
     """The answer for one of our own errors.
 
     Those that are our fault are logged as an error; what is a catalogue's, or may be there again later, as a warning.
+
+    Args:
+        error: What went wrong.
+        named: Makes of a message what whoever may read is told; the log keeps the whole.
     """
     status = STATUS[error.kind]
     retry_after = error.retry_after if isinstance(error, Unavailable) else None
@@ -91,7 +95,8 @@ def from_error(error: SmaltiError) -> JSONResponse:
         theirs = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
         level = logging.WARNING if status in theirs else logging.ERROR
         log.log(level, "%s: %s", error.kind, error)
-    return problem(status, error.kind, error.message, error.field, error.remedy, retry_after)
+    field, remedy = (text and named(text) for text in (error.field, error.remedy))
+    return problem(status, error.kind, named(error.message), field, remedy, retry_after)
 
 
 def where(location: Sequence[object]) -> str:
@@ -107,7 +112,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(SmaltiError)
     def _ours(request: Request, error: SmaltiError) -> JSONResponse:
-        response = from_error(error)
+        response = from_error(error, request.app.state.smalti.datasets.named)
         response.headers.update(getattr(request.state, "told", {}))
         return response
 

@@ -19,7 +19,9 @@ from service.bucket.folder import FolderBucket
 from service.errors import IdentityMismatch, InvalidInput, NotFound, Unavailable
 from service.registry import SHIPPED
 from service.values import ModelIdentity, Window
+from tests import layouts
 from tests.conftest import client_of
+from tests.slow_web import SlowWeb
 from tests.test_cli import here
 
 AWAY = Unavailable("s3://away could not be reached.", remedy="Check AWS_ENDPOINT_URL.")
@@ -171,6 +173,49 @@ def test_whoever_reads_is_told_no_paths_of_this_machine(own_world: Settings) -> 
         assert str(own_world.home) not in answer, path
 
 
+def test_what_goes_wrong_names_the_dataset_and_not_where_it_lies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layouts.geoemb(tmp_path, layouts.around(2.0, 50.0, size=100)[:1], nested=False)
+    web = SlowWeb(tmp_path, latency=0)
+    web.start()
+    toml = tmp_path / "smalti.toml"
+    toml.write_text(f'[[datasets]]\nid = "far"\nlocation = "{web.url}/geoemb.zarr/"\nmodel = "{layouts.MODEL}"\n')
+    client = client_of(Settings(home=tmp_path / "home", catalogue=toml))
+    assert client.get("/datasets/far/2024/legend?view=vector").status_code == 200
+    web.kill()
+    answer = client.get("/datasets/far")
+    assert (answer.status_code, answer.json()["detail"].partition(" ")[0]) == (503, "far:")
+    assert str(web.port) not in answer.text
+    assert web.url in caplog.text, "the log keeps the whole"
+
+
+def test_places_that_begin_alike_are_told_apart(own_world: Settings) -> None:
+    table = '[[datasets]]\nid = "{id}"\nlocation = "{location}"\n'
+    told = {"a": "/data/a", "ab": "/data/ab/", "c": "file:///data/c", "all": "/", "own": f"{own_world.home}/own"}
+    toml = own_world.home / "smalti.toml"
+    toml.write_text("".join(table.format(id=id, location=location) for id, location in told.items()))
+    catalogue = Catalogue(own_world.model_copy(update={"catalogue": toml}), Watch(), FolderBucket(own_world.home))
+    catalogue.look_now()
+    for text, said in {
+        "/data/a: torn": "a: torn",
+        "/data/ab/2024.zarr: torn": "ab/2024.zarr: torn",
+        "/data/c and /data/d": "c and /data/d",
+        f"{own_world.home}/own/x": "own/x",
+        f"{own_world.home}/datasets/demo.icechunk: torn": "demo: torn",
+        f"{own_world.home}/shelf/x": "the storage/shelf/x",
+    }.items():
+        assert catalogue.named(text) == said
+
+
+def test_of_two_datasets_of_one_name_neither_tells_where_it_lies(own_world: Settings) -> None:
+    toml = own_world.home / "smalti.toml"
+    toml.write_text(2 * f'[[datasets]]\nid = "twice"\nlocation = "{own_world.home}/datasets/demo.icechunk"\n')
+    answer = client_of(own_world.model_copy(update={"catalogue": toml})).get("/datasets/twice")
+    assert "a second dataset" in answer.text
+    assert str(own_world.home) not in answer.text
+
+
 def test_an_empty_dataset_with_a_source_is_made_by_a_command_and_told_anew_by_people(tmp_path: Path) -> None:
     make = ("datasets", "create", "mine", "--model", "smalti-mini")
     made = here(tmp_path, *make, "--source", "aws", "--bbox", "5,52,7,53")
@@ -210,3 +255,13 @@ def test_a_dataset_is_not_made_of_scenes_that_its_encoder_was_not_trained_on(tmp
     answer = client_of(settings).post("/areas", json=asked)
     assert (answer.status_code, answer.json()["field"]) == (422, "source"), answer.text
     assert "trained on scenes of mode 'aws', and these are of 'mpc'" in answer.text
+
+
+def test_two_names_of_one_place_have_indexes_of_their_own(own_world: Settings, tmp_path: Path) -> None:
+    place = own_world.home / "datasets" / "demo.icechunk"
+    (tmp_path / "smalti.toml").write_text(f'[[datasets]]\nid = "again"\nlocation = "{place}"\n')
+    state = State(own_world.model_copy(update={"catalogue": tmp_path / "smalti.toml"}))
+    for name, indexed in (("again", False), ("demo", True)):
+        searcher = state.searcher(state.datasets[name])
+        assert (searcher.index(Window.year(2024)) is not None) == indexed
+    assert {name: len(found) for name, found in state.searchers().items()} == {"again": 1, "demo": 1}

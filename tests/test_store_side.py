@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from api.cli import app
 from api.settings import Settings
+from api.state import State
 from service.colour import VectorView
 from service.errors import Corrupt, Unavailable
 from service.globe import LEVELS
@@ -183,3 +184,13 @@ def test_the_command_builds_them_and_the_catalogue_serves_them(tmp_path: Path, m
     assert answer.status_code == 200
     assert answer.headers["ETag"] != etag
     assert client.get("/datasets/far").json()["minzoom"] == 0
+
+
+def test_where_overviews_lie_is_told_to_nobody_who_may_only_read(tmp_path: Path) -> None:
+    _, out = exported(tmp_path, 3)
+    (tmp_path / "smalti.toml").write_text('[[datasets]]\nid = "far"\nlocation = "store"\n')
+    home = tmp_path / "home"
+    repository = side_repository(str(home / "overviews" / "far.icechunk"), open_store(out))
+    state = State(Settings(home=home, catalogue=tmp_path / "smalti.toml"))
+    state.datasets.look_now()
+    assert state.datasets.named(f"{repository.location}: torn") == "the overviews of far: torn"
