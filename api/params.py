@@ -22,6 +22,7 @@ from api.watch import Watch
 from service.colour import ObservationsView, PcaView, StoredView, View, ViewSpec, parse_view
 from service.deadline import Deadline
 from service.errors import InvalidInput, LimitExceeded
+from service.features import require_coarse
 from service.frame import parse_crs
 from service.plan import MAX_VALUES, Resampling, Source
 from service.store.contract import Store
@@ -167,8 +168,6 @@ REFUSED: Final = frozenset({
 _CRS_NAMES: Final = ("crs", "coord_crs", "dst_crs", "bbox-crs")
 MAX_ZOOM: Final = 24
 MAX_COVER_SCALE: Final = 10
-MAX_COVER_SIDE: Final = 10_240
-"""Steps along a side of the picture in which statistics find how much of each pixel a feature covers."""
 MAX_COUNTED: Final = 9_000_000
 """Pixels times bands that statistics are made of: all are sorted, in some seconds."""
 
@@ -200,16 +199,10 @@ def bounded(request: Request) -> None:
 
 
 def _require_coarse(asked: Mapping[str, str]) -> None:
-    """Of what a feature covers a picture is drawn that is `cover_scale` times as fine: at most 105 MB."""
+    """Refuse early what the sides that are named tell; one that is not is known when there is a picture."""
     sides = [int(text[:9]) for text in map(asked.get, ("max_size", "width", "height")) if text and text.isdecimal()]
     scale = asked.get("cover_scale", "")
-    steps = max(sides, default=DEFAULT_SIDE) * (int(scale[:9]) if scale.isdecimal() else MAX_COVER_SCALE)
-    if steps > MAX_COVER_SIDE:
-        raise LimitExceeded(
-            f"{steps:,} steps along a side of the picture (its pixels times cover_scale): at most {MAX_COVER_SIDE:,}.",
-            field="cover_scale",
-            remedy="Ask for a smaller cover_scale, or a smaller picture.",
-        )
+    require_coarse(max(sides, default=DEFAULT_SIDE), int(scale[:9]) if scale.isdecimal() else MAX_COVER_SCALE)
 
 
 @dataclass

@@ -145,33 +145,93 @@ def geometry_bounds(geometry: Mapping[str, Any]) -> Box:
         InvalidInput: It has no positions, or is made of anything but lists of numbers in lists.
         LimitExceeded: It has over 10,000 vertices, or lists.
     """
+    xs, ys, _ = zip(*_vertices(geometry), strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def unbroken(geometry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A geometry in degrees as one piece: cut at the antimeridian, its western parts go on beyond 180 degrees.
+
+    RFC 7946 (3.1.9) wants it cut, and the box of both parts would reach round the globe. A geometry counts as cut where
+    a gap between its parts is wider than what its box leaves free; it is left as it is otherwise.
+
+    Raises:
+        InvalidInput: As `geometry_bounds`.
+        LimitExceeded: As `geometry_bounds`.
+    """
+    spans: dict[int, tuple[float, float]] = {}
+    for x, _, part in _vertices(geometry):
+        west, east = spans.get(part, (x, x))
+        spans[part] = min(west, x), max(east, x)
+    west, east = min(west for west, _ in spans.values()), max(east for _, east in spans.values())
+    widest, cut, reached = 360 - (east - west), None, west
+    for begins, ends in sorted(spans.values()):
+        if begins - reached > widest:
+            widest, cut = begins - reached, reached
+        reached = max(reached, ends)
+    return geometry if cut is None else _moved_on(geometry, cut)
+
+
+def require_joined(target: Target, lat: float) -> None:
+    """Refuse a CRS that has the two sides of the antimeridian at its two ends: of both a picture is one of the globe.
+
+    Args:
+        target: A picture of something on both sides.
+        lat: A latitude of it.
+
+    Raises:
+        InvalidInput: It has.
+    """
+    left, _, right, _ = target.bounds
+    x, _ = transformer(LONLAT, target.crs).transform([180 - 1e-6, 1e-6 - 180], [lat, lat])
+    if not CRS.from_user_input(target.crs).is_geographic and abs(x[1] - x[0]) > (right - left) / 2:
+        raise InvalidInput(
+            "lies on both sides of the antimeridian, which are the two ends of this CRS.",
+            field="geometry",
+            remedy="Ask for each side, or leave out `dst_crs`.",
+        )
+
+
+def _moved_on(item: Any, cut: float) -> Any:
+    """A geometry, or lists in one, with what lies up to a longitude a turn further east."""
+    if isinstance(item, Mapping):
+        inner = {name: item[name] for name in ("geometries", "coordinates") if item.get(name) is not None}
+        return {**item, **{name: _moved_on(part, cut) for name, part in inner.items()}}
+    if item and _is_number(item[0]):
+        return [item[0] + 360 if item[0] <= cut else item[0], *item[1:]]
+    return [_moved_on(part, cut) for part in item]
+
+
+def _vertices(geometry: Mapping[str, Any]) -> list[tuple[float, float, int]]:
     found = list(islice(_positions(geometry), MAX_VERTICES + 1))
     if len(found) > MAX_VERTICES:
         raise _too_large()
     if not found:
         raise InvalidInput("has no positions.", field="geometry")
-    xs, ys = zip(*found, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+    return found
 
 
-def _positions(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
-    """(x, y) of every vertex; each part and list that is opened counts, so empty ones are bounded too."""
-    nested: list[tuple[Any, int]] = [(geometry, 0)]
-    for _ in range(MAX_VERTICES + MAX_LISTS):
+def _positions(geometry: Mapping[str, Any]) -> Iterator[tuple[float, float, int]]:
+    """(x, y) of every vertex and a number of the list it stands in, which is a ring or line.
+
+    Each part and list that is opened counts, so empty ones are bounded too.
+    """
+    nested: list[tuple[Any, int, int]] = [(geometry, 0, 0)]
+    for number in range(MAX_VERTICES + MAX_LISTS):
         if not nested:
             return
-        item, depth = nested.pop()
+        item, depth, within = nested.pop()
         if depth > MAX_DEPTH:
             raise InvalidInput(f"is nested more than {MAX_DEPTH} deep.", field="geometry")
         if isinstance(item, Mapping):
             inner = (item.get("geometries"), item.get("coordinates"))
-            nested += [(part, depth + 1) for part in inner if part is not None]
+            nested += [(part, depth + 1, number) for part in inner if part is not None]
         elif not isinstance(item, list | tuple):
             raise InvalidInput(f"{str(item)[:40]!r} is no list of positions.", field="geometry")
         elif item and _is_number(item[0]):
-            yield _position(item)
+            yield (*_position(item), within)
         else:
-            nested.extend((part, depth + 1) for part in item)
+            nested.extend((part, depth + 1, number) for part in item)
     raise _too_large()
 
 

@@ -10,9 +10,6 @@ import numpy as np
 import numpy.ma as ma
 from morecantile import TileMatrixSet
 from rasterio.crs import CRS
-from rasterio.features import rasterize
-from rasterio.transform import from_bounds
-from rasterio.warp import transform_geom
 from rio_tiler.constants import WEB_MERCATOR_TMS, WGS84_CRS
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import BaseReader
@@ -21,13 +18,22 @@ from rio_tiler.utils import CRS_to_uri
 
 from service.colour import StoredView
 from service.errors import InvalidInput, LimitExceeded
-from service.frame import crs_text, geometry_bounds, lonlat_box, native_pixel, part_target
+from service.features import CoveredImage, drawn_in, outside
+from service.frame import (
+    crs_text,
+    geometry_bounds,
+    lonlat_box,
+    native_pixel,
+    part_target,
+    require_joined,
+    unbroken,
+)
 from service.grid import PIXEL, transformer
 from service.matrices import native_box
 from service.paint import paint
 from service.plan import MAX_SOURCE_BYTES, Source
 from service.projection import LONLAT
-from service.values import OUTSIDE, STATUS_NAMES, BoolArray
+from service.values import OUTSIDE, STATUS_NAMES
 from service.warp import Target, zone_maps
 
 TILE_SIZES: Final = (256, 512)
@@ -214,15 +220,22 @@ class TileReader(BaseReader):
         height: int | None = None,
         **_: Any,
     ) -> ImageData:
-        """The box of a GeoJSON geometry or feature; what lies outside the geometry is masked. Raises as `part` does."""
-        geometry = shape.get("geometry") if shape.get("type") == "Feature" else shape
+        """The box of a GeoJSON geometry or feature; what lies outside the geometry is masked. Raises as `part` does.
+
+        One in degrees that is cut at the antimeridian is shown whole, over it.
+        """
+        geometry = (shape.get("geometry") if shape.get("type") == "Feature" else shape) or {}
         crs = shape_crs or WGS84_CRS
         side = max_size or (None if self.input.native else self._default_side)
-        target = part_target(geometry_bounds(geometry or {}), crs, dst_crs, side, width, height)
+        whole = unbroken(geometry) if crs.is_geographic else geometry
+        box = geometry_bounds(whole)
+        target = part_target(box, crs, dst_crs, side, width, height)
+        if whole is not geometry:
+            require_joined(target, (box[1] + box[3]) / 2)
         image = self.picture(target)
-        outside = _outside(transform_geom(crs, image.crs, geometry), target)
-        image.cutline_mask = outside
-        image.array = ma.MaskedArray(image.array.data, image.array.mask | outside)
+        masked = outside(drawn_in(geometry, crs, image.crs), target)
+        image.cutline_mask = masked
+        image.array = ma.MaskedArray(image.array.data, image.array.mask | masked)
         return image
 
     def point(self, lon: float, lat: float, coord_crs: CRS | None = None, **_: Any) -> PointData:
@@ -259,7 +272,7 @@ class TileReader(BaseReader):
         array = paint(self.input, target)
         if isinstance(self.input.view, StoredView):
             _tell_outside(array, target, self.input)
-        return ImageData(
+        return CoveredImage(
             array,
             bounds=target.bounds,
             crs=CRS.from_user_input(target.crs),
@@ -323,18 +336,3 @@ def _grown(tile: Target, buffer: float) -> Target:
     dx, dy = buffer * (right - left) / tile.width, buffer * (top - bottom) / tile.height
     box = (left - dx, bottom - dy, right + dx, top + dy)
     return Target(tile.crs, box, tile.width + int(2 * buffer), tile.height + int(2 * buffer))
-
-
-def _outside(geometry: dict[str, Any], target: Target) -> BoolArray:
-    """(height, width): the pixels that a geometry in the picture's CRS does not touch."""
-    try:
-        touched = rasterize(
-            [geometry],
-            out_shape=(target.height, target.width),
-            transform=from_bounds(*target.bounds, target.width, target.height),
-            all_touched=True,
-            dtype="uint8",
-        )
-    except ValueError as error:
-        raise InvalidInput(f"cannot be drawn: {error}.", field="geometry") from None
-    return np.asarray(touched == 0)

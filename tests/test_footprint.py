@@ -5,10 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import morecantile
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from api.settings import Settings
 from service.extent import extent_of
@@ -58,21 +60,52 @@ def test_the_edge_towards_the_pole_is_that_at_the_central_meridian(zone: Zone) -
     assert place.bounds[3 if lat > 0 else 1] == pytest.approx(highest[0], abs=1e-9)
 
 
-def test_data_on_both_sides_of_the_antimeridian_are_served(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fiji(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+    """A dataset that holds 1.2 km on each side of the antimeridian."""
+    home = tmp_path_factory.mktemp("fiji")
     sides = ((179.999999, 60), (-179.999999, 1))
-    patches = [layouts.patch_at(lon, -17, number, True, size=120) for lon, number in sides]
-    store = layouts.ours(tmp_path, patches)
-    catalogue = tmp_path / "smalti.toml"
+    store = layouts.ours(home, [layouts.patch_at(lon, -17, number, True, size=120) for lon, number in sides])
+    catalogue = home / "smalti.toml"
     catalogue.write_text(f'[[datasets]]\nid = "fiji"\nlocation = "{store.location}"\n')
-    client = client_of(Settings(home=tmp_path / "home", catalogue=catalogue))
-    told = client.get("/datasets/fiji").json()
+    return client_of(Settings(home=home / "home", catalogue=catalogue))
+
+
+def test_data_on_both_sides_of_the_antimeridian_are_served(fiji: TestClient) -> None:
+    told = fiji.get("/datasets/fiji").json()
     assert (told["bounds"][0], told["bounds"][2]) == (-180, 180)
     for lon in (179.9999, -179.9999):
         x, y, z = morecantile.tms.get("WebMercatorQuad").tile(lon, -17.001, 15)
-        assert client.get(f"/datasets/fiji/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.npy").status_code == 200, lon
-    for feature in client.get("/datasets/fiji/2024/coverage").json()["features"]:
+        assert fiji.get(f"/datasets/fiji/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.npy").status_code == 200, lon
+    for feature in fiji.get("/datasets/fiji/2024/coverage").json()["features"]:
         (ring,) = feature["geometry"]["coordinates"]
         assert np.ptp([lon for lon, _ in ring]) < 1, feature["properties"]["block"]
+
+
+def cut(*spans: tuple[float, float]) -> dict[str, Any]:
+    rings = [[(w, -17.002), (e, -17.002), (e, -17), (w, -17), (w, -17.002)] for w, e in spans]
+    geometry = {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}
+    return {"type": "Feature", "properties": {}, "geometry": geometry}
+
+
+@pytest.mark.parametrize("query", ["", "?dst_crs=EPSG:4326"])
+def test_a_feature_cut_at_the_antimeridian_is_counted_on_both_sides(fiji: TestClient, query: str) -> None:
+    """RFC 7946, 3.1.9, wants it cut."""
+    east, west = (179.998, 180.0), (-180.0, -179.996)
+
+    def counted(*spans: tuple[float, float]) -> float:
+        answer = fiji.post(f"/datasets/fiji/2024/statistics{query}", json=cut(*spans))
+        assert answer.status_code == 200, answer.text
+        return float(next(iter(answer.json()["properties"]["statistics"].values()))["count"])
+
+    assert counted(east, west) == pytest.approx(counted(east) + counted(west), rel=0.02)
+
+
+def test_a_crs_that_ends_at_the_antimeridian_cannot_show_both_sides_of_a_feature(fiji: TestClient) -> None:
+    query = "dst_crs=EPSG:3857&width=16"
+    answer = fiji.post(f"/datasets/fiji/2024/feature.npy?{query}", json=cut((179.998, 180.0), (-180.0, -179.996)))
+    assert (answer.status_code, answer.json()["field"]) == (422, "geometry")
+    assert fiji.post(f"/datasets/fiji/2024/feature.npy?{query}", json=cut((179.998, 180.0))).status_code == 200
 
 
 @pytest.mark.parametrize("lon", [179.99, -179.99])

@@ -206,6 +206,10 @@ def test_statistics_leave_out_what_has_no_vector(made: tuple[TestClient, Tiny]) 
     for query, field in (("max_size=2048", "cover_scale"), ("max_size=2048&cover_scale=1", "width")):
         refused = client.post(f"{AT}/statistics?{query}&width=2048", json=feature)
         assert (refused.status_code, refused.json()["field"]) == (413, field), refused.text
+    tall = [tiny.lonlat(*at) for at in ((30, 0), (30, 50), (230, 50), (230, 0))]
+    feature["geometry"] = {"type": "Polygon", "coordinates": [[*tall, tall[0]]]}
+    refused = client.post(f"{AT}/statistics?view=observations:s2&width=500&cover_scale=10", json=feature)
+    assert (refused.status_code, refused.json()["field"]) == (413, "cover_scale"), "the side that follows counts too"
     corners = [tiny.lonlat(*at) for at in ((72, 20), (72, 60), (77, 60), (77, 20))]
     feature["geometry"] = {"type": "Polygon", "coordinates": [[*corners, corners[0]]]}
     nothing = client.post(f"{AT}/statistics", json=feature)

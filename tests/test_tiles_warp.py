@@ -14,7 +14,7 @@ from pyproj import Transformer
 from api.params import SUPPORTED_TMS
 from service import warp
 from service.errors import InvalidInput, LimitExceeded
-from service.frame import geometry_bounds, lonlat_box
+from service.frame import geometry_bounds, lonlat_box, unbroken
 from service.grid import Zone, archive_grid, transformer
 from service.interpolation import floors
 from service.projection import from_lonlat, to_lonlat
@@ -262,3 +262,29 @@ def test_a_geometry_is_bounded_in_depth_and_count() -> None:
     polygon = {"type": "MultiPolygon", "coordinates": [[[[1, 2], [3, 4], [5, 0]]]]}
     collection = {"geometries": [polygon, {"coordinates": [9, 9]}]}
     assert geometry_bounds({"type": "GeometryCollection", **collection}) == (1, 0, 9, 9)
+
+
+def ring(west: float, east: float, south: float = 66, north: float = 67) -> list[list[float]]:
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "box"),
+    [
+        ([[ring(179, 180)], [ring(-180, -178)]], (179, 182)),
+        ([[ring(-180, -178)], [ring(170, 180), ring(175, 176)]], (170, 182)),
+        ([[ring(178.5, 179.5)], [ring(-179.5, -179)]], (178.5, 181)),
+        ([[ring(-170, 170)]], (-170, 170)),
+        ([[ring(0, 1)], [ring(90, 91)]], (0, 91)),
+        ([[ring(-180, 0)], [ring(0, 180)]], (-180, 180)),
+    ],
+)
+def test_a_geometry_cut_at_the_antimeridian_is_one_piece(parts: list[object], box: tuple[float, float]) -> None:
+    """RFC 7946, 3.1.9: one half ends at 180 degrees, the other begins at -180."""
+    geometry = {"type": "MultiPolygon", "coordinates": parts}
+    collection = {
+        "type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": part} for part in parts],
+    }  # fmt: skip
+    for whole in (geometry, collection):
+        assert geometry_bounds(unbroken(whole)) == (box[0], 66, box[1], 67)
+        assert geometry_bounds(unbroken(unbroken(whole))) == (box[0], 66, box[1], 67)
