@@ -163,6 +163,7 @@ Mercator ends. No embeddings reach the Antarctic."""
 REFUSED: Final = frozenset({
     "url", "expression", "algorithm", "algorithm_params", "colormap_name", "rescale", "color_formula",
     "bidx", "nodata", "unscale", "reproject", "padding", "return_mask", "assets", "zooms",
+    "categorical", "c", "histogram_range",
 })  # fmt: skip
 """Parameters other tile servers take and this one does not: refused, so that nobody believes they did something."""
 _CRS_NAMES: Final = ("crs", "coord_crs", "dst_crs", "bbox-crs")

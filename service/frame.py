@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
+import pyproj
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
@@ -77,21 +79,31 @@ def crs_text(crs: CRS) -> str:
 
 
 def parse_crs(text: str, field: str = "crs") -> CRS:
-    """A CRS by its code. Anything else is refused: GDAL would take files and addresses.
+    """A CRS of maps by its code. Anything else is refused: GDAL would take files and addresses.
 
     Raises:
-        InvalidInput: It is not a known code.
+        InvalidInput: It is not a known code, or one of heights or of places in space.
     """
     code = text.strip("[]").upper()
     for prefix in ("HTTP://WWW.OPENGIS.NET/DEF/CRS/EPSG/0/", "HTTPS://WWW.OPENGIS.NET/DEF/CRS/EPSG/0/", "EPSG:"):
         if code.startswith(prefix) and code.removeprefix(prefix).isdigit() and len(code) < 64:
             try:
-                return CRS.from_epsg(int(code.removeprefix(prefix)))
+                found = CRS.from_epsg(int(code.removeprefix(prefix)))
             except CRSError:
                 break
+            if not _is_flat(int(code.removeprefix(prefix))):
+                raise InvalidInput(f"{text[:60]!r} is no CRS of maps.", field=field, remedy="Write EPSG:3857.")
+            return found
     if code in ("OGC:CRS84", "HTTP://WWW.OPENGIS.NET/DEF/CRS/OGC/1.3/CRS84"):
         return WGS84
     raise InvalidInput(f"{text[:60]!r} is not a known CRS.", field=field, remedy="Write EPSG:3857.")
+
+
+@lru_cache(maxsize=256)
+def _is_flat(epsg: int) -> bool:
+    """Whether a CRS has two coordinates, degrees or metres: not heights, nor places in space."""
+    crs = pyproj.CRS.from_epsg(epsg)
+    return len(crs.axis_info) == 2 and (crs.is_geographic or crs.is_projected)
 
 
 def native_pixel(crs: str, lon: float, lat: float) -> float:

@@ -97,6 +97,13 @@ def test_wmts_of_a_view_that_is_asked_for_has_that_style_alone(client: TestClien
     assert "view={Style}&threshold=0.5" in resource.get("template", "")
 
 
+def test_wmts_leaves_out_the_styles_that_have_no_use_for_what_is_said_of_looks(client: TestClient) -> None:
+    styles = texts(capabilities(client, "?stretch=-2,2"), ".//w:Style/ows:Identifier")
+    assert styles[0] == "pca"
+    assert not [style for style in styles if style.startswith("change")]
+    assert "change:2023" in texts(capabilities(client, "?gamma=2"), ".//w:Style/ows:Identifier")
+
+
 TILEJSON = {
     "type": "object",
     "required": ["tilejson", "tiles", "bounds", "center", "minzoom", "maxzoom", "attribution", "legend", "version"],

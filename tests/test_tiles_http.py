@@ -266,6 +266,12 @@ def test_304_is_answered_without_reading_a_pixel(tmp_path: Path) -> None:
     assert client.get(path, headers={"If-None-Match": tag}).status_code == 200, "the default basis moved"
 
 
+def test_any_copy_of_a_tile_is_none_outside(aef: tuple[TestClient, Tiny]) -> None:
+    path = f"{BASE}/tiles/WebMercatorQuad/13/0/0.png"
+    for header in ("*", '"other", *', '"other"'):
+        assert aef[0].get(path, headers={"If-None-Match": header}).status_code == 404, header
+
+
 def test_a_weak_revision_gives_a_weak_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = random_vectors((20, 20), 8)
     store = MemoryStore(vectors.codes, vectors.scales, Zone(31), YEAR, 350_000, 25_000)
@@ -412,6 +418,10 @@ def test_what_a_tile_must_not_be_asked_is_refused(aef: tuple[TestClient, Tiny], 
         (f"{BASE}/point/0,0?coord_crs=EPSG:999999", 422),
         (f"{BASE}/preview.png?dst_crs=http://127.0.0.1/crs", 422),
         (f"{BASE}/preview.png?dst_crs=%2Bproj%3Dlonglat", 422),
+        *((f"{BASE}/preview.tif?view=pca&dst_crs=EPSG:{code}", 422) for code in (4978, 4979, 5703, 7415)),
+        (f"{BASE}/statistics?histogram_range=0,1", 422),
+        (f"{BASE}/statistics?categorical=true", 422),
+        (f"{BASE}/statistics?c=1", 422),
         (f"{BASE}/preview.png?max_size=100000", 422),
         (f"{BASE}/preview/9999x9999.png", 422),
         (f"{BASE}/preview.npy?width=2000&height=2000", 413),

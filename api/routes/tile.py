@@ -91,21 +91,27 @@ async def tile(
     tms, state = matrices(), get_state(request)
     wanted = format or ImageType[pictured(request.headers.get("accept")).partition("/")[2]]
 
-    def found_out() -> tuple[Layer, Target, dict[str, str], Chance]:
+    def found_out() -> tuple[Layer, Target, dict[str, str], Chance, bool]:
         bounded(request)
         target = tile_target(tms, x, y, z, tilesize, buffer)
         shown = _asked(request, asked, target)
         chance = state.missing.outlook(shown.dataset, str(shown.window)).of_picture(target)
-        return shown, target, headers_of(request, shown, target), chance
+        return shown, target, headers_of(request, shown, target), chance, there(shown, chance)
+
+    def there(shown: Layer, chance: Chance) -> bool:
+        """`*` is any copy of a tile, of which there is none outside; who names a validator was sent the tile."""
+        if "*" not in request.headers.get("if-none-match", "") or chance != NO_CHANCE:
+            return True
+        return WatchedReader(shown, tms=tms).tile_exists(x, y, z)
 
     for _ in range(TRIES):
-        shown, target, headers, chance = await to_thread.run_sync(found_out)
+        shown, target, headers, chance, exists = await to_thread.run_sync(found_out)
         tag = headers["ETag"]  # of the picture; that of the answer tells besides what will become of its empty parts
         headers["ETag"] = marked(tag, chance.mark)
         if shown.notes:
             headers[OVERVIEW] = STALE
         key = marked(tag, "hopeful" * (chance != NO_CHANCE))
-        if holds(request.headers.get("if-none-match"), headers["ETag"]):
+        if exists and holds(request.headers.get("if-none-match"), headers["ETag"]):
             _looked_at(request, shown, target, chance, state.tiles.held(key))
             return Response(status_code=304, headers=headers)
         draw = partial(_drawn, shown, tms, (x, y, z), tilesize, buffer, wanted, hopeful=chance != NO_CHANCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from typing import Annotated, Final, Literal
 from urllib.parse import urlencode
 from xml.sax.saxutils import escape, quoteattr
@@ -14,6 +15,7 @@ from api.params import Layer
 from api.standards.links import address, layer_path
 from api.standards.tilesets import FORMATS, Shown, attribution, covering, kept
 from api.state import get_state
+from api.views import USES, Style
 from service.matrices import limits
 from service.tiles import TileReader
 
@@ -78,14 +80,19 @@ def _layer(request: Request, shown: Layer) -> Iterator[str]:
 
 
 def styles(request: Request, shown: Layer) -> list[str]:
-    """The views a client may choose from, the default first: the one asked for, or every one without an argument."""
+    """The views a client may choose from, the default first: the one asked for, or every one without an argument.
+
+    Those that have a use for all that is said of how they look: the address of each tile says it too.
+    """
     asked = request.query_params.get("view")
     if asked:
         return [asked]
     state = get_state(request)
     bases = [f"pca:{name}" for name in sorted(state.bases(shown.dataset).names()) if name != "default"]
     windows = [f"change:{other}" for other in state.datasets[shown.dataset].windows() if other != shown.window]
-    return ["pca", *bases, *windows][:MAX_STYLES]
+    said = set(request.query_params) & {one.name for one in fields(Style)}
+    found = [name for name in ("pca", *bases, *windows) if said <= set(USES[name.partition(":")[0]])]
+    return found[:MAX_STYLES]
 
 
 def _resources(request: Request, shown: Layer, formats: Iterable[str]) -> Iterator[str]:
