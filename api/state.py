@@ -70,7 +70,7 @@ class State:
         self._lock = threading.Lock()
         self._loading: dict[str, threading.Lock] = {}
         self._encoders: dict[str, Encoder] = {}
-        self._searchers: dict[str, Searcher] = {}
+        self._searchers: dict[tuple[str, str], Searcher] = {}
         self._blocks = BlockCache()
         self.fleet = fleet_of(settings.fleet)
         self._share = Share.parse(settings.fleet.shards)
@@ -153,13 +153,14 @@ class State:
     def searcher(self, dataset: Dataset) -> Searcher:
         """What searches one dataset."""
         with self._lock:
-            known = self._searchers.get(dataset.store.location)
+            key = dataset.id, dataset.store.location  # two may name one place, each with an index of its own
+            known = self._searchers.get(key)
             if known is None:
                 folder = self._mirror(dataset.id) or self.indexes(dataset.id)
                 known = Searcher(
                     dataset.store, dataset.id, folder, cache=self._blocks, share=self._share, fleet=self.fleet
                 )
-                self._searchers[dataset.store.location] = known
+                self._searchers[key] = known
             return known
 
     def encoders(self) -> dict[str, Encoder]:
@@ -174,7 +175,8 @@ class State:
         found: dict[str, list[Searcher]] = {}
         for dataset in self.datasets.all():
             stores = (dataset.store, *dataset.others)
-            found[dataset.id] = [known[store.location] for store in stores if store.location in known]
+            keys = [(dataset.id, store.location) for store in stores]
+            found[dataset.id] = [known[key] for key in keys if key in known]
         return found
 
     def tally(self) -> Tally:

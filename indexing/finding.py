@@ -8,16 +8,16 @@ from typing import Final
 
 import numpy as np
 
-from indexing.areas import Filter, Within, within_of
+from indexing.areas import Within, within_of
 from indexing.batches import ranked
 from indexing.exact import Top, rank, scan
 from indexing.fleet.spread import SpreadIndex
 from indexing.ids import cells_of
 from indexing.index.tuning import Tuning
-from indexing.pixels import PixelReader, Pixels, Snapshot
+from indexing.pixels import PixelReader, Pixels, Snapshot, block_of, by_block
 from indexing.planner import FEW_BLOCKS, FEW_PIXELS, Index, Reach, effort, proposed, reach_of, wider
 from indexing.question import Engine, Question, Where
-from indexing.spacing import away_from, spread
+from indexing.spacing import Around, spread
 from service.deadline import Deadline
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block
@@ -30,7 +30,10 @@ _MAPPED: Final = 4
 _DEEPER: Final = 8
 _LEAST_DEEP: Final = 1024
 """Hits that shall keep their distance are chosen among so many times as many pixels at a time, or so many at least."""
+_WIDER: Final = 8
+"""Times as many, where all of those lie too near."""
 _TOO_OLD: Final = "the index is too old"
+_EMPTY: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Found:
     candidates: int
     probes: int = 0
     missing: tuple[str, ...] = ()
+    stale: int = 0
+    """Overview blocks that told where to look, and are older than the pixels below them."""
 
     def after(self, before: Found | None) -> Found:
         """The same with what was done before it."""
@@ -73,6 +78,10 @@ class Limits:
         """Up to so many that may be hits are all scored."""
         return min(FEW_PIXELS, self.blocks * BLOCK * BLOCK)
 
+    def are_few(self, read: int, mapped: int) -> bool:
+        """Whether so many blocks of the store, and so many that an index holds, may be scanned for one answer."""
+        return read + mapped / _MAPPED <= self.blocks
+
     def require_few(self, at: Snapshot, read: int, mapped: int, why: str) -> None:
         """Refuse to scan more blocks than one answer may take.
 
@@ -85,7 +94,7 @@ class Limits:
         Raises:
             Unavailable: Those are too many.
         """
-        if read + mapped / _MAPPED > self.blocks:
+        if not self.are_few(read, mapped):
             raise Unavailable(
                 f"{why} for window {at.window} of dataset {self.dataset!r}, and {read + mapped:,} blocks are too many "
                 f"to scan (at most {self.blocks:,}, or {_MAPPED * self.blocks:,} that an index holds).",
@@ -143,6 +152,7 @@ class Finder:
         least = where.least_counts
 
         def enough(block: Block) -> BoolArray:
+            self._check_time()
             return self._reader.enough(self.at, block, least)
 
         return within_of(self.at, where.area, where.inside, where.outside, (enough,) if any(least) else ())
@@ -153,28 +163,46 @@ class Finder:
         Raises:
             Unavailable: There is no time left.
         """
-        if self._deadline:
-            self._deadline.check()
+        self._check_time()
         held = None if self._index is None or block in self._changed else self._index.block(block)
         return held if held is not None else self._reader.block(self.at, block, scales=self._scales)
 
-    def scannable(self, within: Within, why: str) -> list[Block]:
+    def scannable(self, within: Within, why: str, *, here: bool = False) -> list[Block]:
         """The blocks within, if they are few enough to be scanned.
+
+        Args:
+            within: Where hits may come from.
+            why: They are to be.
+            here: Whether they are all read on this machine, be they held by others.
 
         Raises:
             Unavailable: They are too many.
         """
-        blocks = [block for block in self.at.versions if block in within.blocks]
-        mapped = 0
-        if len(blocks) > self._limits.blocks and self._index is not None:
-            mapped = sum(block not in self._changed and self._is_mapped(self._index, block) for block in blocks)
+        blocks = self._blocks_of(within)
+        mapped = self._mapped(blocks, here=here)
         self._limits.require_few(self.at, len(blocks) - mapped, mapped, why)
         return blocks
 
-    @staticmethod
-    def _is_mapped(index: Index, block: Block) -> bool:
-        elsewhere = isinstance(index, SpreadIndex) and block in index.elsewhere
-        return elsewhere or index.block(block) is not None
+    def _blocks_of(self, within: Within) -> list[Block]:
+        return [block for block in self.at.versions if block in within.blocks]
+
+    def _mapped(self, blocks: Sequence[Block], *, here: bool = False) -> int:
+        """How many of some blocks an index holds, where that makes a difference."""
+        index = self._index
+        if index is None or len(blocks) <= self._limits.blocks:
+            return 0
+        elsewhere = set(index.elsewhere) if isinstance(index, SpreadIndex) and not here else set[Block]()
+        held = (block in elsewhere or index.block(block) is not None for block in blocks if block not in self._changed)
+        return sum(held)
+
+    def _is_scannable(self, within: Within) -> bool:
+        blocks = self._blocks_of(within)
+        mapped = self._mapped(blocks)
+        return self._limits.are_few(len(blocks) - mapped, mapped)
+
+    def _check_time(self) -> None:
+        if self._deadline:
+            self._deadline.check()
 
     def spaced(self, question: Question, within: Within) -> Found:
         """The best k, that keep their distance where they are asked to.
@@ -188,12 +216,15 @@ class Finder:
         kept, done, most = Top.none(), None, max(_DEEPER * question.k, _LEAST_DEEP)
         dropped = self._dropped(question)
         while True:
+            self._check_time()
             far = self._away(within, np.concatenate([kept.ids, dropped]), question.spacing)
             done = self.best(question, far, most).after(done)
             chosen = spread(self.at, done.top.ids, question.spacing, question.k, kept.ids, dropped)
             kept = kept.followed(Top(done.top.ids[chosen], done.top.scores[chosen]))
             if len(kept.ids) >= question.k or len(done.top.ids) < most:
                 return replace(done, top=kept)
+            if not len(chosen):  # all lie where only `spread` can tell that it is too near: else they would come again
+                most *= _WIDER
 
     def best(self, question: Question, within: Within, k: int) -> Found:
         """The best k pixels within."""
@@ -207,7 +238,7 @@ class Finder:
     def _dropped(self, question: Question) -> Int64Array:
         """Ids of the pixels of this level that shall be no hit."""
         exclude = question.where.exclude
-        return np.empty(0, np.int64) if exclude is None else np.unique(cells_of(exclude, self.at.level))
+        return _EMPTY if exclude is None else np.unique(cells_of(self.at.known(exclude), self.at.level))
 
     def many(self, questions: Sequence[Question]) -> list[Top]:
         """The best k for each of several questions that differ in their queries alone, and filter nothing."""
@@ -226,8 +257,7 @@ class Finder:
     def _away(self, within: Within, kept: Int64Array, metres: float) -> Within:
         if not len(kept):
             return within
-        far: Filter = lambda block: away_from(self.at, kept, metres, block)  # noqa: E731  # it is what is bound here
-        return within.filtered(far)
+        return within.filtered(Around(self.at, kept, metres).away)
 
     def _best(self, question: Question, within: Within, k: int) -> Found:
         index, few = self._index, self._limits.pixels
@@ -236,7 +266,7 @@ class Finder:
         if few and within.is_part and len(within.blocks) <= min(FEW_BLOCKS, self._limits.blocks):
             return self._scanned(question, within, k, "")
         reach = reach_of(self.at, within, index)
-        if (within.is_part or question.query.is_mixed) and reach.pixels <= few:
+        if (within.is_part or question.query.is_mixed) and reach.pixels <= few and self._is_scannable(within):
             return self._scanned(question, within, k, "")
         return self._indexed(question, within, k, index, reach)
 
@@ -280,11 +310,10 @@ class Finder:
         if changed:
             newer, scanned = scan(question.query, changed, self.read, k, mask=lambda block: within.part(self.at, block))
             top = top.merged(newer, k)
-        recall = tuning.measured(question.k, mixed=mixed) if within.is_all else None
-        return Found(
-            top, "index+exact" if changed else "index", recall,
-            scanned + count, count, probes, getattr(index, "missing", ()),
-        )  # fmt: skip
+        missing: tuple[str, ...] = getattr(index, "missing", ())
+        recall = tuning.measured(question.k, mixed=mixed) if within.is_all and not missing else None
+        engine: Engine = "index+exact" if changed else "index"
+        return Found(top, engine, recall, scanned + count, count, probes, missing)
 
     def _proposed(self, question: Question, index: Index, reach: Reach, tuning: Tuning, k: int) -> tuple[Top, int, int]:
         """The best of what an index proposes, how many lists were looked into, and how many pixels ranked.
@@ -296,6 +325,7 @@ class Finder:
         probes, count = effort(tuning, k, reach.share, lists)
         before, scored = Top.none(), 0
         while True:
+            self._check_time()
             proposal, probes = proposed(index, reach, direction, probes, count)
             ids, rows = index.rows(proposal, scales=self._scales)
             top, scored = rank(question.query, ids, rows, k), scored + len(ids)
@@ -305,7 +335,11 @@ class Finder:
 
     def _own(self, question: Question, within: Within, k: int) -> Top:
         """The best of those that the query was made from, whatever the index proposes."""
-        if question.own is None or not len(question.own) or self.at.level > 1:
+        if question.own is None or self.at.level > 1:
             return Top.none()
-        ids, rows = self._reader.pixels(self.at, within.held(self.at, question.own), scales=self._scales)
+        groups = by_block(self.at.known(question.own))  # of another window, perhaps, which holds other blocks
+        own = np.concatenate([group for group in groups if block_of(group[0]) in self.at.versions] or [_EMPTY])
+        if not len(own):
+            return Top.none()
+        ids, rows = self._reader.pixels(self.at, within.held(self.at, own), scales=self._scales)
         return rank(question.query, ids, rows, k)

@@ -111,6 +111,11 @@ class Snapshot:
     stale: int = 0
     """Overview blocks that are missing, or older than the pixels below them."""
 
+    def known(self, ids: Int64Array) -> Int64Array:
+        """Those of (n,) pixels whose zone there is: another window may lack it."""
+        here = [zone.name in self.grids for zone in zones_of(ids)]
+        return np.asarray(ids[np.array(here, bool)], np.int64)
+
 
 class BlockCache:
     """Decoded blocks of however many stores, the least lately used thrown out first. Safe to use from many threads.

@@ -141,7 +141,7 @@ class SearchResult:
     hits: tuple[Hit, ...]
     engine: Engine
     """`exact`: every pixel scored. `index`: candidates from FAISS. `index+exact`: and some scanned: what
-    changed since, or what spacing left."""
+    changed since, what spacing left, or what lies below the best coarse pixels."""
     revision: str
     recall: float | None
     """Share of the 10 best that the index was measured to find; 1 for an exact scan, None where not measured."""

@@ -39,7 +39,8 @@ def refined(question: Question, coarse: Finder, fine: Finder) -> Found:
     first = np.empty(0, np.int64) if question.own is None else _above(question.own, question.level)
     cells = _cells(np.concatenate([first, found.top.ids]), question.level, within)
     only = within.only(lambda block: _below(cells[block], block, question.level), frozenset(cells))
-    return replace(fine.spaced(below, only).after(found), engine=found.engine, recall=None)
+    told = fine.spaced(below, only).after(found)
+    return replace(told, engine="index+exact", recall=None, stale=coarse.at.stale)
 
 
 def _above(own: Int64Array, level: int) -> Int64Array:

@@ -196,7 +196,7 @@ class Searcher:
             left -= shapes[-1].pieces
         if shapes:
             within = within.only(any_of(shapes), frozenset().union(*(shape.near for shape in shapes)))
-        blocks = finder.scannable(within, "every pixel is to be scored")
+        blocks = finder.scannable(within, "every pixel is to be scored", here=True)
         query, read = question.query, finder.read
         counts, scanned = counted(query, at, within, shapes, blocks, read, question.least)
         top = Top.none()
@@ -312,7 +312,7 @@ class Searcher:
             level=at.level,
             missing=found.missing,
             probes=found.probes,
-            stale=at.stale,
+            stale=at.stale + found.stale,
             exhausted=len(found.top.ids) < question.k,
         )
 

@@ -11,16 +11,15 @@ from typing import Final
 
 import numpy as np
 
-from indexing.ids import cols_of, pixel_ids, rows_of, zone_codes
 from indexing.pixels import Snapshot, lonlat_of
-from service.grid import Block, Zone
+from service.grid import Block
 from service.values import BLOCK, BoolArray, Float64Array, Int64Array
 
 _A: Final = 6_378_137.0
 _E2: Final = 6.694_379_990_14e-3
 """Equatorial radius, metres, and squared eccentricity of WGS 84."""
 _SCALE: Final = 0.999
-"""UTM is drawn at 0.9996 to 1.0014 of its size: what is nearer than this on the grid is nearer on the ground."""
+"""UTM is drawn at 0.9996 of its size or larger: what is nearer than this on the grid is nearer on the ground."""
 
 
 def spread(at: Snapshot, ids: Int64Array, metres: float, k: int, kept: Int64Array, apart: Int64Array) -> Int64Array:
@@ -53,22 +52,42 @@ def places_of(at: Snapshot, ids: Int64Array) -> Float64Array:
     return np.stack([across * np.cos(lon), across * np.sin(lon), normal * (1 - _E2) * np.sin(lat)], axis=1)
 
 
-def away_from(at: Snapshot, kept: Int64Array, metres: float, block: Block) -> BoolArray | None:
-    """(256, 256) bool: pixels of a block that are not certainly too near to those kept, of its own zone; None: all.
+class Around:
+    """What lies around some pixels, wherever: for leaving it out before it is scored.
 
-    For leaving most of them out before they are scored: `spread` decides about the rest.
+    Args:
+        at: The snapshot that they are of.
+        kept: (n,) ids.
+        metres: How far others shall be from them, at least.
     """
-    zone = pixel_ids(Zone.parse(block.zone), np.zeros(1, np.int64), np.zeros(1, np.int64))
-    mine = kept[zone_codes(kept) == zone_codes(zone)]
-    reach = metres * _SCALE / at.grids[block.zone].pixel
-    rows, cols = rows_of(mine) - block.rows.start, cols_of(mine) - block.cols.start
-    near = (np.abs(rows - BLOCK / 2) < BLOCK / 2 + reach) & (np.abs(cols - BLOCK / 2) < BLOCK / 2 + reach)
-    if not near.any():
-        return None
-    mask, side = np.ones((BLOCK, BLOCK), bool), np.arange(BLOCK, dtype=np.float64)
-    for row, col in zip(rows[near].tolist(), cols[near].tolist(), strict=True):
-        mask &= (side[:, None] - row) ** 2 + (side - col) ** 2 >= reach * reach
-    return mask
+
+    def __init__(self, at: Snapshot, kept: Int64Array, metres: float) -> None:
+        self._at, self._metres = at, metres
+        self._lonlat = lonlat_of(at, kept)
+        self._cells: dict[str, tuple[Float64Array, Float64Array]] = {}
+
+    def away(self, block: Block) -> BoolArray | None:
+        """(256, 256) bool: pixels of a block that are not certainly too near to those kept; None: all.
+
+        Measured on the block's own grid, also to pixels of other zones, as nowhere is UTM drawn smaller than 0.9996.
+        `spread` decides about the rest.
+        """
+        rows, cols = self._on_grid(block.zone)
+        rows, cols = rows - block.rows.start, cols - block.cols.start
+        reach = self._metres * _SCALE / self._at.grids[block.zone].pixel
+        near = (np.abs(rows - BLOCK / 2) < BLOCK / 2 + reach) & (np.abs(cols - BLOCK / 2) < BLOCK / 2 + reach)
+        if not near.any():
+            return None
+        mask, side = np.ones((BLOCK, BLOCK), bool), np.arange(BLOCK) + 0.5
+        for row, col in zip(rows[near].tolist(), cols[near].tolist(), strict=True):
+            mask &= (side[:, None] - row) ** 2 + (side - col) ** 2 >= reach * reach
+        return mask
+
+    def _on_grid(self, zone: str) -> tuple[Float64Array, Float64Array]:
+        """(row, col), each (n,), of the centres of those kept on the grid of a zone; infinite where it has no place."""
+        if zone not in self._cells:
+            self._cells[zone] = self._at.grids[zone].from_lonlat(*self._lonlat)
+        return self._cells[zone]
 
 
 def _far(places: Float64Array, one: Float64Array, metres: float) -> BoolArray:

@@ -22,6 +22,7 @@ from service.values import Window
 from tests.conftest import client_of
 from tests.slow_web import SlowWeb, slow_web
 from tests.test_store_published import MODEL, published
+from tests.test_tiles_http import pixels_of
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,11 @@ def middle(zoom: int) -> tuple[int, int, int]:
     return found[len(found) // 2]
 
 
+def same_picture(one: bytes, other: bytes) -> bool:
+    """Whether every pixel is the same: how a picture is packed may differ, and once in a thousand runs does."""
+    return one == other or np.array_equal(pixels_of(one), pixels_of(other))
+
+
 def settle(client: TestClient) -> None:
     client.app.state.smalti.datasets.near.settle()  # type: ignore[attr-defined]
 
@@ -132,7 +138,7 @@ def test_a_server_that_comes_and_goes_makes_no_wrong_tile(folder: Path, web: Slo
         def ask(key: tuple[tuple[int, int, int], str]) -> None:
             answer = client.get(url("far", key[0], window=key[1]))
             if answer.status_code == 200:
-                assert answer.content == right[key], key
+                assert same_picture(answer.content, right[key]), key
                 seen["right"] += 1
                 return
             assert answer.status_code in {502, 503}, answer.text
@@ -160,7 +166,7 @@ def test_a_server_that_comes_and_goes_makes_no_wrong_tile(folder: Path, web: Slo
     # Nothing wrong was kept on disk: another reader finds every pixel right.
     with client_of(settings_of(folder, web, tmp_path)) as client:
         for key in wanted:
-            assert client.get(url("far", key[0], window=key[1])).content == right[key]
+            assert same_picture(client.get(url("far", key[0], window=key[1])).content, right[key])
 
 
 def test_what_is_kept_is_bounded(folder: Path, web: SlowWeb, tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_one_that_is_killed_is_missing_by_name_and_whole_again_once_it_is_back(s
         for _ in range(3):
             found = servers.search(name, question)
             assert (found["partial"], found["missing"]) == (True, servers.share("b"))
+            assert found["recall"] is None, "it was measured with nothing missing"
             assert len(found["features"]) == question["k"]
     kept = servers.search("front", question)
     assert kept["features"] == servers.search("a", question)["features"]

@@ -204,6 +204,9 @@ def test_several_windows_are_one_list(world: World) -> None:
     ).json()  # fmt: skip
     assert got == answer
     assert world.post(points=[world.place(40, 50)], windows=["1999"]).status_code == 404
+    lon, lat = world.place(40, 50)
+    every = {"lon": lon, "lat": lat, "windows": ",".join(str(year) for year in range(1950, 1983))}
+    assert world.client.get("/datasets/tiny/2024/search", params=every).status_code == 413
 
 
 def test_filters_leave_exactly_what_they_say(world: World) -> None:
@@ -289,7 +292,7 @@ def test_counts_and_hectares_are_those_of_brute_force(world: World, metric: str)
             expected.append({
                 "window": window, "area": n, "inside": int(allowed[here].sum()), "valid": int(valid.sum()),
                 "alike": int(alike.sum()), "hectares": pytest.approx(alike.sum() / 100),
-                "valid_hectares": pytest.approx(valid.sum() / 100),
+                "valid_hectares": pytest.approx(valid.sum() / 100), "stale": 0,
             })  # fmt: skip
     assert body["results"] == expected
     assert sum(one["alike"] for one in expected) > 100

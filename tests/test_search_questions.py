@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from indexing.areas import contains, pixels_within
+from indexing.fleet.share import Share
 from indexing.ids import cols_of, pixel_ids, rows_of
+from indexing.index.build import build_index
 from indexing.pixels import BlockCache
 from indexing.question import Question, RangeQuestion, SearchResult, Where
 from indexing.search import Searcher
+from service.deadline import Deadline
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.grid import Block, Zone, archive_grid
 from service.linear import CoarseDirection
 from service.polygons import Polygon
 from service.queries import Metric, Query
-from service.values import BLOCK, VALID, WATER, Area, BoolArray, Float64Array, Int64Array
+from service.values import BLOCK, VALID, WATER, Area, BoolArray, Float64Array, Int8Array, Int64Array
 from tests.fakes import IDENTITY, MemoryStore
 from tests.landscapes import Counted, landscape
 from tests.test_indexing import YEAR
@@ -241,23 +245,77 @@ def test_hits_that_keep_their_distance_are_those_of_a_greedy_brute_force(
         assert result.exhausted == (len(want) < k)
 
 
+def over_a_border(codes: Int8Array) -> MemoryStore:
+    """The same square of pixels in the middle of a border, once in each zone."""
+    side, scales = len(codes), np.ones(codes.shape[:2])
+    places = [(grid, *grid.cell(6.0, 52.0)) for grid in (archive_grid(Zone(31)), archive_grid(Zone(32)))]
+    (first, row, col), (second, *at) = places
+    store = MemoryStore(codes, scales, first, YEAR, row - side // 2, col - side // 2)
+    store.add(codes, scales, second, YEAR, at[0] - side // 2, at[1] - side // 2)
+    return store
+
+
 def test_hits_keep_their_distance_across_zones() -> None:
-    codes = np.full((30, 30, 8), 3, np.int8)
-    store: MemoryStore | None = None
-    for name in ("31N", "32N"):
-        grid = archive_grid(Zone.parse(name))
-        row, col = grid.cell(6.0, 52.0)
-        if store is None:
-            store = MemoryStore(codes, np.ones((30, 30)), grid, YEAR, row - 15, col - 15)
-        else:
-            store.add(codes, np.ones((30, 30)), grid, YEAR, row - 15, col - 15)
-    assert store is not None
+    store = over_a_border(np.full((30, 30, 8), 3, np.int8))
     query = Query.of(store.identity, np.ones((1, 8), np.float32))
     hits = Searcher(store, "d", NOWHERE).search(Question(query, YEAR, 50, spacing=100.0)).hits
     assert 5 < len(hits) < 18, "the ground of both zones is the same 300 metres"
     xyz = np.array([archive_grid(Zone.parse("31N")).from_lonlat(np.array(h.lon), np.array(h.lat)) for h in hits]) * 10
     apart = np.linalg.norm(xyz[:, None] - xyz[None], axis=-1) + 1e9 * np.eye(len(hits))
     assert apart.min() > 99
+
+
+@pytest.mark.parametrize("screened", [True, False])
+def test_a_distance_that_leaves_one_place_of_a_field_over_a_border_is_answered_at_once(
+    screened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All pixels beyond the border lie too near, and there are more of them than one round looks at."""
+    monkeypatch.setattr("indexing.finding._LEAST_DEEP", 64)
+    if not screened:  # the distance decides alone, and rounds grow until they reach beyond what is too near
+        monkeypatch.setattr("indexing.finding.Around.away", lambda *_: None)
+    store = over_a_border(np.random.default_rng(0).integers(1, 100, (60, 60, 8)).astype(np.int8))
+    query = Query.of(store.identity, store.parts[0].vectors.codes[10, 10])
+    build_index(store, "d", YEAR, tmp_path)
+    for folder in (NOWHERE, tmp_path):
+        searcher = Searcher(store, "d", folder, exact_blocks=0 if folder == tmp_path else 256)
+        asked = Question(query, YEAR, 2, spacing=5000.0, deadline=Deadline.after(20))
+        assert [hit.zone.name for hit in searcher.search(asked).hits] == ["31N"]
+
+
+def test_few_pixels_over_too_many_blocks_to_scan_are_found_by_the_index(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(1, 60, (BLOCK * 6, 1, 4)).astype(np.int8)
+    store = Counted(codes, np.ones((BLOCK * 6, 1)), Zone(31), YEAR, BLOCK * 1000, BLOCK * 120)
+    build_index(store, "d", YEAR, tmp_path)
+    for examples in (codes[4, 0], codes[[4, 8], 0]):
+        query = Query.of(store.identity, examples.astype(np.float32))
+        for where in (Where(), Where(min_s2=1)):
+            found = Searcher(store, "d", tmp_path, exact_blocks=1).search(Question(query, YEAR, 5, where=where))
+            assert (found.engine, len(found.hits)) == ("index", 5)
+
+
+def test_blocks_that_others_hold_cost_a_count_as_much_as_any_as_it_reads_them_itself(tmp_path: Path) -> None:
+    store = landscape(side=300, dims=16)
+    build_index(store, "d", YEAR, tmp_path)
+    query = Query.of(store.identity, store.parts[0].vectors.codes[100, 100].astype(np.float32))
+    for share, refused in (("all", False), ("none", True)):
+        searcher = Searcher(store, "d", tmp_path, share=Share.parse(share), exact_blocks=1)
+        with pytest.raises(Unavailable, match="too many to scan") if refused else nullcontext():
+            searcher.count(RangeQuestion(query, YEAR, 0.5))
+
+
+def test_counts_are_read_while_there_is_time(shared: Counted, built: Path) -> None:
+    asked = Question(pixel(shared, 77, 50), YEAR, 5, where=Where(min_s2=1), deadline=Deadline.after(0))
+    with pytest.raises(Unavailable, match="took longer"):
+        Searcher(shared, "demo", built, exact_blocks=0).search(asked)
+
+
+def test_examples_of_a_zone_that_another_window_lacks_are_no_hits_of_it(shared: Counted) -> None:
+    elsewhere = pixel_ids(Zone(32), np.array([256_000]), np.array([30_000]))
+    other_block = pixel_ids(Zone(31), np.array([5]), np.array([5]))
+    own = np.concatenate([elsewhere, other_block])
+    for where in (Where(), Where(exclude=own), Where(box(shared, (0, 99), (0, 99)), exclude=own)):
+        asked = Question(pixel(shared, 77, 50), YEAR, 5, where=where, own=own, spacing=50.0)
+        assert len(Searcher(shared, "demo", NOWHERE).search(asked).hits) == 5
 
 
 @pytest.mark.parametrize("share", [0.3, 0.01, 0.0002])
@@ -371,7 +429,7 @@ def test_below_the_best_coarse_pixels_the_best_fine_ones_are_found(
     own = pixel_ids(Zone(31), np.array([part.row0 + 200]), np.array([part.col0 + 203]))
     result = searcher.search(Question(query, YEAR, 10, level=8, refine=True, own=own))
     scores = truth(narrow, query)
-    assert result.recall is None
+    assert (result.recall, result.engine) == (None, "index+exact"), "what lies elsewhere was not looked at"
     assert (result.hits[0].row, result.hits[0].col) == (part.row0 + 200, part.col0 + 203)
     cells = searcher.search(Question(query, YEAR, 256, level=8)).hits
     rows, cols = rows_of(ids), cols_of(ids)

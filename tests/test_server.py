@@ -87,6 +87,8 @@ def server(postgres: Postgres, s3: S3, tmp_path_factory: pytest.TempPathFactory)
         "SMALTI_API_KEYS": f"{hashlib.sha256(KEY.encode()).hexdigest()}:read+write+embed",
         "SMALTI_ALLOWED_HOSTS": "",
         "SMALTI_SHUTDOWN_SECONDS": "30",
+        "SMALTI_SCENES__EARTHDATA_TOKEN": "",
+        "SMALTI_SCENES__PLANETARY_COMPUTER_KEY": "",
         "SMALTI_LIMITS__SCRATCH_BYTES": "1500000000",
         "PORT": str(port),
     }

@@ -60,7 +60,8 @@ class Searched(BaseModel):
     revision: str
     engine: Engine = Field(
         description="exact: every pixel was scored. index: candidates from the index, scored exactly. "
-        "index+exact: and a part pixel by pixel: what changed since the index was built, or what `spacing` left"
+        "index+exact: and a part pixel by pixel: what changed since the index was built, what `spacing` left, or, with "
+        "`refine`, all that lies below the best coarse pixels, and nothing else"
     )
     recall: float | None = Field(description="share of the true 10 best that the index finds; 1: exact; null: unknown")
     scanned: int = Field(description="pixels that were scored one by one")
@@ -200,6 +201,7 @@ class Found:
             "zone": np.array([hit.zone.name for hit in hits], str),
             **{name: np.array(values, str) for name, values in words.items()},
             "recall": np.array([result.recall for result in results], np.float64),
+            "stale": np.array([result.stale for result in results], np.int64),
             "partial": np.array([result.partial for result in results], bool),
         }
 

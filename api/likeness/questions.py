@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from api.catalogue import DatasetWindow
-from api.likeness.bodies import Filters, RangeBody, SearchBody, SearchParams
+from api.likeness.bodies import MAX_WINDOWS, Filters, RangeBody, SearchBody, SearchParams
 from api.likeness.examples import Made, polygons_of, query_of
 from api.state import State
 from indexing.question import Question, RangeQuestion, Where
@@ -77,9 +77,12 @@ def windows_of(state: State, at: DatasetWindow, body: Filters) -> list[DatasetWi
 
     Raises:
         InvalidInput: One is no window.
+        LimitExceeded: Too many.
         NotFound: The dataset does not hold it.
     """
     dataset = state.datasets[at.dataset.id]
+    if len(body.windows) > MAX_WINDOWS:
+        raise LimitExceeded(f"{len(body.windows):,} windows; at most {MAX_WINDOWS} a request.", field="windows")
     try:
         windows = dict.fromkeys(Window.parse(text) for text in body.windows) or [at.window]
         return [DatasetWindow(dataset.at(window), window) for window in windows]

@@ -26,6 +26,10 @@ class AreaCount(BaseModel):
     alike: int = Field(description="those of them that are at least so alike")
     hectares: float = Field(description="of `alike`, on the UTM grid: within 0.2 % of those on the ground")
     valid_hectares: float = Field(description="of `valid`")
+    stale: int = Field(
+        description="`level` above 1: blocks of the window that are missing or older than the pixels below them; "
+        "what lies there is not counted, or as it was"
+    )
 
 
 class RangesAnswer(BaseModel):
@@ -83,27 +87,32 @@ class Ranges:
             **self._head(),
             "saved": self.saved,
             "scanned": sum(result.scanned for _, result in self.windows),
-            "results": [_row(at, area, count) for at, area, count in self._rows()],
+            "results": [_row(*each) for each in self._rows()],
             "hits": [feature(at, hit, rank) for rank, (at, hit) in enumerate(best, 1)],
         }
 
-    def _rows(self) -> list[tuple[DatasetWindow, int | None, PixelCount]]:
+    def _rows(self) -> list[tuple[DatasetWindow, int | None, PixelCount, int]]:
         areas = range(len(self.question.polygons)) or (None,)
-        return [(at, area, one) for at, result in self.windows for area, one in zip(areas, result.counts, strict=True)]
+        return [
+            (at, area, one, result.stale)
+            for at, result in self.windows
+            for area, one in zip(areas, result.counts, strict=True)
+        ]
 
     def _provenance(self) -> dict[str, str]:
         return {name: str(value) for name, value in self._head().items()}
 
     def _columns(self) -> dict[str, np.ndarray]:
         """A row an area and window; -1 is everywhere."""
-        rows = [_row(at, area, count) for at, area, count in self._rows()]
-        told = [at.dataset.provenance(at.window) for at, _, _ in self._rows()]
+        rows = [_row(*each) for each in self._rows()]
+        told = [at.dataset.provenance(at.window) for at, *_ in self._rows()]
         revisions = [result.revision for _, result in self.windows for _ in result.counts]
         return {
             "window": np.array([row["window"] for row in rows], str),
             "area": np.array([-1 if row["area"] is None else row["area"] for row in rows], np.int64),
             **{name: np.array([row[name] for row in rows], np.int64) for name in ("inside", "valid", "alike")},
             **{name: np.array([row[name] for row in rows], np.float64) for name in ("hectares", "valid_hectares")},
+            "stale": np.array([row["stale"] for row in rows], np.int64),
             "dataset": np.array([one["dataset"] for one in told], str),
             "model": np.array([one["model"] for one in told], str),
             "revision": np.array(revisions, str),
@@ -111,7 +120,7 @@ class Ranges:
         }
 
 
-def _row(at: DatasetWindow, area: int | None, count: PixelCount) -> dict[str, Any]:
+def _row(at: DatasetWindow, area: int | None, count: PixelCount, stale: int) -> dict[str, Any]:
     return {
         "window": str(at.window),
         "area": area,
@@ -120,4 +129,5 @@ def _row(at: DatasetWindow, area: int | None, count: PixelCount) -> dict[str, An
         "alike": count.within,
         "hectares": count.hectares,
         "valid_hectares": count.valid_hectares,
+        "stale": stale,
     }
