@@ -96,7 +96,7 @@ class DatasetList(BaseModel):
     """The catalogue."""
 
     datasets: list[DatasetInfo]
-    broken: dict[str, str] = Field({}, description="datasets that cannot be opened, and why")
+    broken: dict[str, str] = Field({}, description="datasets that cannot be opened or looked at, and why")
 
 
 class Channel(BaseModel):

@@ -47,16 +47,8 @@ def datasets(state: Annotated[State, Depends(get_state)]) -> DatasetList:
             listed.append(_info(state, dataset))
         except SmaltiError as error:  # one that cannot be looked at takes no other down
             log.warning("dataset %s cannot be looked at: %s", dataset.id, error)
-            broken[dataset.id] = _named(error, dataset)
+            broken[dataset.id] = state.datasets.named(str(error))
     return DatasetList(datasets=listed, broken=broken | {k: str(v) for k, v in state.datasets.broken.items()})
-
-
-def _named(error: SmaltiError, dataset: Dataset) -> str:
-    """What is wrong, with the dataset's name for where it lies."""
-    text = str(error)
-    for store in (dataset.store, *dataset.others):
-        text = text.replace(store.location, dataset.id)
-    return text
 
 
 @router.get("/datasets/{dataset}", responses=documented(404, 422))
