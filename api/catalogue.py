@@ -136,8 +136,6 @@ class Catalogue(Mapping[str, Dataset]):
 
     def _places(self) -> Iterator[tuple[str, str]]:
         """(where something lies, what it is called), as it was at the last look."""
-        yield self._storage.location, "the storage"
-        yield str(self._settings.home.absolute()), "SMALTI_HOME"
         for entry in self._written + self._listed:
             yield entry.location, entry.name
             opened = self._opened.get(entry.location)
