@@ -6,6 +6,7 @@ file system has none, so there a lock file beside the repository does. Chunks ar
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import os
 import shutil
@@ -49,6 +50,11 @@ _RACES: Final = 20
 _RACE_PAUSE: Final = 0.2
 """Seconds between looks whether a repository that somebody else began can be opened; twenty of them."""
 _BRANCH: Final = "main"
+_LAST_WORD_S: Final = 0.05
+
+# A thread of Icechunk that has just handed a result over needs the interpreter once more; before Python 3.14 one that
+# comes for it while the interpreter ends aborts the process, 1 in 60 of those that end right after a commit.
+atexit.register(time.sleep, _LAST_WORD_S)
 
 
 class Repository:
