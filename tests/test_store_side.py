@@ -69,6 +69,13 @@ def joined(tmp_path: Path) -> tuple[Tiny, Path, SideStore]:
     return tiny, out, SideStore(base, side_repository(str(tmp_path / "overviews" / "store.icechunk"), base))
 
 
+def require_all_old(store: SideStore, tiny: Tiny) -> None:
+    """Every overview is known to be older than what `replaced` put there, which is shown in its stead."""
+    tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
+    assert store.stale(YEAR, tops) == set(tops)
+    assert shown(store, tiny, 9) == ({7.0}, False), "seen from the store itself, as far as that may be read"
+
+
 def test_overviews_beside_a_published_store(joined: tuple[Tiny, Path, SideStore]) -> None:
     tiny, out, store = joined
     assert store.levels() == (1,)
@@ -96,9 +103,7 @@ def test_a_store_that_moves_makes_its_overviews_stale(joined: tuple[Tiny, Path, 
     replaced(out, store, tmp_path)
     assert store.refresh()
     assert store.revision() != before
-    tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
-    assert store.stale(YEAR, tops) == set(tops)
-    assert shown(store, tiny, 9) == ({7.0}, False), "seen from the store itself, as far as that may be read"
+    require_all_old(store, tiny)
     assert store.write_overviews(YEAR) > 0
     assert shown(store, tiny, 0) == ({7.0}, False)
 
@@ -121,9 +126,7 @@ def test_a_store_that_moved_while_its_overviews_were_away_is_seen_to_have_moved(
                 store.refresh()
     assert store.refresh()
     assert not store.refresh()
-    tops = [block for level in LEVELS for block in store.blocks(YEAR, level=level)]
-    assert store.stale(YEAR, tops) == set(tops)
-    assert shown(store, tiny, 9) == ({7.0}, False)
+    require_all_old(store, tiny)
 
 
 def test_what_is_asked_while_a_store_moves_is_not_remembered_for_what_it_is_then(
