@@ -1,16 +1,13 @@
 """Why a place is empty, and who is filling it: told from what is known already, so that no answer waits for it.
 
 Three things decide: what the store says of the pixel, whether the dataset's source reaches there, and whether a job
-that waits or runs holds its block. The last two are looked up now and then for all requests together, beside them:
-while the jobs database cannot be reached, what is empty is told as if no job ran.
+that waits or runs holds its block. `lookout.py` knows the last two.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, Literal, TypedDict
@@ -18,7 +15,7 @@ from typing import Any, Final, Literal, TypedDict
 import numpy as np
 
 from api.progress import Order
-from service.errors import Corrupt, SmaltiError
+from service.errors import Corrupt
 from service.frame import lonlat_box
 from service.grid import Block, Zone, archive_grid, zone_numbers
 from service.sources import Placement
@@ -49,18 +46,10 @@ REASON: Final = (
     "`rejected` (too few observations), `outside` (neither the dataset nor its source reaches there); null if valid"
 )
 JOB: Final = "address of the job, where the reason is `embedding`"
-LOOK_S: Final = 2.0
-"""Seconds that what is known of jobs may be old before it is looked up again."""
-REACH_S: Final = 30.0
-"""The same of sources, which seldom change; those of a folder take a look at each of its files."""
-AGAIN_S: Final = 10.0
-"""Seconds until a database that could not be reached is asked again."""
 ON_VIEW: Final = "embed_on_view"
 """Member of a source's document that says what is embedded because somebody looks at it."""
 _MOST_ON_VIEW: Final = 4096
 """Blocks an hour that such a budget may be."""
-_KEPT: Final = 256
-"""Windows of datasets whose sources are known at once."""
 _FEW: Final = 16
 """Blocks of a job in a picture's box up to which each is looked for in the picture; more are there for sure."""
 
@@ -279,72 +268,3 @@ def _reached(target: Target, place: Placement) -> bool:
         if top < rows.stop and bottom >= rows.start and left < cols.stop and right >= cols.start:
             return bool(_inside(place, part.rows.astype(np.int64), part.cols.astype(np.int64)).any())
     return False
-
-
-class Missing:
-    """What is known of jobs, seconds old, and of sources; shared by all requests, and none waits for a look.
-
-    Only the first question about a dataset's source is answered by looking at once.
-
-    Args:
-        running: The orders of the jobs that wait or run, newest first; may take long, and fail.
-        source: What the source of a dataset can do for a window; may fail.
-    """
-
-    def __init__(self, running: Callable[[], Mapping[str, Order]], source: Callable[[str, str], Hope]) -> None:
-        self._ask, self._hope_of = running, source
-        self._lock = threading.Lock()
-        self._running: tuple[Running, ...] = ()
-        self._hopes: dict[tuple[str, str], Hope] = {}
-        self._asked: set[tuple[str, str]] = set()
-        self._next = float("-inf")
-        self._next_reach = time.monotonic() + REACH_S
-        self._turn = 0
-
-    def outlook(self, dataset: str, window: str) -> Outlook:
-        """What is known of the empty places of one window of a dataset."""
-        key = dataset, window
-        hope = self._hopes.get(key)
-        if hope is None:
-            if len(self._hopes) >= _KEPT:
-                self._hopes.clear()
-            hope = self._hopes[key] = self._looked(key)
-        self._asked.add(key)
-        if time.monotonic() >= self._next and self._lock.acquire(blocking=False):
-            threading.Thread(target=self._look, daemon=True).start()
-        own = tuple(job for job in self._running if job.dataset == dataset)
-        return Outlook(tuple(job for job in own if job.window == window), hope.reach, hope.on_view, bool(own))
-
-    def look_soon(self) -> None:
-        """A job was begun or ended here: what is known is too old."""
-        self._turn += 1
-        self._next = float("-inf")
-
-    def _look(self) -> None:
-        turn, wait = self._turn, AGAIN_S
-        try:
-            wait = self._look_at_jobs()
-            if time.monotonic() >= self._next_reach:
-                asked, self._asked = self._asked, set()
-                self._hopes |= {key: self._looked(key) for key in list(asked)[:_KEPT]}
-                self._next_reach = time.monotonic() + REACH_S
-        finally:  # whatever went wrong: else nobody would look again
-            self._next = time.monotonic() + wait if turn == self._turn else float("-inf")
-            self._lock.release()
-
-    def _look_at_jobs(self) -> float:
-        """Find out what is being embedded; seconds until the next look."""
-        try:
-            self._running = tuple(Running.of(job, order) for job, order in self._ask().items())
-            return LOOK_S
-        except SmaltiError as error:
-            log.info("what is being embedded is not known: %s", error)
-            self._running = ()
-            return AGAIN_S
-
-    def _looked(self, key: tuple[str, str]) -> Hope:
-        try:
-            return self._hope_of(*key)
-        except (SmaltiError, OSError) as error:
-            log.info("how far the source of %s reaches in %s is not known: %s", *key, error)
-            return self._hopes.get(key, Hope())

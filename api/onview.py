@@ -55,7 +55,7 @@ class OnView:
 
     def seen(self, dataset: str, window: Window, target: Target) -> None:
         """An empty tile was looked at by somebody who may have it embedded. Returns at once, whatever comes of it."""
-        known = self._state.missing.outlook(dataset, str(window))
+        known = self._state.lookout.outlook(dataset, str(window))
         if not known.on_view or known.busy or _square_metres(target) > BLOCKS * _BLOCK_M2:
             return
         now, key = time.monotonic(), (dataset, window, target)
@@ -95,7 +95,7 @@ class OnView:
         order = Order(dataset, str(window), str(encoder.identity), encoder.digest, MIN_S2, pixels)
         if _is_new(state, order):
             jobs.ask(order, missing=True, by=by, alone=True)  # else two servers, neither of which saw the other's
-            state.missing.look_soon()
+            state.lookout.look_soon()
             log.info("%s %s: %d blocks are embedded on view", dataset, window, len(pixels))
 
 

@@ -139,7 +139,7 @@ def _parts(request: Request, shown: Layer, target: Target | None) -> Iterator[st
     else:
         yield from (stands.blocks, STALE if stands.stale else "")
     if "lon" in request.path_params:  # a place without a vector tells who is making it
-        yield get_state(request).missing.outlook(shown.dataset, str(shown.window)).mark
+        yield get_state(request).lookout.outlook(shown.dataset, str(shown.window)).mark
     if target is None:  # documents hold whole addresses, titles, names of bases and windows; maps heed Accept
         yield from (str(request.base_url), request.headers.get("accept", ""))
         state = get_state(request)

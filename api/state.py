@@ -17,7 +17,8 @@ from api.catalogue import Catalogue, Dataset
 from api.fleet import fleet_of
 from api.jobs import Jobs
 from api.kept import Kept
-from api.missing import Hope, Missing, blocks_per_hour
+from api.lookout import Lookout
+from api.missing import Hope, blocks_per_hour
 from api.reach import access_of
 from api.settings import Settings
 from api.tally import Tally, tally
@@ -80,7 +81,7 @@ class State:
         self.planning, self.listening = CapacityLimiter(PLANNED_AT_ONCE), CapacityLimiter(LISTENED_AT_ONCE)
         self.tiles = Kept(settings.caches.tile_bytes)
         self.turns = Turns(settings.limits, self.watch.metrics.refused)
-        self.missing = Missing(lambda: self.jobs.running(), self._hope)
+        self.lookout = Lookout(lambda: self.jobs.running(), self._hope)
         self._extents: dict[str, tuple[object, Extent | None]] = {}
 
     def extent(self, dataset: Dataset) -> Extent | None:

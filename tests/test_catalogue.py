@@ -230,7 +230,7 @@ def test_an_empty_dataset_with_a_source_is_made_by_a_command_and_told_anew_by_pe
         refused = here(tmp_path, *make, "--source", source)
         assert (refused.returncode, says in refused.stderr) == (2, True), refused.stderr
     assert here(tmp_path, *make, "--source", "aws", "--embed-on-view", "16").returncode == 0
-    assert State(settings).missing.outlook("mine", "2024").on_view == 16
+    assert State(settings).lookout.outlook("mine", "2024").on_view == 16
     where = f'id = "mine2"\nlocation = "{tmp_path}/datasets/mine.icechunk"\n'
     settings.catalogue.write_text(f'[[datasets]]\n{where}source = {{type = "dpixels", folder = "patches"}}\n')
     assert written(settings.catalogue)[0].source == {"type": "dpixels", "folder": str(tmp_path / "patches")}

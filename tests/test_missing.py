@@ -12,7 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api import demo
-from api.missing import AGAIN_S, NO_CHANCE, Chance, Hope, Missing
+from api.lookout import AGAIN_S, LOOK_S, Lookout
+from api.missing import NO_CHANCE, Chance, Hope
 from api.progress import Order
 from api.settings import Settings
 from api.state import State
@@ -55,17 +56,17 @@ def order(*blocks: Block, window: str = "2024") -> Order:
 def watched(world: Settings) -> tuple[TestClient, Callable[[dict[str, Order]], None]]:
     """A server of the small world, and how to say what runs."""
     client = client_of(world)
-    missing: Missing = client.app.state.smalti.missing  # type: ignore[attr-defined]
+    lookout: Lookout = client.app.state.smalti.lookout  # type: ignore[attr-defined]
     orders: dict[str, Order] = {}
-    missing._ask = lambda: dict(orders)
+    lookout._ask = lambda: dict(orders)
 
     def run(now: dict[str, Order]) -> None:
         orders.clear()
         orders.update(now)
-        missing.look_soon()
+        lookout.look_soon()
         until = time.monotonic() + 5
-        while {job.id for job in missing._running} != set(now):
-            missing.outlook("demo", "2024")
+        while {job.id for job in lookout._running} != set(now):
+            lookout.outlook("demo", "2024")
             assert time.monotonic() < until, "nobody looks"
             time.sleep(0.01)
 
@@ -142,7 +143,7 @@ def test_places_say_it_too(watched: Any) -> None:
 
 def test_a_jobs_database_that_is_down_keeps_no_tile_waiting(world: Settings) -> None:
     client = client_of(world)
-    missing: Missing = client.app.state.smalti.missing  # type: ignore[attr-defined]
+    lookout: Lookout = client.app.state.smalti.lookout  # type: ignore[attr-defined]
     asked = []
 
     def down() -> dict[str, Order]:
@@ -150,9 +151,9 @@ def test_a_jobs_database_that_is_down_keeps_no_tile_waiting(world: Settings) -> 
         time.sleep(0.5)
         raise Unavailable("the jobs database cannot be used.")
 
-    missing._ask = down
+    lookout._ask = down
     client.get(tile_at(FULL))  # opens the store
-    missing.look_soon()
+    lookout.look_soon()
     begun = time.monotonic()
     answers = [client.get(tile_at(EMPTY, more=f".png?view=pca&gamma={n / 10}")) for n in range(5, 10)]
     assert time.monotonic() - begun < 2.0
@@ -161,6 +162,20 @@ def test_a_jobs_database_that_is_down_keeps_no_tile_waiting(world: Settings) -> 
     for _ in range(5):
         client.get(tile_at(EMPTY))
     assert len(asked) <= 3, f"it is asked again after {AGAIN_S} s, not for every tile"
+
+
+def test_a_job_that_ended_while_nobody_asked_is_not_told_to_run() -> None:
+    orders = {JOB: order(SCENE.empty)}
+
+    def slowly() -> dict[str, Order]:
+        time.sleep(0.05)
+        return dict(orders)
+
+    lookout = Lookout(slowly, lambda *_: Hope())
+    assert lookout.outlook("demo", "2024").busy, "it began here, or before this server did"
+    orders.clear()
+    lookout._next -= 10 * LOOK_S  # so long nobody asked
+    assert not lookout.outlook("demo", "2024").busy
 
 
 @pytest.mark.parametrize(
@@ -230,9 +245,9 @@ def test_a_source_that_fails_in_any_way_keeps_nobody_from_looking_again() -> Non
 
         return hope
 
-    gone = Missing(dict, failing(OSError("stale file handle")))
+    gone = Lookout(dict, failing(OSError("stale file handle")))
     assert gone.outlook("demo", "2024").reach == ()
-    broken = Missing(dict, failing(AttributeError("nobody thought of that")))
+    broken = Lookout(dict, failing(AttributeError("nobody thought of that")))
     broken._asked.add(("demo", "2024"))
     broken._next_reach = float("-inf")
     broken._lock.acquire()
@@ -248,12 +263,12 @@ def test_a_source_is_not_looked_at_whenever_jobs_are() -> None:
         asked.append((key[0], key[1]))
         return Hope()
 
-    missing = Missing(dict, hope)
-    missing._next = float("inf")  # looks only when told to
-    missing.outlook("demo", "2024")
+    lookout = Lookout(dict, hope)
+    lookout._next = float("inf")  # looks only when told to
+    lookout.outlook("demo", "2024")
     for due in (False, False, True, False):
-        missing._asked.add(("demo", "2024"))
-        missing._next_reach = float("-inf") if due else missing._next_reach
-        missing._lock.acquire()
-        missing._look()
+        lookout._asked.add(("demo", "2024"))
+        lookout._next_reach = float("-inf") if due else lookout._next_reach
+        lookout._lock.acquire()
+        lookout._look()
     assert len(asked) == 2, "at first, and when it was due"

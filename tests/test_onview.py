@@ -97,8 +97,8 @@ def test_a_look_at_an_empty_tile_becomes_a_job_that_the_tile_then_names(own_worl
     state.jobs.cancel(told["id"])
     state.jobs.cancel(State(own_world).jobs.ask(order(SCENE.empty, window="2023"), **again).id)
     until = time.monotonic() + 20
-    while state.missing.outlook("demo", "2024").busy:
-        state.missing.look_soon()
+    while state.lookout.outlook("demo", "2024").busy:
+        state.lookout.look_soon()
         assert time.monotonic() < until, "nobody looks"
         time.sleep(0.05)
     settled(client)._lately.clear()

@@ -184,6 +184,22 @@ def test_an_empty_dataset_says_how_it_begins(browser: Any, own_demo: Settings) -
         page.close()
 
 
+def test_a_pixel_that_is_being_embedded_is_looked_at_again(page: Page) -> None:
+    page.open()
+
+    def embedding(route: Any) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["results"][0] |= {"reason": "embedding", "job": "/jobs/0123456789abcdef0123"}
+        route.fulfill(response=answer, json=told)
+
+    page.page.route("**/vectors", embedding)
+    page.click_map(EMPTY)
+    page.wait_for_selector("#pixel .badge.embedding")
+    page.page.unroute("**/vectors")
+    page.wait_for_selector("#pixel .badge.not-embedded", timeout=20_000)
+
+
 def test_a_window_with_too_few_clear_days_says_so_and_takes_fewer(own_page: Page, own_demo: Settings) -> None:
     page = own_page
     page.open()

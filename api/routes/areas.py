@@ -118,7 +118,7 @@ def _asked(state: State, body: AreaBody, by: str) -> AreaAnswer:
     job = None
     if not body.dry_run:
         job = state.jobs.ask(order, missing=bool(plan.left), by=by)
-        state.missing.look_soon()
+        state.lookout.look_soon()
     return AreaAnswer(
         id=job.id if job else None,
         state=job.state if job else None,

@@ -45,7 +45,7 @@ def job(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
 def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
     """End a job. The block in hand is finished, what waits is not begun; what was embedded stays."""
     job = state.jobs.cancel(id)
-    state.missing.look_soon()
+    state.lookout.look_soon()
     return job
 
 
@@ -58,7 +58,7 @@ def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
 def retry(state: Annotated[State, Depends(get_state)], request: Request, id: JobKey) -> JobInfo:
     """Run a job again that failed or was cancelled: only the blocks that are not done."""
     job = state.jobs.retry(id, by=asker(request))
-    state.missing.look_soon()
+    state.lookout.look_soon()
     return job
 
 

@@ -39,7 +39,7 @@ _ANSWER: Final[dict[int | str, dict[str, Any]]] = {200: {"content": {GEOJSON: {}
 def of_job(state: Annotated[State, Depends(get_state)], id: JobKey) -> Response:
     """The blocks of a job as GeoJSON, each with its `state`."""
     job = state.jobs.read(id)
-    reach = state.missing.outlook(job.dataset, job.window).reach
+    reach = state.lookout.outlook(job.dataset, job.window).reach
     blocks = [(Block.parse(one.block), {"state": one.state}) for one in job.blocks or ()]
     return _answer((block, _part(block, reach), told) for block, told in blocks)
 
@@ -63,7 +63,7 @@ def missing(
     """
     when, at = Window.parse(window), state.datasets[dataset]
     box = _area(bbox)
-    outlook = state.missing.outlook(at.id, str(when))
+    outlook = state.lookout.outlook(at.id, str(when))
     west, south, east, north = box.bounds
     reach = [place for place in outlook.reach if _near(place.zone, west, south, east, north)]
     try:

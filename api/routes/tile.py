@@ -95,7 +95,7 @@ async def tile(
         bounded(request)
         target = tile_target(tms, x, y, z, tilesize, buffer)
         shown = _asked(request, asked, target)
-        chance = state.missing.outlook(shown.dataset, str(shown.window)).of_picture(target)
+        chance = state.lookout.outlook(shown.dataset, str(shown.window)).of_picture(target)
         return shown, target, headers_of(request, shown, target), chance, there(shown, chance)
 
     def there(shown: Layer, chance: Chance) -> bool:
@@ -155,7 +155,7 @@ def _asked(request: Request, asked: Callable[[], Layer], target: Target) -> Laye
     except NotFound as error:
         dataset, window = (request.path_params[name] for name in ("dataset", "window"))
         if error.field == "window" and dataset in get_state(request).datasets:
-            chance = get_state(request).missing.outlook(dataset, str(Window.parse(window))).of_picture(target)
+            chance = get_state(request).lookout.outlook(dataset, str(Window.parse(window))).of_picture(target)
             if chance != NO_CHANCE:
                 request.state.told = told(chance.reason({NOT_EMBEDDED}), chance)
         raise

@@ -164,7 +164,7 @@ def reasons(state: State, at: DatasetWindow, lonlat: Float64Array, status: UInt8
     """Why each of (n, 2) places has no vector, and the job that is making one."""
     if (status == VALID).all():
         return [Why(reason=None, job=None)] * len(status)
-    outlook = state.missing.outlook(at.dataset.id, str(at.window))
+    outlook = state.lookout.outlook(at.dataset.id, str(at.window))
     held = footprint(at.dataset.store, at.window)
     return whys(outlook, held.bounds if held.boxes else _NOWHERE, lonlat, status)
 

@@ -15,6 +15,7 @@ const STATUS = {
   rejected: ["rejected", "It has fewer usable Sentinel-2 dates than were asked for (15, unless somebody said otherwise), mostly for clouds."],
   outside: ["outside this dataset", "This dataset does not reach here."],
 };
+const LOOK_AGAIN_MS = 5000;
 let turn = 0;
 
 const number = (value, words) => el("span", {}, el("b", { text: value }), ` ${words}`);
@@ -55,12 +56,22 @@ export async function inspect(point) {
     const { status } = answer.results[0];
     if (mine !== turn) return status;
     $("pixel").replaceChildren(...card(point, answer).filter(Boolean));
+    if (answer.results[0].reason === "embedding") lookLater(mine);
     if (status !== "valid") offer($("pixel").appendChild(el("div")), dataset, point, answer.results[0]);
     return status;
   } catch (error) {
     if (mine === turn) $("pixel").replaceChildren(notice(error, () => set({ at: [] })));
     return "";
   }
+}
+
+// A job that is not followed ends without a word. Whoever is about to press a button of the card is left to it.
+function lookLater(mine) {
+  setTimeout(() => {
+    if (mine !== turn) return;
+    const later = document.visibilityState !== "visible" || $("pixel").contains(document.activeElement);
+    (later ? lookLater : again)(mine);
+  }, LOOK_AGAIN_MS);
 }
 
 export const again = () => { if (state.at.length) inspect(state.at[0]); };
