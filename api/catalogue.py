@@ -278,8 +278,20 @@ class Catalogue(Mapping[str, Dataset]):
                 records=self.near,
             )
         elif not lost:
-            store.refresh()
+            self._refresh(entry.location)
         return self._joined(entry)
+
+    def _refresh(self, location: str) -> None:
+        """Look at a store again; where only its overviews cannot be read any more, it is served without."""
+        opened = self._opened[location]
+        try:
+            self._stores[location].refresh()
+        except SmaltiError:
+            if not isinstance(opened, SideStore):
+                raise
+            opened.base.refresh()
+            self._opened[location] = opened.base
+            del self._stores[location]
 
     def _joined(self, entry: Entry) -> Store:
         """The store of an entry with its overviews, if they lie beside it, and watched."""

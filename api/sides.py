@@ -47,7 +47,10 @@ class Sides:
             name: What it is called in the catalogue.
             store: As it was opened, or as it was joined before.
         """
-        if store.writable or isinstance(store, SideStore) or f"{name}.icechunk" not in self._names:
+        if store.writable or isinstance(store, SideStore):
+            return store
+        if f"{name}.icechunk" not in self._names:
+            self.broken.pop(name, None)
             return store
         try:
             found = SideStore(store, Repository.open(self._location(name), records=self._records), self._chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import morecantile
@@ -129,6 +130,22 @@ def test_a_store_that_moved_while_its_overviews_were_away_is_seen_to_have_moved(
     require_all_old(store, tiny)
 
 
+def test_overviews_that_are_away_keep_nobody_from_a_store_that_did_not_move(
+    joined: tuple[Tiny, Path, SideStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, _, store = joined
+    store.write_overviews(YEAR)
+    revision = store.revision()
+
+    def away() -> str:
+        raise Unavailable("the overviews are away.")
+
+    monkeypatch.setattr(store.repository, "tip", away)
+    assert not store.refresh()
+    assert store.revision() == revision
+    assert shown(store, tiny, 9) == ({3.0}, False)
+
+
 def test_what_is_asked_while_a_store_moves_is_not_remembered_for_what_it_is_then(
     joined: tuple[Tiny, Path, SideStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,3 +214,28 @@ def test_where_overviews_lie_is_told_to_nobody_who_may_only_read(tmp_path: Path)
     state = State(Settings(home=home, catalogue=tmp_path / "smalti.toml"))
     state.datasets.look_now()
     assert state.datasets.named(f"{repository.location}: torn") == "the overviews of far: torn"
+
+
+def test_overviews_deleted_while_they_are_served_leave_the_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out = exported(tmp_path, 3)
+    (tmp_path / "smalti.toml").write_text('[[datasets]]\nid = "far"\nlocation = "store"\n')
+    home = tmp_path / "home"
+    side = home / "overviews" / "far.icechunk"
+    base = open_store(out)
+    SideStore(base, side_repository(str(side), base)).write_overviews(YEAR)
+    monkeypatch.setattr("api.catalogue.LOOK_AGAIN_S", 0)
+    datasets = State(Settings(home=home, catalogue=tmp_path / "smalti.toml")).datasets
+    with_them = datasets["far"].store
+    assert with_them.levels() == (1, *LEVELS)
+
+    (side / "refs").rename(side / "gone")  # damaged
+    assert datasets["far"].store.levels() == (1,)
+    assert "overviews of far" in datasets.broken
+    shutil.rmtree(side)
+    assert datasets["far"].store.levels() == (1,)
+    assert datasets.broken == {}
+
+    SideStore(base, side_repository(str(side), base)).write_overviews(YEAR)
+    assert datasets["far"].store.levels() == (1, *LEVELS), "made anew, they are found without a restart"

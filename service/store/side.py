@@ -17,7 +17,7 @@ import icechunk
 import zarr
 from zarr.errors import ContainsGroupError
 
-from service.errors import Conflict, Corrupt, InvalidInput, NotFound
+from service.errors import Conflict, Corrupt, InvalidInput, NotFound, Unavailable
 from service.globe import Grids
 from service.grid import Block, Zone, ZoneGrid
 from service.store.chunks import ChunkCache
@@ -217,12 +217,22 @@ class SideStore:
         return now.lineage.stale(now.time(window), blocks)
 
     def refresh(self) -> bool:
-        """Look at the store and at its overviews again; whether either changed. Readers see both change at once."""
+        """Look at the store and at its overviews again; whether either changed. Readers see both change at once.
+
+        Raises:
+            Unavailable: The store cannot be reached, or has moved while its overviews cannot be.
+            Corrupt: Either cannot be read any more.
+        """
         with self._swap:
             before = self._now
             # The second: a look that failed below left the overviews where the store was.
             moved = self.base.refresh() or before.base_revision != self.base.revision()[0]
-            tip = self.repository.tip()
+            try:
+                tip = self.repository.tip()
+            except Unavailable:
+                if moved:
+                    raise
+                return False  # they go on showing what stands below
             if not moved and tip == before.id:
                 return False
             fresh = self._look(tip)
