@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from api.entries import Entry, found, written
+from api.glance import Glance
 from api.settings import Settings
 from api.sides import Sides
 from api.watch import Watch
@@ -27,6 +28,10 @@ log = logging.getLogger("smalti.catalogue")
 
 LOOK_AGAIN_S: Final = 1.0
 """How often, in seconds, requests make the server look for new revisions and new repositories."""
+OLD_S: Final = 10.0
+"""Seconds after which what is known of places beyond a network is too old to be told: nobody asked."""
+PATIENCE_S: Final = 1.0
+"""How long after its beginning a look beyond a network is waited for then."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,10 @@ class DatasetWindow:
 class Catalogue(Mapping[str, Dataset]):
     """Datasets by id: `smalti.toml`, and every `*.icechunk` under `datasets` in the storage.
 
-    Looks at most once a second for new revisions and repositories; while something serves, requests do not wait for
-    a look over a network. What cannot be opened is kept aside with its error, so that one broken store, or a mistake
-    in `smalti.toml`, does not take the others down. A storage that cannot be reached loses nothing that is open.
+    Looks at most once a second for new revisions and repositories. While something serves, requests do not wait for a
+    look over a network; only the first after a long silence does, a moment. What cannot be opened is kept aside with
+    its error, so that one broken store, or a mistake in `smalti.toml`, does not take the others down. A storage that
+    cannot be reached loses nothing that is open.
     """
 
     def __init__(self, settings: Settings, watch: Watch, storage: Bucket) -> None:
@@ -101,6 +107,7 @@ class Catalogue(Mapping[str, Dataset]):
         self._stores: dict[str, Store] = {}
         self._sides = Sides(storage, self.chunks, self.near)
         self._looked_at = float("-inf")
+        self._glance = Glance(self._visit_if_due, self._lock)
 
     def __getitem__(self, key: str) -> Dataset:
         self._look()
@@ -165,23 +172,25 @@ class Catalogue(Mapping[str, Dataset]):
         return self._broken
 
     def _look(self) -> None:
-        if self._looked_lately() or not self._lock.acquire(blocking=not self._open):
+        if self._looked_lately():
             return
         if self._open and (self._storage.remote or any(is_remote(entry.location) for entry in self._written)):
-            threading.Thread(target=self._visit_and_release, daemon=True).start()
-        else:
-            self._visit_and_release()
+            self._glance.begin()
+            if time.monotonic() - self._looked_at > OLD_S:
+                self._glance.wait(PATIENCE_S)
+        elif self._lock.acquire(blocking=not self._open):
+            try:
+                self._visit_if_due()
+            finally:
+                self._lock.release()
 
     def _looked_lately(self) -> bool:
         return time.monotonic() - self._looked_at < LOOK_AGAIN_S
 
-    def _visit_and_release(self) -> None:
-        try:
-            if not self._looked_lately():  # those who waited for the lock have just been told
-                self._visit()
-                self._looked_at = time.monotonic()
-        finally:
-            self._lock.release()
+    def _visit_if_due(self) -> None:
+        if not self._looked_lately():  # those who waited for the lock have just been told
+            self._visit()
+            self._looked_at = time.monotonic()
 
     def look_now(self) -> None:
         """See what was just written, without waiting for the next look."""

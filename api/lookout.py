@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from api.glance import Glance
 from api.missing import Hope, Outlook, Running
 from api.progress import Order
 from service.errors import SmaltiError
@@ -45,9 +46,7 @@ class Lookout:
 
     def __init__(self, running: Callable[[], Mapping[str, Order]], source: Callable[[str, str], Hope]) -> None:
         self._ask, self._hope_of = running, source
-        self._lock = threading.Lock()
-        self._seen = threading.Event()
-        self._began = float("-inf")
+        self._glance = Glance(self._look, threading.Lock())
         self._running: tuple[Running, ...] = ()
         self._hopes: dict[tuple[str, str], Hope] = {}
         self._asked: set[tuple[str, str]] = set()
@@ -64,7 +63,11 @@ class Lookout:
                 self._hopes.clear()
             hope = self._hopes[key] = self._looked(key)
         self._asked.add(key)
-        self._look_if_due()
+        overdue = time.monotonic() - self._next
+        if overdue >= 0:
+            self._glance.begin()
+        if overdue >= OLD_S:
+            self._glance.wait(PATIENCE_S)
         own = tuple(job for job in self._running if job.dataset == dataset)
         return Outlook(tuple(job for job in own if job.window == window), hope.reach, hope.on_view, bool(own))
 
@@ -72,15 +75,6 @@ class Lookout:
         """A job was begun or ended here: what is known is too old."""
         self._turn += 1
         self._next = float("-inf")
-
-    def _look_if_due(self) -> None:
-        overdue = time.monotonic() - self._next
-        if overdue >= 0 and self._lock.acquire(blocking=False):
-            self._seen.clear()
-            self._began = time.monotonic()
-            threading.Thread(target=self._look, daemon=True).start()
-        if overdue >= OLD_S:
-            self._seen.wait(max(0.0, self._began + PATIENCE_S - time.monotonic()))
 
     def _look(self) -> None:
         turn, wait = self._turn, AGAIN_S
@@ -90,10 +84,8 @@ class Lookout:
                 asked, self._asked = self._asked, set()
                 self._hopes |= {key: self._looked(key) for key in list(asked)[:_KEPT]}
                 self._next_reach = time.monotonic() + REACH_S
-        finally:  # whatever went wrong: else nobody would look again
+        finally:
             self._next = time.monotonic() + wait if turn == self._turn else float("-inf")
-            self._seen.set()
-            self._lock.release()
 
     def _look_at_jobs(self) -> float:
         """Find out what is being embedded; seconds until the next look."""

@@ -107,6 +107,15 @@ def test_requests_do_not_wait_for_a_look_once_something_serves(own_world: Settin
         time.sleep(0.01)
 
 
+def test_what_changed_afar_while_nobody_asked_is_seen_by_the_first_who_asks(own_world: Settings, shaky: Shaky) -> None:
+    catalogue = Catalogue(own_world, Watch(), shaky)
+    assert list(catalogue) == ["demo"]
+    looked(catalogue)
+    open_or_make(shaky, "second", TINY, 4, Window.year(2024))
+    catalogue._looked_at -= 3600
+    assert list(catalogue) == ["demo", "second"]
+
+
 def test_those_who_wait_for_a_storage_that_is_away_do_not_ask_it_anew_each(
     own_world: Settings, shaky: Shaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,10 +250,10 @@ def test_a_source_that_fails_in_any_way_keeps_nobody_from_looking_again() -> Non
     broken = Lookout(dict, failing(AttributeError("nobody thought of that")))
     broken._asked.add(("demo", "2024"))
     broken._next_reach = float("-inf")
-    broken._lock.acquire()
+    assert broken._glance._lock.acquire(timeout=5)
     with pytest.raises(AttributeError):
-        broken._look()
-    assert not broken._lock.locked()
+        broken._glance._run()
+    assert not broken._glance._lock.locked()
 
 
 def test_a_source_is_not_looked_at_whenever_jobs_are() -> None:
@@ -269,6 +269,5 @@ def test_a_source_is_not_looked_at_whenever_jobs_are() -> None:
     for due in (False, False, True, False):
         lookout._asked.add(("demo", "2024"))
         lookout._next_reach = float("-inf") if due else lookout._next_reach
-        lookout._lock.acquire()
         lookout._look()
     assert len(asked) == 2, "at first, and when it was due"
