@@ -80,6 +80,7 @@ class DatasetInfo(BaseModel):
     minzoom: int
     maxzoom: int
     revision: str = Field(description="snapshot id; changes with every commit")
+    revisions: dict[str, str] = Field(description="that of each window with a repository of its own: of no calendar year")
     revision_strong: bool = Field(description="false where the layout has no snapshots: then it is a hash of metadata")
     writable: bool
     views: list[str] = Field(description="what ?view= understands")

@@ -22,6 +22,7 @@ from service.store.contract import BlockData
 from service.values import Window
 from tests.conftest import client_of
 
+SUMMER = "2024-05-01..2024-09-30"
 BASE = "/datasets/demo/2024"
 NOWHERE = "NZTM2000Quad"
 """New Zealand's, of which the demo shows nothing."""
@@ -162,14 +163,31 @@ def test_a_new_basis_is_a_new_style_to_those_who_hold_the_document(own_world: Se
     assert (answer.status_code, "pca:autumn" in answer.text) == (200, True)
 
 
-def test_a_new_window_is_a_new_style_to_those_who_hold_the_document(own_world: Settings) -> None:
-    client, summer = client_of(own_world), Window.parse("2024-05-01..2024-09-30")
-    tag = client.get(f"{BASE}/WMTSCapabilities.xml").headers["etag"]
-    demo = open_store(str(own_world.home / "datasets" / "demo.icechunk"))
-    block = demo.blocks(Window.year(2024))[0]
-    ask = (Zone.parse(block.zone), Window.year(2024), block.rows, block.cols)
-    store = open_or_make(open_bucket(own_world.home), "demo", demo.identity, demo.dims, summer)
+def summer_of(settings: Settings, nth: int) -> None:
+    """Copy one block of the demo's 2024 into a repository of its summer."""
+    summer, year = Window.parse(SUMMER), Window.year(2024)
+    demo = open_store(str(settings.home / "datasets" / "demo.icechunk"))
+    block = demo.blocks(year)[nth]
+    ask = (Zone.parse(block.zone), year, block.rows, block.cols)
+    store = open_or_make(open_bucket(settings.home), "demo", demo.identity, demo.dims, summer)
     store.write([BlockData(block, summer, demo.read(*ask), demo.counts_window(*ask), "ab" * 32)], "summer")
+
+
+def test_a_new_window_is_a_new_style_to_those_who_hold_the_document(own_world: Settings) -> None:
+    client = client_of(own_world)
+    tag = client.get(f"{BASE}/WMTSCapabilities.xml").headers["etag"]
+    summer_of(own_world, 0)
     client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
     answer = client.get(f"{BASE}/WMTSCapabilities.xml", headers={"If-None-Match": tag})
-    assert (answer.status_code, f"change:{summer}" in answer.text) == (200, True)
+    assert (answer.status_code, f"change:{SUMMER}" in answer.text) == (200, True)
+
+
+def test_what_is_stored_in_a_window_of_its_own_shows_in_the_dataset(own_world: Settings) -> None:
+    client, told = client_of(own_world), []
+    for nth in (0, 1):
+        summer_of(own_world, nth)
+        client.app.state.smalti.datasets.look_now()  # type: ignore[attr-defined]
+        told.append(client.get("/datasets/demo").json())
+    assert told[0]["revision"] == told[1]["revision"], "nothing was stored in a calendar year"
+    assert [list(one["revisions"]) for one in told] == [[SUMMER], [SUMMER]]
+    assert told[0]["revisions"] != told[1]["revisions"]

@@ -74,6 +74,7 @@ def _info(state: State, dataset: Dataset) -> DatasetInfo:
         minzoom=minzoom,
         maxzoom=maxzoom,
         revision=revision,
+        revisions={str(window): store.revision()[0] for store in dataset.others for window in store.windows()},
         revision_strong=strong,
         writable=dataset.store.writable,
         views=_views(dataset),

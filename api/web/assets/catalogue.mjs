@@ -45,8 +45,8 @@ export async function look() {
   const now = current();
   const key = (dataset) => JSON.stringify(dataset);
   if (key(before ?? null) !== key(now)) {
-    const changed = ({ revision, windows }) => revision !== now.revision || windows.length !== now.windows.length; // a window may have a store of its own
-    for (const listener of listeners) listener(now, before?.id === now.id && changed(before));
+    const held = ({ revision, revisions, windows }) => JSON.stringify([revision, revisions, windows]); // a window may have a store of its own
+    for (const listener of listeners) listener(now, before?.id === now.id && held(before) !== held(now));
   }
 }
 
