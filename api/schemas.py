@@ -75,12 +75,12 @@ class DatasetInfo(BaseModel):
     dims: int = Field(description="embedding dimensions")
     depths: list[int] = Field(description="prefix lengths that can be asked for with dims=")
     windows: list[str]
-    bounds: Box | None = Field(description="[w,s,e,n] of what is embedded; null: nothing")
+    bounds: Box | None = Field(description="[w,s,e,n] of what is embedded, w > e over the antimeridian; null: nothing")
     center: Place | None = Field(description="[lon,lat] of a valid pixel")
     minzoom: int
     maxzoom: int
     revision: str = Field(description="snapshot id; changes with every commit")
-    revisions: dict[str, str] = Field(description="that of each window with a repository of its own: of no calendar year")
+    revisions: dict[str, str] = Field(description="that of each window that has a repository of its own")
     revision_strong: bool = Field(description="false where the layout has no snapshots: then it is a hash of metadata")
     writable: bool
     views: list[str] = Field(description="what ?view= understands")
@@ -90,7 +90,7 @@ class DatasetInfo(BaseModel):
     source: str | None = Field(
         description="what kind of source POST /areas takes its time series from; null: none, upload to POST /embed"
     )
-    source_bounds: Box | None = Field(description="[w,s,e,n] of what the source covers")
+    source_bounds: Box | None = Field(description="[w,s,e,n] of what the source covers, w > e over the antimeridian")
 
 
 class DatasetList(BaseModel):

@@ -11,6 +11,7 @@ import numpy as np
 from service.embed import missing_blocks
 from service.encoder import Encoder
 from service.errors import InvalidInput, LimitExceeded
+from service.footprint import covering
 from service.grid import PIXEL, Block, archive_grid
 from service.polygons import MAX_PIECES, Box, Polygon
 from service.sources import Cost, Placement, Source
@@ -139,12 +140,8 @@ def bounds_of(placement: Placement) -> Box:
 
 
 def reach_of(placements: Sequence[Placement]) -> Box:
-    """(west, south, east, north) degrees of several placements; those of one may go over the antimeridian."""
-    boxes = [bounds_of(place) for place in placements]
-    if len(boxes) == 1:
-        return boxes[0]
-    held = [box for place in placements if (box := _box(place))]
-    return min(b[0] for b in held), min(b[1] for b in held), max(b[2] for b in held), max(b[3] for b in held)
+    """(west, south, east, north) degrees of several placements; west > east across the antimeridian."""
+    return covering(map(bounds_of, placements))
 
 
 def _meridian(placement: Placement) -> float:

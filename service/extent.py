@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from service.errors import LimitExceeded
-from service.footprint import footprint, lonlat_near
+from service.footprint import Degrees, covering, footprint, lonlat_near
 from service.grid import Block, Zone, ZoneGrid
 from service.store.contract import Store
 from service.values import BLOCK, BoolArray, Window
@@ -17,15 +17,13 @@ from service.values import BLOCK, BoolArray, Window
 EXACT_BLOCKS: Final = 16
 """Up to this many blocks the box follows the pixels; beyond, the edges of the blocks."""
 
-Box = tuple[float, float, float, float]
-
 
 @dataclass(frozen=True)
 class Extent:
     """The box of what is embedded, over all windows."""
 
-    bounds: Box
-    """(west, south, east, north), degrees."""
+    bounds: Degrees
+    """West > east where it goes over the antimeridian."""
     center: tuple[float, float]
     """(lon, lat) of the centre of a valid pixel near the middle."""
 
@@ -42,7 +40,7 @@ class _Held:
     def valid(self) -> BoolArray:
         return self.store.read(Zone.parse(self.block.zone), self.window, self.block.rows, self.block.cols).valid
 
-    def corners(self, top: int, bottom: int, left: int, right: int) -> Box:
+    def corners(self, top: int, bottom: int, left: int, right: int) -> Degrees:
         """(west, south, east, north) of rows top..bottom and columns left..right of the block."""
         rows = np.array([top, top, bottom, bottom], float) + self.block.rows.start
         cols = np.array([left, right, left, right], float) + self.block.cols.start
@@ -50,7 +48,7 @@ class _Held:
         lon = np.clip(lon, -180, 180)  # what lies beyond is the other zone's
         return float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
 
-    def box(self, *, exact: bool) -> Box | None:
+    def box(self, *, exact: bool) -> Degrees | None:
         if not exact:
             return self.corners(0, BLOCK, 0, BLOCK)
         rows, cols = np.nonzero(self.valid())
@@ -87,18 +85,16 @@ def extent_of(stores: Iterable[Store]) -> Extent | None:
     boxes = [box for box in (item.box(exact=exact) for item in held) if box]
     if not boxes:
         return None
-    west, south, east, north = (
-        pick(edge) for pick, edge in zip((min, min, max, max), zip(*boxes, strict=True), strict=True)
-    )
-    lon, lat = (west + east) / 2, (south + north) / 2
+    bounds = covering(boxes)
+    lon, lat = _middle(bounds)
 
     def distance(item: _Held) -> float:
-        w, s, e, n = item.corners(0, BLOCK, 0, BLOCK)
-        return float(np.hypot((w + e) / 2 - lon, (s + n) / 2 - lat))
+        beside, above = _middle(item.corners(0, BLOCK, 0, BLOCK))
+        return float(np.hypot((beside - lon + 180) % 360 - 180, above - lat))
 
     places = (item.valid_near(lon, lat) for item in sorted(held, key=distance))
     center = next((place for place in places if place), (lon, lat))
-    return Extent((west, south, east, north), center)
+    return Extent(bounds, center)
 
 
 def _everywhere(stores: Iterable[Store]) -> Extent | None:
@@ -106,10 +102,15 @@ def _everywhere(stores: Iterable[Store]) -> Extent | None:
     bounds = [box for store in stores for window in store.windows() for box in footprint(store, window).boxes]
     if not bounds:
         return None
-    west, south, east, north = (
-        pick(edge) for pick, edge in zip((min, min, max, max), zip(*bounds, strict=True), strict=True)
-    )
-    return Extent((west, south, east, north), ((west + east) / 2, (south + north) / 2))
+    whole = covering(bounds)
+    return Extent(whole, _middle(whole))
+
+
+def _middle(bounds: Degrees) -> tuple[float, float]:
+    """(lon, lat) of the middle of a box."""
+    west, south, east, north = bounds
+    lon = (west + east + 360 * (east < west)) / 2
+    return lon - 360 * (lon > 180), (south + north) / 2
 
 
 def _held(stores: Iterable[Store]) -> list[_Held]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -18,6 +18,8 @@ from service.values import BLOCK, BoolArray, Float64Array, Int64Array, Window
 
 Box = tuple[int, int, int, int]
 """(top, bottom, left, right) of pixels at level 1, ends included."""
+Degrees = tuple[float, float, float, float]
+"""(west, south, east, north)."""
 
 _EASTING: Final = 500_000
 """Metres, of a zone's central meridian."""
@@ -28,6 +30,26 @@ def lonlat_near(grid: ZoneGrid, rows: Float64Array, cols: Float64Array) -> tuple
     lon, lat = grid.to_lonlat(rows, cols)
     west, _, _, _ = grid.zone.bounds
     return (lon - west + 177) % 360 + west - 177, lat
+
+
+def covering(boxes: Iterable[Degrees]) -> Degrees:
+    """The smallest box of degrees that holds all of some; west > east where it goes over the antimeridian.
+
+    Args:
+        boxes: At least one; they may go over the antimeridian themselves.
+    """
+    held = list(boxes)
+    spans = sorted((west, east + 360 * (east < west)) for west, _, east, _ in held)
+    south, north = min(box[1] for box in held), max(box[3] for box in held)
+    (first, reach), gaps = spans[0], []
+    for west, east in spans[1:]:
+        gaps.append((west - reach, west, reach))
+        reach = max(reach, east)
+    # The widest gap round the globe is what the box leaves out; of equal ones that over the antimeridian.
+    gap, west, east = max([(first + 360 - reach, first, reach), *gaps], key=lambda one: one[0])
+    if gap <= 0:
+        return -180.0, south, 180.0, north
+    return west, south, east - 360 * (east > 180), north
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +64,13 @@ class Footprint:
     """Level-1 grids of the zones that hold data."""
 
     @cached_property
-    def boxes(self) -> tuple[tuple[float, float, float, float], ...]:
-        """(west, south, east, north) degrees of the blocks of each zone that holds data."""
+    def boxes(self) -> tuple[Degrees, ...]:
+        """Boxes of the blocks of each zone that holds data."""
         return tuple(self._zone_bounds(grid) for grid in self.grids)
 
     @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) degrees of the blocks, within each zone's nominal 6 degrees.
+    def bounds(self) -> Degrees:
+        """From the westernmost block to the easternmost, within each zone's nominal 6 degrees, as tiles know them.
 
         Raises:
             NotFound: There is no data.

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from api.settings import Settings
 from service.extent import extent_of
-from service.footprint import Everywhere, Footprint, footprint
+from service.footprint import Everywhere, Footprint, covering, footprint
 from service.grid import Block, Zone, archive_grid
 from service.store import create_store
 from service.store.archive import ArchiveStore
@@ -60,6 +60,25 @@ def test_the_edge_towards_the_pole_is_that_at_the_central_meridian(zone: Zone) -
     assert place.bounds[3 if lat > 0 else 1] == pytest.approx(highest[0], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("spans", "covered"),
+    [
+        ([(3, 9)], (3, 9)),
+        ([(3, 9), (6, 12), (-1, 0)], (-1, 12)),
+        ([(174, 180), (-180, -179)], (174, -179)),
+        ([(179, -179)], (179, -179)),
+        ([(179, -179), (100, 101), (-178, -177)], (100, -177)),
+        ([(174, 180)], (174, 180)),
+        ([(-180, -174)], (-180, -174)),
+        ([(n, n + 6) for n in range(-180, 180, 6)], (-180, 180)),
+        ([(-180, 0), (-1, 180)], (-180, 180)),
+    ],
+)
+def test_the_smallest_box_over_others(spans: list[tuple[float, float]], covered: tuple[float, float]) -> None:
+    found = covering([(west, n, east, n + 1) for n, (west, east) in enumerate(spans)])
+    assert found == (covered[0], 0, covered[1], len(spans))
+
+
 @pytest.fixture(scope="module")
 def fiji(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     """A dataset that holds 1.2 km on each side of the antimeridian."""
@@ -73,7 +92,15 @@ def fiji(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 
 def test_data_on_both_sides_of_the_antimeridian_are_served(fiji: TestClient) -> None:
     told = fiji.get("/datasets/fiji").json()
-    assert (told["bounds"][0], told["bounds"][2]) == (-180, 180)
+    west, _, east, _ = told["bounds"]
+    assert 179.98 < west < 180, "GeoJSON's way to tell a box over the antimeridian: west > east"
+    assert -180 < east < -179.98
+    assert abs(told["center"][0]) > 179.98
+    spatial = fiji.get("/stac/fiji").json()["extent"]["spatial"]["bbox"]
+    assert spatial == [told["bounds"]]
+    item = fiji.get("/stac/fiji/items/2024").json()["bbox"]
+    assert item[0] > item[2]
+    assert fiji.get("/datasets/fiji/2024/WebMercatorQuad/tilejson.json").json()["bounds"][::2] == [-180, 180]
     for lon in (179.9999, -179.9999):
         x, y, z = morecantile.tms.get("WebMercatorQuad").tile(lon, -17.001, 15)
         assert fiji.get(f"/datasets/fiji/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.npy").status_code == 200, lon

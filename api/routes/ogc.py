@@ -16,7 +16,7 @@ from api.standards.links import JSON, OGC_REL, OPENAPI, Link, address, link, pat
 from api.standards.tilesets import CRS84, FORMATS, attribution
 from api.state import State, get_state
 from service.errors import InvalidInput, NotFound, SmaltiError
-from service.footprint import footprint
+from service.footprint import covering, footprint
 from service.values import Window
 
 TILES: Final = "http://www.opengis.net/spec/ogcapi-tiles-1/1.0/conf/"
@@ -121,7 +121,7 @@ def _collection(request: Request, at: DatasetWindow, here: str) -> dict[str, Any
         "attribution": attribution(dataset),
         **dataset.provenance(window),
         "extent": {
-            "spatial": {"bbox": [list(held.bounds)], "crs": CRS84},
+            "spatial": {"bbox": [list(covering(held.boxes))], "crs": CRS84},
             "temporal": {"interval": [ends], "trs": "http://www.opengis.net/def/uom/ISO-8601/0/Gregorian"},
         },
         "crs": [CRS84, f"{EPSG}4326", f"{EPSG}3857", *(f"{EPSG}{grid.zone.epsg}" for grid in held.grids)],

@@ -18,7 +18,7 @@ from api.standards.tilesets import FORMATS, attribution
 from api.state import State, get_state
 from service.errors import NotFound, SmaltiError
 from service.extent import Extent
-from service.footprint import footprint
+from service.footprint import covering, footprint
 from service.values import Window
 
 VERSION: Final = "1.1.0"
@@ -165,7 +165,7 @@ def _item(request: Request, at: DatasetWindow) -> dict[str, Any]:
         "stac_extensions": [PROJECTION],
         "id": f"{dataset.id}:{window}",
         "collection": dataset.id,
-        "bbox": list(held.bounds),
+        "bbox": list(covering(held.boxes)),
         "geometry": {"type": "MultiPolygon", "coordinates": [[_ring(*box)] for box in held.boxes]},
         "properties": {
             "datetime": None,

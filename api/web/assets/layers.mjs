@@ -48,8 +48,10 @@ function raster(map, id, dataset, url, look) {
   for (const [property, value] of Object.entries(look)) map.setPaintProperty(id, property, value);
 }
 
-// Where tiles can ever show something: what a job adds must not make the map forget the tiles it has.
+// Where tiles can ever show something: what a job adds must not make the map forget the tiles it has. A map source knows
+// no box over the antimeridian.
 function reach({ bounds, source_bounds: source, ...dataset }) {
+  if (bounds && bounds[0] > bounds[2]) return undefined;
   if (!can(dataset) || !bounds) return bounds;
   if (!source || source[0] > source[2]) return undefined;
   return [0, 1].map((axis) => Math.min(bounds[axis], source[axis])).concat([2, 3].map((axis) => Math.max(bounds[axis], source[axis])));

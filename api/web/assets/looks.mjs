@@ -3,7 +3,7 @@
 import * as api from "./api.mjs";
 import { current, look } from "./catalogue.mjs";
 import { $, debounce, options, show } from "./dom.mjs";
-import { map } from "./map.mjs";
+import { easternOf, map } from "./map.mjs";
 import { COLORMAPS, set, state } from "./state.mjs";
 import { toast, trouble } from "./status.mjs";
 import { oneNumber } from "./views.mjs";
@@ -28,9 +28,11 @@ export function fill() {
 
 // The box of the map, as far as the dataset reaches.
 function inView() {
-  const [west, south, east, north] = current().bounds;
+  const [west, south, , north] = current().bounds;
+  const east = easternOf(current().bounds);
   const seen = map.getBounds();
-  return [Math.max(west, seen.getWest()), Math.max(south, seen.getSouth()), Math.min(east, seen.getEast()), Math.min(north, seen.getNorth())];
+  const turns = 360 * Math.round((west + east - seen.getWest() - seen.getEast()) / 720); // the map may have been turned on
+  return [Math.max(west, seen.getWest() + turns), Math.max(south, seen.getSouth()), Math.min(east, seen.getEast() + turns), Math.min(north, seen.getNorth())];
 }
 
 async function fitHere() {
@@ -39,7 +41,7 @@ async function fitHere() {
   if (bbox[0] >= bbox[2] || bbox[1] >= bbox[3]) { toast("There is nothing of this dataset in view."); return; }
   $("fit-here").disabled = true;
   try {
-    const made = await api.fitBasis(dataset.id, { name: "in-view", windows: [state.window], bbox });
+    const made = await api.fitBasis(dataset.id, { name: "in-view", windows: [state.window], bbox: bbox.map((edge) => (edge > 180 ? edge - 360 : edge)) });
     trouble("basis", null);
     if (current()?.id !== dataset.id) return;
     await look();

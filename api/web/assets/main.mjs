@@ -18,7 +18,7 @@ import { explain } from "./legend.mjs";
 import { ask, asks, limits, onFound, search, watchLikeness } from "./likeness.mjs";
 import * as measure from "./measure.mjs";
 import * as looks from "./looks.mjs";
-import { addControls, frame, map, maps, placed, ready } from "./map.mjs";
+import { addControls, easternOf, frame, map, maps, placed, ready } from "./map.mjs";
 import { on, state } from "./state.mjs";
 import { toast, watchLoading } from "./status.mjs";
 import * as places from "./places.mjs";
@@ -38,7 +38,7 @@ function redraw() {
 // Of what is embedded; where nothing is, of what could be, unless that is half the world.
 function extent() {
   const { bounds, source_bounds: source } = current() ?? {};
-  return bounds ?? (source && source[2] - source[0] < 90 ? source : null);
+  return bounds ?? (source && easternOf(source) - source[0] < 90 ? source : null);
 }
 const whole = () => extent() && frame(extent(), true);
 

@@ -52,7 +52,12 @@ export function padding() {
   return { top: 48, left: panel.right + 40, right: 64, bottom: 56 };
 }
 
-export function frame([west, south, east, north], animate = false) {
+// The east of a box, counted on beyond 180 degrees where the box goes over the antimeridian.
+export const easternOf = ([west, , east]) => (east < west ? east + 360 : east);
+
+export function frame(box, animate = false) {
+  const [west, south, , north] = box;
+  const east = easternOf(box);
   map.fitBounds([[west, south], [east, north]], { animate: animate && !calm.matches, padding: padding(), maxZoom: 16 });
 }
 

@@ -2,7 +2,7 @@
 
 import { all, choose, current } from "./catalogue.mjs";
 import { el } from "./dom.mjs";
-import { Marker, frame, map } from "./map.mjs";
+import { Marker, easternOf, frame, map } from "./map.mjs";
 
 const SEEN = 28; // pixels: from there on the data show themselves
 let stones = [];
@@ -12,8 +12,9 @@ function go(dataset) {
   frame(dataset.bounds, true);
 }
 
-const small = ([west, south, east, north]) => {
-  const [a, b] = [map.project([west, north]), map.project([east, south])];
+const small = (box) => {
+  const [west, south, , north] = box;
+  const [a, b] = [map.project([west, north]), map.project([easternOf(box), south])];
   return Math.max(b.x - a.x, b.y - a.y) < SEEN;
 };
 
