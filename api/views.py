@@ -198,16 +198,18 @@ def basis_of(state: State, at: DatasetWindow, name: str, dims: int | None) -> Ba
     """
     store, shelf = at.dataset.store, state.bases(at.dataset.id)
     prefix = dims is not None and dims != store.dims and dims in store.depths
-    if not prefix or is_id(name):
-        return shelf.value(name, Basis.from_document)
     try:
-        return shelf.value(prefix_name(name, dims), Basis.from_document)
+        return shelf.value(prefix_name(name, dims) if prefix and not is_id(name) else name, Basis.from_document)
     except NotFound:
-        body = {"dataset": at.dataset.id, "name": name, "dims": dims}
+        if is_id(name):
+            raise
+        wanted = ({} if name == "default" else {"name": name}) | ({"dims": dims} if prefix else {})
+        options = "".join(f" --{option} {value}" for option, value in wanted.items())
+        body = json.dumps({"dataset": at.dataset.id, **wanted})
         raise NotFound(
-            f"no basis named {name!r} was fitted to the first {dims} dimensions.",
-            field="dims",
-            remedy=f"Fit one: POST /bases {json.dumps(body)}.",
+            f"no basis named {name!r} was fitted" + (f" to the first {dims} dimensions." if prefix else "."),
+            field="dims" if prefix else "basis",
+            remedy=f"Fit one: POST /bases {body}, or `smalti pca fit {at.dataset.id}{options}` where the server runs.",
         ) from None
 
 

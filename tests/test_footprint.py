@@ -100,7 +100,12 @@ def test_data_on_both_sides_of_the_antimeridian_are_served(fiji: TestClient) -> 
     assert spatial == [told["bounds"]]
     item = fiji.get("/stac/fiji/items/2024").json()["bbox"]
     assert item[0] > item[2]
-    assert fiji.get("/datasets/fiji/2024/WebMercatorQuad/tilejson.json").json()["bounds"][::2] == [-180, 180]
+    plain = fiji.get("/datasets/fiji/2024/WebMercatorQuad/tilejson.json")
+    assert (plain.status_code, plain.json()["field"]) == (404, "basis")
+    assert 'POST /bases {"dataset": "fiji"}, or `smalti pca fit fiji`' in plain.json()["remedy"]
+    assert fiji.post("/bases", json={"dataset": "fiji"}).status_code == 201
+    tilejson = fiji.get("/datasets/fiji/2024/WebMercatorQuad/tilejson.json?view=pca").json()
+    assert tilejson["bounds"][::2] == [-180, 180], "no other way is known to it"
     for lon in (179.9999, -179.9999):
         x, y, z = morecantile.tms.get("WebMercatorQuad").tile(lon, -17.001, 15)
         assert fiji.get(f"/datasets/fiji/2024/tiles/WebMercatorQuad/{z}/{x}/{y}.npy").status_code == 200, lon
