@@ -242,7 +242,7 @@ def test_a_prefix_is_seen_through_a_basis_of_its_own_and_is_all_that_is_read(tmp
     missing = client.get(f"{path}?view=pca&dims=4")
     assert missing.status_code == 404
     assert missing.json()["field"] == "dims"
-    assert 'POST /bases {"dataset": "tiny", "name": "default", "dims": 4}' in missing.json()["remedy"]
+    assert 'POST /bases {"dataset": "tiny", "dims": 4}' in missing.json()["remedy"]
     fitted = client.post("/bases", json={"dataset": "tiny", "dims": 4}).json()
     assert (fitted["name"], fitted["dims"]) == ("default~4", 4)
     assert {b["name"]: b["dims"] for b in client.get("/bases?dataset=tiny").json()["bases"]} == {
