@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from api.settings import Settings
+from tests import layouts
 from tests.browser import GROUND, Page, eventually, somewhere
-from tests.conftest import ROOT
+from tests.conftest import ROOT, running
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +131,22 @@ def test_colours_fitted_to_what_is_in_view_stay_with_the_link(page: Page) -> Non
     page.select_option("#basis", "default")
     page.settle()
     assert np.abs(page.colour(FOREST) - before).max() < 3
+
+
+def test_a_dataset_on_both_sides_of_the_antimeridian_opens_on_its_ground(browser: Any, tmp_path: Path) -> None:
+    sides = ((179.999999, 60), (-179.999999, 1))
+    store = layouts.ours(tmp_path, [layouts.patch_at(lon, -17, number, True, size=120) for lon, number in sides])
+    (tmp_path / "smalti.toml").write_text(f'[[datasets]]\nid = "fiji"\nlocation = "{store.location}"\n')
+    with running(Settings(home=tmp_path / "home", catalogue=tmp_path / "smalti.toml")) as address:
+        page = Page(browser, address)
+        assert page.request.post(f"{address}/bases", data={"dataset": "fiji"}).status == 201
+        page.open()
+        zoom, lat, lon = (float(part) for part in page.url.partition("#map=")[2].split("/")[:3])
+        assert zoom > 12
+        assert (abs(lon), lat) == (pytest.approx(180, abs=0.05), pytest.approx(-17, abs=0.05))
+        page.shot("32-both-sides")
+        for side in (-1, 1):
+            sea = page.colour((lon + side * 0.008, -17.003))
+            ground = [page.colour((lon + side * 0.0005 * n, -17.003)) for n in range(1, 8)]
+            assert sum(np.abs(colour - sea).max() > 20 for colour in ground) > 3, side
+        page.close()
