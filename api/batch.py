@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import multiprocessing
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,11 +21,16 @@ from typing import Any, Final, Protocol, TypeVar
 from service import VERSION
 from service.errors import Conflict, InvalidInput, SmaltiError, Unavailable
 
+log = logging.getLogger("smalti.batch")
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 CONNECT_S: Final = 15.0
 """How long a scheduler may take to answer, and the first of its workers to be there."""
+LOOK_S: Final = 10.0
+"""Seconds without a result until it is looked whether anybody works."""
+_PAUSE_S: Final = 0.05
 ROUNDS: Final = 3
 """Tasks for each thread of a cluster that its scheduler is told of at a time."""
 DEATHS: Final = 3
@@ -175,7 +181,7 @@ def _each(client: Any, function: Callable[[T], R], tasks: Iterator[T]) -> Genera
                 ended.add(future)  # type: ignore[no-untyped-call]
             if not going:
                 return
-            future = next(ended)
+            future = _next(client, ended)
             task, error = going.pop(future), future.exception()
             if isinstance(error, CancelledError):
                 raise error
@@ -187,6 +193,18 @@ def _each(client: Any, function: Callable[[T], R], tasks: Iterator[T]) -> Genera
         raise Unavailable("the Dask scheduler is gone.", remedy=_AGAIN) from None
     finally:
         client.cancel(list(going))
+
+
+def _next(client: Any, ended: Any) -> Any:
+    """The next that ends. Where nobody is left to end one, the log says so, once: some may come back."""
+    told, look_at = False, time.monotonic() + LOOK_S
+    while not ended.has_ready():
+        time.sleep(_PAUSE_S)
+        if not told and time.monotonic() > look_at:
+            look_at = time.monotonic() + LOOK_S
+            if told := not client.nthreads():
+                log.warning("the Dask scheduler has no worker any more: what is left waits until some are started")
+    return next(ended)
 
 
 def _threads(client: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,3 +77,24 @@ def test_a_cluster_without_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> N
         on_dask(made.scheduler_address),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_work_that_nobody_is_left_to_do_says_so_and_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("api.batch.LOOK_S", 0.2)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, protocol="tcp", processes=False, dashboard_address=":0"
+        ) as made,
+        on_dask(made.scheduler_address) as run,
+    ):
+        assert [one[1] for one in run.each(squared, [3])] == [9]
+        made.scale(0)
+        while made.scheduler_info["workers"]:
+            time.sleep(0.05)
+        again = threading.Timer(2.0, made.scale, [1])
+        again.start()
+        assert [one[1] for one in run.each(squared, [4])] == [16]
+    assert sum("no worker any more" in record.message for record in caplog.records) == 1
