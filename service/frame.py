@@ -38,6 +38,7 @@ def part_target(
     max_size: int | None = MAX_SIDE,
     width: int | None = None,
     height: int | None = None,
+    field: str = "bbox",
 ) -> Target:
     """A box as a picture: in `dst_crs`, or in the UTM zone of its middle with the stored pixels as its own.
 
@@ -49,6 +50,7 @@ def part_target(
             stored pixels, however many.
         width: Columns; of width and height one is enough.
         height: Rows.
+        field: Where it was asked for.
 
     Raises:
         InvalidInput: The box is none, or cannot be shown in that CRS.
@@ -67,7 +69,10 @@ def part_target(
     if dst_crs is None and crs.is_projected:
         box = _snapped(box)
     pixel = native_pixel(crs_text(crs), lon, lat)
-    return Target(crs_text(crs), box, *_size(box, pixel, max_size, width, height))
+    target = Target(crs_text(crs), box, *_size(box, pixel, max_size, width, height))
+    if bounds_crs.is_geographic and left < 180 < right:
+        _require_joined(target, lat, field)
+    return target
 
 
 def crs_text(crs: CRS) -> str:
@@ -184,26 +189,6 @@ def unbroken(geometry: Mapping[str, Any]) -> Mapping[str, Any]:
     return geometry if cut is None else _moved_on(geometry, cut)
 
 
-def require_joined(target: Target, lat: float) -> None:
-    """Refuse a CRS that has the two sides of the antimeridian at its two ends: of both a picture is one of the globe.
-
-    Args:
-        target: A picture of something on both sides.
-        lat: A latitude of it.
-
-    Raises:
-        InvalidInput: It has.
-    """
-    left, _, right, _ = target.bounds
-    x, _ = transformer(LONLAT, target.crs).transform([180 - 1e-6, 1e-6 - 180], [lat, lat])
-    if not CRS.from_user_input(target.crs).is_geographic and abs(x[1] - x[0]) > (right - left) / 2:
-        raise InvalidInput(
-            "lies on both sides of the antimeridian, which are the two ends of this CRS.",
-            field="geometry",
-            remedy="Ask for each side, or leave out `dst_crs`.",
-        )
-
-
 def _moved_on(item: Any, cut: float) -> Any:
     """A geometry, or lists in one, with what lies up to a longitude a turn further east."""
     if isinstance(item, Mapping):
@@ -272,6 +257,27 @@ def _native(lon: float, lat: float, width: float, crs: CRS) -> CRS:
     """The UTM zone of a box' middle; degrees for boxes wider than a zone."""
     degrees = width if crs.is_geographic else width / (111_320 * max(0.05, np.cos(np.radians(lat))))
     return CRS.from_epsg(zone_at(lon, lat).epsg) if degrees <= 6 else WGS84
+
+
+def _require_joined(target: Target, lat: float, field: str) -> None:
+    """Refuse a CRS that has the two sides of the antimeridian at its two ends: of both a picture is one of the globe.
+
+    Args:
+        target: A picture of something on both sides.
+        lat: A latitude of it.
+        field: Where it was asked for.
+
+    Raises:
+        InvalidInput: It has.
+    """
+    left, _, right, _ = target.bounds
+    x, _ = transformer(LONLAT, target.crs).transform([180 - 1e-6, 1e-6 - 180], [lat, lat])
+    if not CRS.from_user_input(target.crs).is_geographic and abs(x[1] - x[0]) > (right - left) / 2:
+        raise InvalidInput(
+            "lies on both sides of the antimeridian, which are the two ends of this CRS.",
+            field=field,
+            remedy="Ask for each side, or leave out `dst_crs`.",
+        )
 
 
 def _moved(source: CRS, target: CRS, box: Box) -> Box:

@@ -25,7 +25,6 @@ from service.frame import (
     lonlat_box,
     native_pixel,
     part_target,
-    require_joined,
     unbroken,
 )
 from service.grid import PIXEL, transformer
@@ -229,9 +228,7 @@ class TileReader(BaseReader):
         side = max_size or (None if self.input.native else self._default_side)
         whole = unbroken(geometry) if crs.is_geographic else geometry
         box = geometry_bounds(whole)
-        target = part_target(box, crs, dst_crs, side, width, height)
-        if whole is not geometry:
-            require_joined(target, (box[1] + box[3]) / 2)
+        target = part_target(box, crs, dst_crs, side, width, height, field="geometry")
         image = self.picture(target)
         masked = outside(drawn_in(geometry, crs, image.crs), target)
         image.cutline_mask = masked

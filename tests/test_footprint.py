@@ -133,11 +133,15 @@ def test_a_feature_cut_at_the_antimeridian_is_counted_on_both_sides(fiji: TestCl
     assert counted(east, west) == pytest.approx(counted(east) + counted(west), rel=0.02)
 
 
-def test_a_crs_that_ends_at_the_antimeridian_cannot_show_both_sides_of_a_feature(fiji: TestClient) -> None:
+def test_a_crs_that_ends_at_the_antimeridian_cannot_show_both_sides_of_it(fiji: TestClient) -> None:
     query = "dst_crs=EPSG:3857&width=16"
     answer = fiji.post(f"/datasets/fiji/2024/feature.npy?{query}", json=cut((179.998, 180.0), (-180.0, -179.996)))
     assert (answer.status_code, answer.json()["field"]) == (422, "geometry")
     assert fiji.post(f"/datasets/fiji/2024/feature.npy?{query}", json=cut((179.998, 180.0))).status_code == 200
+    box = fiji.get(f"/datasets/fiji/2024/bbox/179.998,-17.002,-179.998,-17.npy?{query}")
+    assert (box.status_code, box.json()["field"]) == (422, "bbox")
+    assert fiji.get("/datasets/fiji/2024/bbox/179.998,-17.002,-179.998,-17.npy").status_code == 200
+    assert fiji.get(f"/datasets/fiji/2024/bbox/179.998,-17.002,180,-17.npy?{query}").status_code == 200
 
 
 @pytest.mark.parametrize("lon", [179.99, -179.99])
