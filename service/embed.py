@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ from service.dpixels import DPixels
 from service.encoder import Encoder, EncodeResult
 from service.errors import ReadOnly, Unavailable
 from service.grid import Block
-from service.merging import fingerprint, write_piece
+from service.merging import digest, is_newest, write_piece
 from service.pipeline import Pipeline, each
 from service.reports import Reports
 from service.sources import Placement, Source
@@ -54,9 +53,9 @@ def embed_source(
 ) -> EmbedReport:
     """Embed every pixel of a source and store it, one commit a block; then renew the overviews above.
 
-    A block that was made from the same source, model, window and parameters alone is skipped, so a run that was
-    stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, at most
-    its fingerprint is committed. Where a block fails, the others are embedded all the same.
+    A block that was last made from the same source, model, window and parameters is skipped, so a run that was
+    stopped goes on where it was. One that others wrote to since is embedded anew; if that changes nothing, its
+    fingerprint alone is committed. Where a block fails, the others are embedded all the same.
 
     Args:
         source: Where the series come from.
@@ -136,7 +135,7 @@ class _Tally:
 def missing_blocks(
     source: Source, encoder: Encoder, store: WritableStore, blocks: Iterable[Block], *, min_s2: int = 0
 ) -> tuple[Block, ...]:
-    """Those of some blocks that do not hold what the source, the model and the parameters would make of them.
+    """Those of some blocks whose newest piece is not what the source, the model and the parameters would make of them.
 
     Raises:
         IdentityMismatch: The encoder is another model than the store's.
@@ -147,7 +146,7 @@ def missing_blocks(
     return tuple(
         block
         for block in blocks
-        if stored.get(block) != fingerprint(piece_fingerprint(source, encoder, block, min_s2), "")
+        if not is_newest(piece_fingerprint(source, encoder, block, min_s2), stored.get(block, ""))
     )
 
 
@@ -221,7 +220,7 @@ def embed_block(
     def write(found: tuple[Vectors, Counts, Made]) -> Made:
         vectors, counts, made = found
         note = partial(reports.put, _report(source, encoder, block, min_s2, made)) if reports else None
-        write_piece(store, source.window, block, vectors, counts, piece, note)
+        write_piece(store, source.window, block, vectors, counts, piece, note, settles=True)
         return made
 
     return (pipeline or Pipeline()).through(read, encode, write, at_once=encoder.engine.calls)
@@ -267,7 +266,7 @@ def store_result(
     """
     for block, (rows, cols, indices) in cells.items():
         vectors, counts = _scattered(result, rows, cols, indices)
-        write_piece(store, window, block, vectors, counts, fingerprint(origin, block.name), note)
+        write_piece(store, window, block, vectors, counts, digest(origin, block.name), note)
     store.write_overviews(window, cells)
     return tuple(sorted(cells))
 
@@ -290,8 +289,7 @@ def piece_fingerprint(source: Source, encoder: Encoder, block: Block, min_s2: in
     rows, cols = source.placement.in_block(block)
     place = f"{block.name}[{rows.start}:{rows.stop},{cols.start}:{cols.stop}]"
     made_by = f"{encoder.identity}|{encoder.digest}|{encoder.precision}"
-    text = f"{made_by}|{source.window}|{source.digest_of(block)}|{place}|{min_s2}"
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(made_by, str(source.window), source.digest_of(block), place, str(min_s2))
 
 
 def require_writable(store: object, name: str) -> WritableStore:

@@ -15,6 +15,7 @@ from service.grid import Block
 from service.store.contract import BlockData, WritableStore
 from service.values import NOT_EMBEDDED, Counts, Vectors, Window
 
+_HALF: Final = 32
 ATTEMPTS: Final = 5
 """How often a block is merged anew when somebody else wrote it meanwhile."""
 
@@ -27,11 +28,14 @@ def write_piece(
     counts: Counts,
     piece: str,
     note: Callable[[str, str], None] | None = None,
+    *,
+    settles: bool = False,
 ) -> None:
     """Merge freshly embedded pixels into one block and commit it, if that changes anything.
 
-    A pixel that got no vector keeps the one it has: neither a gap nor a rejection takes a vector away. The same
-    vectors made with other parameters are committed too where they fill the block alone: so that it is known.
+    A pixel that got no vector keeps the one it has: a gap takes no vector away, nor does a rejection, unless the piece
+    settles what its pixels are. The same vectors made with other parameters are committed too where they fill the
+    block alone, or settle it: so that it is known.
 
     Args:
         store: Where to.
@@ -42,15 +46,19 @@ def write_piece(
         piece: 64 hex digits: what they were made from.
         note: Called before a commit with the block's new fingerprint, and with that of what stays of the block ("" if
             nothing does).
+        settles: Whether the piece is what the dataset's own source has of the block: then it is the newest piece
+            afterwards, and rejects what it rejects.
 
     Raises:
         Conflict: Another writer kept changing the block.
     """
     for attempt in range(ATTEMPTS):
         old = store.read_block(block, window)
-        merged = _merged(old, vectors, counts, piece)
+        merged = _merged(old, vectors, counts, piece, settles)
         over = merged.fingerprint == fingerprint(piece, old.fingerprint)
-        if (over or merged.fingerprint == old.fingerprint) and not _differs(old, merged):
+        empty = (merged.vectors.status == NOT_EMBEDDED).all()
+        known = empty or is_newest(piece, old.fingerprint) or (over and not settles)
+        if known and not _differs(old, merged):
             return
         if note:
             note(merged.fingerprint, old.fingerprint if over else "")
@@ -63,8 +71,8 @@ def write_piece(
             store.refresh()
 
 
-def _merged(old: BlockData, vectors: Vectors, counts: Counts, piece: str) -> BlockData:
-    new = vectors.valid | ((vectors.status != NOT_EMBEDDED) & ~old.vectors.valid)
+def _merged(old: BlockData, vectors: Vectors, counts: Counts, piece: str, settles: bool) -> BlockData:
+    new = vectors.valid | ((vectors.status != NOT_EMBEDDED) & (settles | ~old.vectors.valid))
 
     def pick(fresh: npt.NDArray[Any], before: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.where(new.reshape(new.shape + (1,) * (fresh.ndim - 2)), fresh, before)
@@ -85,5 +93,18 @@ def _differs(old: BlockData, new: BlockData) -> bool:
 
 
 def fingerprint(piece: str, before: str) -> str:
-    """The fingerprint of a block: the newest piece, and the fingerprint of what it was merged into ("" if nothing)."""
-    return hashlib.sha256(f"{piece}|{before}".encode()).hexdigest()
+    """The fingerprint of a block: the newest piece, and the fingerprint of what it was merged into ("" if nothing).
+
+    64 hex digits: the first half of the piece's own, then a digest of both.
+    """
+    return piece[:_HALF] + digest(piece, before)[:_HALF]
+
+
+def is_newest(piece: str, of: str) -> bool:
+    """Whether a fingerprint is that of a block whose newest piece is this one."""
+    return of[:_HALF] == piece[:_HALF]
+
+
+def digest(*texts: str) -> str:
+    """64 hex digits that stand for some texts."""
+    return hashlib.sha256("|".join(texts).encode()).hexdigest()

@@ -53,8 +53,8 @@ def main(name: str) -> None:
     def noted(*what: Any, wanted: Callable[[], bool], **how: Any) -> Any:
         return embed_block(*what, wanted=partial(begun, wanted, *what, how["min_s2"]), **how)
 
-    def written(store: Any, window: Any, block: Block, *what: Any) -> None:
-        write_piece(store, window, block, *what)
+    def written(store: Any, window: Any, block: Block, *what: Any, **how: Any) -> None:
+        write_piece(store, window, block, *what, **how)
         note("end", block, window)
 
     workbench.embed_block = noted  # type: ignore[attr-defined]

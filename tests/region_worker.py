@@ -36,8 +36,8 @@ async def main(scheduler: str, notes: str) -> None:
     def noted(source: Any, encoder: Any, store: Any, block: Block, **how: Any) -> Any:
         return embed_block(source, encoder, store, block, wanted=partial(begun, block), **how)
 
-    def written(store: Any, window: Any, block: Block, *what: Any) -> None:
-        write_piece(store, window, block, *what)
+    def written(store: Any, window: Any, block: Block, *what: Any, **how: Any) -> None:
+        write_piece(store, window, block, *what, **how)
         note("end", block)
 
     region.embed_block = noted  # type: ignore[attr-defined]

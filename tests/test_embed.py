@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.cells import cells_of_places
-from service.embed import embed_source
+from service.embed import embed_source, store_result
 from service.encoder import Encoder
 from service.errors import IdentityMismatch, InvalidInput
 from service.grid import Zone, archive_grid
@@ -16,7 +16,7 @@ from service.registry import SHIPPED, Registry
 from service.simulate import Landscape
 from service.sources import Placement, Simulated
 from service.store import WritableStore, create_store
-from service.values import BLOCK, ModelIdentity, Window
+from service.values import BLOCK, REJECTED, ModelIdentity, Window
 
 YEAR = Window.year(2024)
 SIDE = 16
@@ -64,6 +64,39 @@ def test_a_second_run_does_nothing(source: Simulated, encoder: Encoder, store: W
 
 
 @pytest.mark.slow
+def test_a_stricter_run_rejects_what_a_laxer_one_made_and_is_known_to_have_been(
+    source: Simulated, encoder: Encoder, store: WritableStore
+) -> None:
+    place = source.placement
+    embed_source(source, encoder, store, min_s2=0)
+    counts = store.counts_window(place.zone, YEAR, place.rows, place.cols).s2
+    least = int(np.median(counts)) + 1
+    for _ in range(2):
+        strict = embed_source(source, encoder, store, min_s2=least)
+        status = store.read(place.zone, YEAR, place.rows, place.cols).status
+        assert 0 < (counts < least).sum() < counts.size
+        assert ((status == REJECTED) == (counts < least)).all(), "never plausible numbers"
+        assert len(strict.written) + len(strict.skipped) == 4
+    assert not strict.written, "made anew each time it is asked for"
+    embed_source(source, encoder, store, min_s2=0)
+    assert store.read(place.zone, YEAR, place.rows, place.cols).valid.all()
+
+
+def test_what_others_store_beside_a_source_stays_and_is_no_reason_to_embed_again(
+    source: Simulated, encoder: Encoder, store: WritableStore
+) -> None:
+    embed_source(source, encoder, store)
+    place, around = source.placement, slice(source.placement.row - 2, source.placement.row - 1)
+    one = encoder.encode(source.read(slice(0, 1), slice(0, 1)))
+    where = archive_grid(place.zone).to_lonlat(np.array([place.row - 1.5]), np.array([place.col + 0.5]))
+    store_result(cells_of_places(np.stack(where, axis=1)), one, store, YEAR, "somebody's own series")
+    assert len(embed_source(source, encoder, store).written) == 1, "others wrote to it since"
+    assert not embed_source(source, encoder, store).written
+    kept = store.read(place.zone, YEAR, around, slice(place.col, place.col + 1))
+    assert kept.valid.all()
+    assert (kept.codes[0] == one.vectors.codes).all()
+
+
 def test_a_run_stopped_before_its_overviews_makes_them_when_it_is_repeated(
     source: Simulated, encoder: Encoder, store: WritableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
