@@ -127,6 +127,40 @@ def test_a_file_is_read_as_it_is_and_its_parts_are_fetched_once(there: Liar, acc
     assert {one.headers["query"] for one in there.asked} == {"token=1"}
 
 
+def test_files_that_their_query_alone_tells_apart_are_not_taken_for_each_other(
+    there: Liar, access: Access, tmp_path: Path
+) -> None:
+    widths = {"B04": 128, "B02": 64}
+    files = {f"item=x&asset={band}": ranged(tiff(tmp_path, width=width)) for band, width in widths.items()}
+    there.paths["/download"] = lambda asked: files[asked.headers["query"]](asked)
+    held = scene("", assets={band: f"{there.address}/download?item=x&asset={band}" for band in widths})
+    for _ in range(2):
+        assert {band: read(held, access, band).shape[1] for band in widths} == widths
+    assert len(there.asked) == 2, "and what was fetched of each is kept"
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "later", "same"),
+    [
+        ("/a.tif", "se=2024-06-05&sp=r&skoid=1&sig=a%3D", "se=2024-06-06&sp=r&skoid=1&sig=b%3D", True),
+        ("/a.tif", "X-Amz-Date=1&X-Amz-Signature=a&versionId=1", "X-Amz-Date=2&X-Amz-Signature=b&versionId=1", True),
+        ("/a.tif", "X-Goog-Date=1&X-Goog-Signature=a", "X-Goog-Date=2&X-Goog-Signature=b", True),
+        ("/a.tif", "Expires=1&Signature=a&Key-Pair-Id=c", "Expires=2&Signature=b&Key-Pair-Id=c", True),
+        ("/a.tif", "token=1", "token=2", True),
+        ("/a.tif", "X-Amz-Signature=a&versionId=1", "X-Amz-Signature=a&versionId=2", False),
+        ("/download", "sp=S2A&st=1", "sp=S2A&st=2", False),
+        ("/download", "token=1", "token=2", False),
+    ],
+)
+def test_another_signature_makes_no_other_file(
+    there: Liar, access: Access, tmp_path: Path, path: str, first: str, later: str, same: bool
+) -> None:
+    address = there.file(path, tiff(tmp_path))
+    for query in (first, later):
+        read(scene(f"{address}?{query}"), access)
+    assert ({one.headers["query"] for one in there.asked} == {first}) is same
+
+
 # Items that lie.
 
 

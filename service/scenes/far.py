@@ -22,6 +22,19 @@ from service.store.records import Record, object_name
 
 _PIECE: Final = 131_072
 """Bytes that are fetched and kept together: more than the header of most files, and little beside a tile."""
+_SIGNED: Final = frozenset(
+    {"awsaccesskeyid", "expires", "googleaccessid", "key-pair-id", "policy", "security-token", "signature"}
+)
+"""Parameters that open an address for a while, in lower case: another value of them makes no other file."""
+_SIGNED_AS: Final = ("x-amz-", "x-goog-")
+"""How others of them begin."""
+_AZURE: Final = frozenset(
+    {"saoid", "scid", "se", "sig", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "srt", "ss",
+     "st", "suoid", "sv"}
+)  # fmt: skip
+"""Those of Azure: so short that they are taken for it beside `sig` only."""
+_TOKENS: Final = frozenset({"access_token", "token"})
+"""Those of others, where the path names a file: else a token may be what does."""
 
 
 class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio has no types
@@ -44,12 +57,13 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         self._budget = budget
         self._what = what
         self.path = href.partition("?")[0]
+        self._key = _file_of(href)
         self._error: Exception | None = None
         self._at = 0
-        known = self._fetcher.known(self.path)
+        known = self._fetcher.known(self._key)
         if known is None:
             first = self._fetcher.part(href, 0, _PIECE, budget, what)
-            known = self._fetcher.learn(self.path, first)
+            known = self._fetcher.learn(self._key, first)
             self._keep(known[1], 0, first)
         self.bytes, self._validator = known
         if self.bytes > access.limits.file_bytes:
@@ -160,7 +174,7 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
 
     def _fetched(self, index: int, count: int) -> list[bytes]:
         part = self._fetcher.part(self._href, index * _PIECE, count * _PIECE, self._budget, self._what)
-        known = self._fetcher.learn(self.path, part)
+        known = self._fetcher.learn(self._key, part)
         if known != (self.bytes, self._validator):
             raise Unavailable(f"{self._what} changed while it was read.", remedy="Try again.", retry_after=1.0)
         return self._keep(known[1], index, part)
@@ -173,4 +187,18 @@ class Far(MultiByteRangeResourceContainer):  # type: ignore[misc]  # rasterio ha
         return pieces
 
     def _name(self, validator: str) -> str:
-        return object_name("scenes", validator, self.path)
+        return object_name("scenes", validator, self._key)
+
+
+def _file_of(href: str) -> str:
+    """What tells a file from others: its address, without what opens it for a while.
+
+    The rest of the query stays: it may be all that tells two assets apart, as in `/download?asset=B04`.
+    """
+    path, _, query = href.partition("?")
+    named = [(part.partition("=")[0].lower(), part) for part in query.split("&") if part]
+    opens = _SIGNED | (_AZURE if any(name == "sig" for name, _ in named) else frozenset())
+    if path.lower().endswith((".tif", ".tiff")):
+        opens |= _TOKENS
+    kept = [part for name, part in named if name not in opens and not name.startswith(_SIGNED_AS)]
+    return f"{path}?{'&'.join(kept)}" if kept else path
