@@ -11,8 +11,11 @@ from service.registry import ModelManifest
 from service.scenes.folder import DPIXELS, dpixels_of
 from service.scenes.source import SCENES, scenes_of
 from service.scenes.value import MODES
-from service.sources import SIMULATED, Simulated, Source
+from service.sources import SIMULATED, Placement, Simulated, Source
 from service.values import Area, Window
+
+_ANY: Final = "2024"
+"""A window, where only the place of sources is asked for and they have scenes of many."""
 
 Access = Any
 """How far ones may be reached: hosts, tokens, cache, budgets. None where nothing far may be."""
@@ -56,6 +59,17 @@ def sources_of(
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         remedy = "Say anew where it comes from: docs/stores.md shows how."
         raise Corrupt(f"a source of type {kind!r} cannot be made from its document: {why}.", remedy=remedy) from None
+
+
+def places_of(document: Mapping[str, Any], access: Access = None) -> tuple[Placement, ...]:
+    """Where the sources of a document lie, in whichever window they have.
+
+    Raises:
+        InvalidInput: What it says of its window is none.
+        Corrupt, Unavailable: As `sources_of`.
+    """
+    window = Window.parse(str(document.get("window", _ANY)))
+    return tuple(source.placement for source in sources_of(document, window, access))
 
 
 def source_in(document: Mapping[str, Any], window: Window, access: Access, zone: Zone) -> Source:

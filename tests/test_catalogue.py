@@ -12,17 +12,19 @@ import pytest
 from api import catalogue as catalogues
 from api.catalogue import Catalogue, open_or_make
 from api.entries import written
-from api.settings import Settings
+from api.settings import Scenes, Settings
 from api.state import State
 from api.watch import Watch
 from service.bucket.folder import FolderBucket
 from service.errors import IdentityMismatch, InvalidInput, NotFound, Unavailable
+from service.grid import Zone
 from service.registry import SHIPPED
 from service.values import ModelIdentity, Window
 from tests import layouts
 from tests.conftest import client_of
 from tests.slow_web import SlowWeb
 from tests.test_cli import here
+from tests.test_scenes_folder import patch
 
 AWAY = Unavailable("s3://away could not be reached.", remedy="Check AWS_ENDPOINT_URL.")
 TINY = ModelIdentity.parse("tiny@1")
@@ -241,9 +243,37 @@ def test_an_empty_dataset_with_a_source_is_made_by_a_command_and_told_anew_by_pe
     assert here(tmp_path, *make, "--source", "aws", "--embed-on-view", "16").returncode == 0
     assert State(settings).lookout.outlook("mine", "2024").on_view == 16
     where = f'id = "mine2"\nlocation = "{tmp_path}/datasets/mine.icechunk"\n'
-    settings.catalogue.write_text(f'[[datasets]]\n{where}source = {{type = "dpixels", folder = "patches"}}\n')
-    assert written(settings.catalogue)[0].source == {"type": "dpixels", "folder": str(tmp_path / "patches")}
+    settings.catalogue.write_text(
+        f'[[datasets]]\n{where}source = {{type = "dpixels", folder = "patches", window = 2024}}\n'
+    )
+    told = {"type": "dpixels", "folder": str(tmp_path / "patches"), "window": 2024}
+    assert written(settings.catalogue)[0].source == told
     assert client_of(settings).get("/datasets/mine2").json()["source"] == "dpixels"
+
+
+def test_a_folder_of_d_pixels_is_embedded_as_the_window_it_shows_and_no_other(tmp_path: Path) -> None:
+    patch(tmp_path / "patches" / "a", (Zone(30), 256 * 1395, 256 * 100), (4, 4), (20, 2, 2), 1000)
+    env = {"SMALTI_SCENES__FOLDERS": str(tmp_path / "patches")}
+    make = ("datasets", "create", "mine", "--model", "smalti-mini", "--source")
+    for more, says in (
+        ((str(tmp_path / "patches"),), "Add --window"),
+        ((str(tmp_path / "patches"), "--window", "2018-99"), "2018-99"),
+        (("mpc", "--window", "2018"), "Leave it out"),
+    ):
+        refused = here(tmp_path, *make, *more, **env)
+        assert (refused.returncode, says in refused.stderr) == (2, True), refused.stderr
+    assert not (tmp_path / "datasets").exists(), "refused, and left behind"
+    made = here(tmp_path, *make, str(tmp_path / "patches"), "--window", "2018", **env)
+    assert made.returncode == 0, made.stderr
+
+    folders = {"folders": (tmp_path / "patches",)}
+    client = client_of(Settings(home=tmp_path, catalogue=tmp_path / "smalti.toml", scenes=Scenes(**folders)))
+    west, south, east, north = client.get("/datasets/mine").json()["source_bounds"]
+    asked = {"dataset": "mine", "bbox": [west, south, east, north], "dry_run": True}
+    assert client.post("/areas", json={**asked, "window": "2018"}).json()["pixels"] == 16
+    other = client.post("/areas", json={**asked, "window": "2024"})
+    assert (other.status_code, other.json()["field"]) == (404, "window"), other.text
+    assert "show 2018, not 2024" in other.json()["detail"]
 
 
 def test_a_dataset_is_not_made_of_scenes_that_its_encoder_was_not_trained_on(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from affine import Affine
 from service.dpixels import DPixels
 from service.errors import Corrupt, InvalidInput, NotFound
 from service.grid import PIXEL, Block, Zone, archive_grid
-from service.origins import source_in, sources_of
+from service.origins import places_of, source_in, sources_of
 from service.scenes import folder as folders
 from service.scenes.access import Access
 from service.scenes.gdal import geotiff
@@ -57,8 +57,13 @@ def patch(
     return made
 
 
+def of(folder: Path, window: Window = YEAR) -> dict[str, Any]:
+    """The document of a folder."""
+    return {"type": "dpixels", "folder": str(folder), "window": str(window)}
+
+
 def source(folder: Path, zone: str = "30N", **more: Any) -> Source:
-    return source_in({"type": "dpixels", "folder": str(folder), **more}, YEAR, None, Zone.parse(zone))
+    return source_in({**of(folder), **more}, YEAR, None, Zone.parse(zone))
 
 
 def at(d: DPixels, row: int, col: int) -> tuple[list[int], list[int], list[int]]:
@@ -75,7 +80,7 @@ def test_patches_are_put_together_by_where_they_lie(tmp_path: Path) -> None:
     patch(tmp_path / "0_0_10_12", (zone, ROW, COL), (12, 10), (4, 2, 1), 1000, region)
     patch(tmp_path / "deep" / "8_0_12_6", (zone, ROW, COL + 8), (6, 4), (2, 3, 0), 3000, first_day=50)
     patch(tmp_path / "other", (Zone(31), 357_120, 20_000), (5, 5), (3, 0, 0), 5000)
-    found = sources_of({"type": "dpixels", "folder": str(tmp_path)}, YEAR)
+    found = sources_of(of(tmp_path), YEAR)
     assert [s.placement.zone.name for s in found] == ["30N", "31N"]
     whole = found[0].placement
     assert (whole.row, whole.col, whole.height, whole.width) == (ROW, COL, 12, 12)
@@ -119,9 +124,8 @@ def test_what_is_no_d_pixel_folder_is_refused_by_name(tmp_path: Path) -> None:
     patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000, first_day=100)
     with pytest.raises(NotFound, match="show 2023, not 2024"):
         source(tmp_path, window="2023")
-    season = source_in(
-        {"type": "dpixels", "folder": str(tmp_path)}, Window.parse("2024-05-01..2024-09-30"), None, Zone(30)
-    )
+    summer = Window.parse("2024-05-01..2024-09-30")
+    season = source_in(of(tmp_path, summer), summer, None, Zone(30))
     with pytest.raises(InvalidInput, match="day 100 of the year lies outside"):
         season.read(slice(0, 4), slice(0, 4))
     (tmp_path / "a" / "masks.npy").write_bytes(b"nothing")
@@ -131,6 +135,20 @@ def test_what_is_no_d_pixel_folder_is_refused_by_name(tmp_path: Path) -> None:
     np.save(tmp_path / "a" / "bands.npy", np.ones((3, 5, 4, 10), np.uint16))
     with pytest.raises(InvalidInput, match="bands cover"):
         source(tmp_path).read(slice(0, 4), slice(0, 4))
+
+
+def test_a_folder_that_does_not_say_which_window_it_shows_is_refused(tmp_path: Path) -> None:
+    """Its arrays hold days of a year and not which: any year asked for would be made of the same observations."""
+    patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000)
+    for year in (2018, 2024):
+        with pytest.raises(Corrupt, match="'dpixels' cannot be made from its document: it lacks 'window'") as refused:
+            sources_of({"type": "dpixels", "folder": str(tmp_path)}, Window.year(year))
+        assert "docs/stores.md" in str(refused.value)
+    shown = of(tmp_path, Window.year(2018))
+    assert [place.zone.name for place in places_of(shown)] == ["30N"], "its place does not hang on a window asked for"
+    assert len(sources_of(shown, Window.year(2018))) == 1
+    with pytest.raises(NotFound, match=r"show 2018, not 2024\. Ask for 2018"):
+        sources_of(shown, YEAR)
 
 
 def test_a_patch_whose_arrays_cover_other_pixels_or_lack_one_is_named(tmp_path: Path) -> None:
@@ -161,7 +179,7 @@ def test_a_patch_is_opened_again_only_where_its_region_changed(tmp_path: Path, m
 
 def test_only_folders_that_may_be_read_are(tmp_path: Path) -> None:
     patch(tmp_path / "a", (Zone(30), ROW, COL), (4, 4), (3, 1, 1), 1000)
-    document = {"type": "dpixels", "folder": str(tmp_path / "a")}
+    document = of(tmp_path / "a")
     assert len(sources_of(document, YEAR, Access(folders=(tmp_path,)))) == 1
     with pytest.raises(Corrupt, match="outside the folders that scenes may come from"):
         sources_of(document, YEAR, Access(folders=(tmp_path / "b",)))

@@ -20,7 +20,7 @@ from service.embed import require_writable
 from service.errors import InvalidInput, NotFound
 from service.ingest import ingest as ingest_
 from service.ingest import plan_ingest
-from service.origins import require_suited, sources_of
+from service.origins import places_of, require_suited
 from service.scenes.folder import DPIXELS
 from service.scenes.source import SCENES
 from service.scenes.value import MODES
@@ -28,7 +28,7 @@ from service.store.export import export_geoemb
 from service.values import Area, ModelIdentity, Window, checked_id
 
 _ANY: Final = Window.year(2024)
-"""A window, where only the place of a source matters."""
+"""A calendar year, which all share one store."""
 datasets_app = typer.Typer(no_args_is_help=True, help="What embeddings there are.")
 store_app = typer.Typer(no_args_is_help=True, help="Care for a dataset's store.")
 pca_app = typer.Typer(no_args_is_help=True, help="Colours: the PCA bases of the view `pca`.")
@@ -90,6 +90,10 @@ def datasets_create(
     ] = "mpc",
     s1: Annotated[str | None, typer.Option(help="Address of its Sentinel-1 scenes, if it is another one.")] = None,
     bbox: Annotated[str | None, typer.Option(help="Embed nothing outside this box: west,south,east,north.")] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Which window a folder of d-pixels shows, e.g. 2024: they tell days of the year alone."),
+    ] = None,
     embed_on_view: Annotated[
         int,
         typer.Option(help="Blocks an hour that are embedded because somebody looks at them; 0: none.", min=0, max=4096),
@@ -97,10 +101,10 @@ def datasets_create(
 ) -> None:
     """Make an empty dataset whose areas can be embedded on demand; or say anew where its time series come from."""
     state: State = ctx.obj
-    document = _document(source, mode, s1, bbox)
+    document = _document(source, mode, s1, bbox, window)
     if embed_on_view:
         document[ON_VIEW] = {"blocks_per_hour": embed_on_view}
-    found = sources_of(document, _ANY, state.access)
+    places = places_of(document, state.access)
     for place in (document[sensor] for sensor in ("s2", "s1") if sensor in document):
         if state.access.local(place, "the source") is None:
             state.access.hosts.checked(place, "the source")
@@ -108,24 +112,38 @@ def datasets_create(
     require_suited(document, manifest)
     store = open_or_make(state.storage, dataset, manifest.identity, manifest.dims, _ANY)
     state.sources.put(document, dataset)
-    west, south, east, north = document.get("bounds") or reach_of([one.placement for one in found])
+    west, south, east, north = document.get("bounds") or reach_of(places)
     console.print(
         f"{dataset!r} takes areas within {west:.2f},{south:.2f},{east:.2f},{north:.2f}, into {store.location}"
     )
 
 
-def _document(source: str, mode: str, s1: str | None, bbox: str | None) -> dict[str, Any]:
-    """What the shelf of sources keeps."""
+def _document(source: str, mode: str, s1: str | None, bbox: str | None, window: str | None) -> dict[str, Any]:
+    """What the shelf of sources keeps.
+
+    Raises:
+        InvalidInput: The source is none; its window is not said, or is said of scenes.
+    """
+    if Path(source).is_dir() and source not in MODES:
+        return _folder(source, window)
+    if window:
+        remedy = "Leave it out: an area is asked for with its window."
+        raise InvalidInput("scenes have dates of their own.", field="window", remedy=remedy)
     bounds = {"bounds": list(_box(bbox).bounds)} if bbox else {}
     if source in MODES:
         return {"type": SCENES, "mode": source, **bounds}
     if "://" in source or source.endswith(".json"):
         s2 = source if "://" in source else str(Path(source).resolve())
         return {"type": SCENES, "mode": mode, "s2": s2, "s1": s1 or s2, **bounds}
-    if not Path(source).is_dir():
-        remedy = f"Give {' or '.join(MODES)}, an address, or a folder."
-        raise InvalidInput(f"{source!r} is neither a catalogue nor a folder.", field="source", remedy=remedy)
-    return {"type": DPIXELS, "folder": str(Path(source).resolve())}
+    remedy = f"Give {' or '.join(MODES)}, an address, or a folder."
+    raise InvalidInput(f"{source!r} is neither a catalogue nor a folder.", field="source", remedy=remedy)
+
+
+def _folder(source: str, window: str | None) -> dict[str, Any]:
+    if not window:  # else the same observations would be embedded as any year that is asked for
+        remedy = "Add --window, e.g. --window 2024."
+        raise InvalidInput("d-pixels tell days of the year, and not of which.", field="window", remedy=remedy)
+    return {"type": DPIXELS, "folder": str(Path(source).resolve()), "window": str(Window.parse(window))}
 
 
 @store_app.command("overviews")

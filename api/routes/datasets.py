@@ -24,17 +24,14 @@ from service.colour.basis import DIRECTIONS
 from service.errors import SmaltiError
 from service.footprint import footprint, lonlat_near
 from service.grid import ZoneGrid
-from service.origins import sources_of
+from service.origins import places_of
 from service.plan import Source
 from service.tiles import TileReader
-from service.values import BLOCK, Window
+from service.values import BLOCK
 
 log = logging.getLogger("smalti")
 
 router = APIRouter(tags=["datasets"], dependencies=[Depends(require("read"))])
-
-_ANY = Window.year(2024)
-"""A window, where only the place of a source is asked for."""
 
 
 @router.get("/datasets")
@@ -99,7 +96,7 @@ def _views(dataset: Dataset) -> list[str]:
 def _reach(source: dict[str, Any]) -> list[float] | None:
     """The box that a source covers; None where it cannot be told: of an unknown kind, or a folder that is gone."""
     try:
-        return list(source.get("bounds") or reach_of([one.placement for one in sources_of(source, _ANY)]))
+        return list(source.get("bounds") or reach_of(places_of(source)))
     except SmaltiError:
         return None
 

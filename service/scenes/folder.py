@@ -91,7 +91,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Folder:
-    """The patches of one zone. Which year they show is not stored: whoever names the folder answers for its window."""
+    """The patches of one zone. They hold days of a year and not which: whoever names the folder says its window."""
 
     patches: tuple[Patch, ...]
     """By name."""
@@ -140,7 +140,7 @@ def dpixels_of(document: Mapping[str, Any], window: Window, access: Access | Non
     """The sources of a d-pixel folder: one for each zone that its patches lie in.
 
     Args:
-        document: `folder`, of one patch or of folders of patches; `window`, the one that it shows, if that is known.
+        document: `folder`, of one patch or of folders of patches; `window`, the one that it shows.
         window: The one asked for.
         access: Which folders may be read; any if absent.
 
@@ -149,11 +149,12 @@ def dpixels_of(document: Mapping[str, Any], window: Window, access: Access | Non
         InvalidInput: The folder may not be read, or a patch lies between the pixels of its zone's grid.
         Corrupt: A region cannot be read.
     """
-    folder = Path(document["folder"])
+    folder, shown = Path(document["folder"]), Window.parse(str(document["window"]))
     if access is not None:
         access.local(str(folder.absolute()), "the source")
-    if "window" in document and Window.parse(str(document["window"])) != window:
-        raise NotFound(f"the d-pixels in {folder} show {document['window']}, not {window}.", field="window")
+    if shown != window:
+        remedy = f"Ask for {shown}."
+        raise NotFound(f"the d-pixels in {folder} show {shown}, not {window}.", field="window", remedy=remedy)
     found = sorted(folder.glob(f"**/{ROI}"))
     if not found:
         raise NotFound(f"no d-pixels in {folder}: a patch has the seven arrays and {ROI}.", field="source")
