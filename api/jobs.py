@@ -230,17 +230,18 @@ class Jobs:
             runs = self._runs(status=_RUNNING, limit=settings.limits.jobs_waiting, load_output=False)
         return {run.workflow_id.partition(".")[0]: Order.of(order_of(run)) for run in runs}
 
-    def asked_by(self, by: str, within: dt.timedelta) -> int:
-        """Blocks that were ordered for one name lately.
+    def asked_by(self, by: str, within: dt.timedelta) -> list[tuple[str, Order]]:
+        """Jobs that were asked for in one name lately, and what was ordered each time.
 
         Raises:
             Unavailable: The database cannot be reached.
         """
         if not self.roster.is_there():
-            return 0
+            return []
         since = (dt.datetime.now(dt.UTC) - within).isoformat()
         with self.reaching():
-            return sum(len(order_of(run)["pixels"]) for run in self._runs(user=by, start_time=since, load_output=False))
+            runs = self._runs(user=by, start_time=since, load_output=False)
+        return [(run.workflow_id.partition(".")[0], Order.of(order_of(run))) for run in runs]
 
     def cancel(self, key: str) -> JobInfo:
         """End a job. A block that is being embedded is finished; those that wait are not begun.

@@ -12,8 +12,10 @@ import datetime as dt
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import Final
 
+from api.jobs import KEPT, Jobs
 from api.missing import blocks_per_hour
 from api.progress import Order
 from api.state import State
@@ -87,16 +89,15 @@ class OnView:
             state.sources_of(dataset, window, box), encoder, _store(state, dataset, window), Polygon.of_area(box),
             min_s2=MIN_S2, most=BLOCKS,
         )  # fmt: skip
-        by = f"view:{dataset}"
-        spent = jobs.asked_by(by, dt.timedelta(hours=1))
-        if not plan.left or spent + len(plan.left) > blocks_per_hour(document):
+        by, pixels = f"view:{dataset}", {block.name: plan.blocks[block] for block in plan.left}
+        order = Order(dataset, str(window), str(encoder.identity), encoder.digest, MIN_S2, pixels, encoder.precision)
+        order = _new(jobs, order, by) if pixels else order
+        spent = sum(len(asked.pixels) for _, asked in jobs.asked_by(by, dt.timedelta(hours=1)))
+        if not order.pixels or spent + len(order.pixels) > blocks_per_hour(document):
             return
-        pixels = {block.name: plan.blocks[block] for block in plan.left}
-        order = Order(dataset, str(window), str(encoder.identity), encoder.digest, MIN_S2, pixels)
-        if _is_new(state, order):
-            jobs.ask(order, missing=True, by=by, alone=True)  # else two servers, neither of which saw the other's
-            state.lookout.look_soon()
-            log.info("%s %s: %d blocks are embedded on view", dataset, window, len(pixels))
+        jobs.ask(order, missing=True, by=by, alone=True)  # else two servers, neither of which saw the other's
+        state.lookout.look_soon()
+        log.info("%s %s: %d blocks are embedded on view", dataset, window, len(order.pixels))
 
 
 def _store(state: State, dataset: str, window: Window) -> WritableStore | None:
@@ -107,9 +108,21 @@ def _store(state: State, dataset: str, window: Window) -> WritableStore | None:
     return next((require_writable(store, dataset) for store in held.others if window in store.windows()), None)
 
 
-def _is_new(state: State, order: Order) -> bool:
-    """Whether it never failed and was never cancelled."""
+def _new(jobs: Jobs, order: Order, by: str) -> Order:
+    """What of an order never failed and was never cancelled, whichever other blocks it was asked for with."""
+    keys = {key for key, asked in jobs.asked_by(by, KEPT) if _overlap(asked, order)} | {order.id}
+    undone = {name for key in keys for name in _undone(jobs, key)}
+    return replace(order, pixels={name: count for name, count in order.pixels.items() if name not in undone})
+
+
+def _overlap(one: Order, other: Order) -> bool:
+    """Whether the same would be made of some block."""
+    return replace(one, pixels=other.pixels) == other and not one.pixels.keys().isdisjoint(other.pixels)
+
+
+def _undone(jobs: Jobs, key: str) -> set[str]:
+    """Blocks that a job did not embed, whoever asked for it last; none where there is no such job."""
     try:
-        return state.jobs.read(order.id).state not in ("failed", "cancelled")
+        return {told.block for told in jobs.read(key).blocks or () if told.state != "done"}
     except NotFound:
-        return True
+        return set()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+from contextlib import closing
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,13 +43,13 @@ class Asked:
     def running(self) -> dict[str, Order]:
         return {}
 
-    def asked_by(self, by: str, within: Any) -> int:  # as Jobs
-        return self.spent
+    def asked_by(self, by: str, within: Any) -> list[tuple[str, Order]]:  # as Jobs
+        return [("another", order(SCENE.empty, window="2023"))] * self.spent
 
     def read(self, key: str) -> Any:
         if self.state is None:
             raise NotFound(f"no job {key}.")
-        return type("Job", (), {"state": self.state})
+        return SimpleNamespace(blocks=[SimpleNamespace(block=SCENE.empty.name, state=self.state)])
 
     def ask(self, order: Order, *, missing: bool, by: str, alone: bool) -> None:
         assert missing
@@ -115,6 +118,7 @@ def test_budget_zoom_and_who_looks_decide(own_world: Settings) -> None:
         (1, Asked(spent=1), {}, 0),
         (2, Asked(spent=1), {}, 1),
         (1, Asked(state="failed"), {}, 0),
+        (1, Asked(state="done"), {}, 1),
         (1, Asked(), {"sec-fetch-site": "same-origin"}, 1),
         (1, Asked(), {"sec-fetch-site": "cross-site"}, 0),
         (1, Asked(), {"origin": "https://elsewhere.example"}, 0),
@@ -129,6 +133,33 @@ def test_budget_zoom_and_who_looks_decide(own_world: Settings) -> None:
         tile = TMS.tile(*EMPTY, zoom)
         view.seen("demo", YEAR, tile_target(TMS, tile.x, tile.y, zoom))
         assert bool(view._lately) is begun, "of a tile with many blocks nobody looks at any in particular"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_what_was_left_undone_is_not_asked_for_again_beside_other_blocks(own_world: Settings, how: str) -> None:
+    allow(own_world, 100)
+    state, season = State(own_world), Window.parse("2023-07-01..2024-06-30")
+
+    def look(place: tuple[float, float], zoom: int) -> dict[str, set[str]]:
+        """Jobs that run once somebody looked at a place, and their blocks."""
+        tile = TMS.tile(*place, zoom)
+        OnView(state)._ask("demo", season, tile_target(TMS, tile.x, tile.y, zoom))
+        return {key: set(asked.pixels) for key, asked in state.jobs.running().items()}
+
+    def leave(key: str) -> None:
+        if how == "cancelled":
+            state.jobs.cancel(key)
+            return
+        with closing(sqlite3.connect(own_world.home / "jobs.sqlite")) as tables, tables:
+            tables.execute("UPDATE workflow_status SET status = 'ERROR', deduplication_id = NULL")  # as a worker does
+
+    ((first, alone),) = look(EMPTY, 19).items()
+    assert alone == {SCENE.empty.name}
+    leave(first)
+    ((second, others),) = look(EMPTY, 14).items()
+    assert others == {block.name for block in SCENE.placement.blocks()} - alone, "the others are embedded all the same"
+    leave(second)
+    assert [look(place, zoom) for place in (EMPTY, FULL) for zoom in (14, 15, 19)] == [{}] * 6
 
 
 def test_with_keys_only_those_that_may_embed_set_it_off(own_world: Settings) -> None:
