@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from api.progress import AREA, Order, described, ended, order_of, outcomes_of, speed_of
+from api.progress import AREA, Hands, Order, described, ended, order_of, outcomes_of, speed_of
 from api.schemas import JobInfo
 from api.settings import Settings
 from service.errors import Conflict, LimitExceeded, NotFound, Unavailable
@@ -212,8 +212,8 @@ class Jobs:
             newest: dict[str, WorkflowStatus] = {}
             for run in self._runs(limit=_LISTED):
                 newest.setdefault(run.workflow_id.partition(".")[0], run)
-            workers, rate = len(self.workers()), self.rate()
-            return [described(run, self._children(run), workers, rate, listed=False) for run in newest.values()]
+            hands, speed = self.hands(), self.speed()
+            return [described(run, self._children(run), hands, speed, listed=False) for run in newest.values()]
 
     def running(self) -> dict[str, Order]:
         """What was ordered by the jobs that wait or run, newest first; none where nobody ever asked for one.
@@ -244,7 +244,7 @@ class Jobs:
         return [(run.workflow_id.partition(".")[0], Order.of(order_of(run))) for run in runs]
 
     def cancel(self, key: str) -> JobInfo:
-        """End a job. A block that is being embedded is finished; those that wait are not begun.
+        """End a job. What is being encoded is finished, what is being read is dropped then, and nothing more is begun.
 
         Raises:
             NotFound: No such job.
@@ -276,12 +276,16 @@ class Jobs:
             self._client.delete_workflows([run.workflow_id for run in old], delete_children=True)
         return len(old)
 
-    def rate(self, model: str | None = None) -> float | None:
-        """Pixels a second of one worker, from the blocks embedded last; None where there are none."""
+    def hands(self) -> Hands:
+        """Who embeds now."""
+        return Hands(len(self.workers()), self._settings.blocks_at_once)
+
+    def speed(self, model: str | None = None) -> float | None:
+        """Pixels a second of a block in hand, from those embedded last; None where there are none."""
         return speed_of(made for made in self._lately() if model in (None, made["model"]))
 
     def block_seconds(self) -> float | None:
-        """Seconds that a block took, on average over the blocks embedded last; None where there are none."""
+        """Seconds that a block was in hand, on average over those embedded last; None where there are none."""
         seconds = [float(made["seconds"]) for made in self._lately()]
         return sum(seconds) / len(seconds) if seconds else None
 
@@ -339,4 +343,4 @@ class Jobs:
             if child.status == "PENDING"
         }
         own = speed_of(child.output for child in children if child.output)
-        return described(run, children, len(self.workers()), own or self.rate(order_of(run)["model"]), begun)
+        return described(run, children, self.hands(), own or self.speed(order_of(run)["model"]), begun)

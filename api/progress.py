@@ -44,6 +44,8 @@ class Order:
     min_s2: int
     pixels: Mapping[str, int]
     """Blocks, by name, and how many pixels of each the source has."""
+    precision: str = "fp32"
+    """That the encoder computes in: a worker that computes in another refuses."""
 
     @property
     def id(self) -> str:
@@ -68,9 +70,31 @@ def earlier_of(run: Run) -> dict[str, Any]:
 
 
 def speed_of(outcomes: Iterable[Mapping[str, Any]]) -> float | None:
-    """Pixels a second over what some blocks came to; None where none was embedded."""
+    """Pixels a second of a block in hand, over what some came to; None where none was embedded."""
     made = [(outcome["pixels"], outcome["seconds"]) for outcome in outcomes if outcome.get("seconds")]
     return sum(pixels for pixels, _ in made) / sum(seconds for _, seconds in made) if made else None
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Who embeds."""
+
+    workers: int
+    """That were seen lately."""
+    at_once: int
+    """Blocks that each has in hand, if it is set up like this server."""
+
+    def seconds(self, pixels: int, blocks: int, speed: float | None) -> float:
+        """What so many pixels of so many blocks take; one worker is reckoned with where there is none.
+
+        Args:
+            pixels: How many.
+            blocks: How many; no two work on one.
+            speed: See `speed_of`; None where nothing was measured.
+        """
+        workers = max(1, self.workers)
+        each = speed * min(workers * self.at_once, blocks) if speed else STATED_RATE * min(workers, blocks)
+        return round(pixels / each, 1) if blocks else 0.0
 
 
 def ended(run: Run) -> str:
@@ -129,8 +153,8 @@ def _error(run: Run, failed: Mapping[str, str], total: int) -> str | None:
 def described(
     run: Run,
     children: Sequence[Run],
-    workers: int,
-    rate: float | None,
+    hands: Hands,
+    speed: float | None,
     begun: Mapping[str, int] | None = None,
     *,
     listed: bool = True,
@@ -141,8 +165,9 @@ def described(
     done = {name: order.pixels[name] if told == "done" else within.get(name, 0) for name, told in found.states.items()}
     pixels, pixels_done = sum(order.pixels.values()), sum(done.values())
     eta = None
-    if state in ("queued", "running") and workers:
-        eta = round((pixels - pixels_done) / ((rate or STATED_RATE) * min(workers, len(done))), 1)
+    if state in ("queued", "running") and hands.workers:
+        left = sum(found.states[name] != "done" for name in done)
+        eta = hands.seconds(pixels - pixels_done, left, speed)
     return JobInfo(
         id=run.workflow_id.partition(".")[0],
         kind=AREA,

@@ -101,7 +101,7 @@ def _jobs(state: State) -> Iterator[Reading]:
     yield Reading("smalti_job_waiting_seconds", "Seconds that the oldest job on the queue has waited", told.waiting_s)
     yield Reading("smalti_job_workers", "Workers that were seen lately", told.workers)
     if told.block_seconds is not None:
-        helped = "Seconds a block took, on average over the newest"
+        helped = "Seconds that a block was in hand, on average over the newest"
         yield Reading("smalti_job_block_seconds", helped, told.block_seconds)
 
 

@@ -29,7 +29,7 @@ class Tally:
     workers: int
     """Workers that were seen lately."""
     block_seconds: float | None
-    """Seconds that a block took, on average over the blocks embedded last; None where there are none."""
+    """Seconds that a block was in hand, on average over those embedded last; None where there are none."""
 
 
 def tally(jobs: Jobs) -> Tally:

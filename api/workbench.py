@@ -17,6 +17,8 @@ from service.encoder import Encoder
 from service.errors import IdentityMismatch, Unavailable
 from service.grid import Block, Zone
 from service.pipeline import Pipeline
+from service.scenes.folder import DPIXELS
+from service.shelf import content_id
 from service.sources import Source
 from service.store.contract import WritableStore
 from service.values import Window
@@ -50,7 +52,7 @@ class Bench:
     ) -> None:
         self.state, self._claims = state, claims
         self._is_cancelled, self._tell = is_cancelled, tell
-        self._sources: dict[tuple[str, str, str], tuple[float, Source]] = {}
+        self._sources: dict[tuple[str, str, str, str], tuple[float, Source]] = {}
         self.pipeline = Pipeline(state.settings.blocks_at_once)
         """Closed once this worker ends."""
 
@@ -68,17 +70,29 @@ class Bench:
         """What a block of an order needs, checked.
 
         Raises:
-            IdentityMismatch: The encoder's file is another one than the job was asked with.
+            IdentityMismatch: The encoder's file, or what it computes in, is not what the job was asked with.
             InvalidInput: The dataset has no source any more.
         """
         encoder = self.state.encoder(order.model)
         if encoder.digest != order.encoder:
             raise IdentityMismatch(f"the file of {order.model} here is not the one this job was asked with.")
+        if encoder.precision != order.precision:
+            raise IdentityMismatch(
+                f"this job was asked with {order.precision}, and this worker computes in {encoder.precision}.",
+                field="precision",
+                remedy="Give server and workers the same SMALTI_PRECISION.",
+            )
         return self._source(order, block), encoder, self.store(order)
 
     def _source(self, order: Order, block: Block) -> Source:
-        """Kept for a while: what a catalogue told of one block, it told of those around it."""
-        key = order.dataset, order.window, block.zone
+        """Kept for a while, unless another was said: what a catalogue told of one block, it told of those around it.
+
+        What lies in a folder is looked at each time: files come and go there.
+        """
+        document = self.state.source(order.dataset) or {}
+        if document.get("type") == DPIXELS:
+            return self.state.source_in(order.dataset, Window.parse(order.window), Zone.parse(block.zone))
+        key = order.dataset, order.window, block.zone, content_id(document)
         since, source = self._sources.get(key, (0.0, None))
         if source is None or time.monotonic() - since > SOURCE_S:
             source = self.state.source_in(order.dataset, Window.parse(order.window), Zone.parse(block.zone))
@@ -146,7 +160,8 @@ class Bench:
         Raises:
             Unavailable: The jobs database cannot be reached.
         """
-        return len(self.state.jobs.workers()) * self.state.settings.blocks_at_once
+        hands = self.state.jobs.hands()
+        return hands.workers * hands.at_once
 
     def renew_overviews(self, order: Order) -> int:
         """Renew the overviews above all blocks of a job; how many changed."""

@@ -157,7 +157,7 @@ class Made:
     pixels: dict[str, int]
     """See `outcome`."""
     seconds: float
-    """That encoding took."""
+    """That it was in hand: reading, encoding, and waiting between them for other blocks in hand."""
 
 
 def outcome(vectors: Vectors) -> dict[str, int]:
@@ -203,8 +203,10 @@ def embed_block(
     """
     # Before anything is read: what was read of files that change meanwhile must not pass for what they hold then.
     piece = piece_fingerprint(source, encoder, block, min_s2)
+    begun = [0.0]
 
     def read() -> DPixels:
+        begun[0] = time.monotonic()
         if given_up is not None and given_up():
             raise Unavailable("nobody waits for this any more.")
         return source.read(*source.placement.within(block))
@@ -212,10 +214,9 @@ def embed_block(
     def encode(series: DPixels) -> tuple[Vectors, Counts, Made] | None:
         if wanted is not None and not wanted():
             return None
-        start = time.monotonic()
         result = encoder.encode(series, min_s2=min_s2, on_progress=on_progress, given_up=given_up, alone=True)
         vectors, counts = _scattered(result, *cells_of_raster(source.placement, block))
-        return vectors, counts, Made(outcome(result.vectors), time.monotonic() - start)
+        return vectors, counts, Made(outcome(result.vectors), time.monotonic() - begun[0])
 
     def write(found: tuple[Vectors, Counts, Made]) -> Made:
         vectors, counts, made = found

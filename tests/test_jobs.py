@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,14 +26,15 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from api import demo
-from api.progress import Order
+from api.progress import Hands, Order
 from api.roster import Roster, database_url
 from api.routes import areas
 from api.routes import jobs as streams
 from api.settings import ApiKey, Limits, Settings
 from api.state import State
+from api.workbench import Bench
 from service.embed import embed_source
-from service.errors import Conflict, Corrupt, Unavailable
+from service.errors import Conflict, Corrupt, IdentityMismatch, Unavailable
 from service.simulate import Landscape
 from service.sources import Simulated
 from service.values import VALID, Window
@@ -514,6 +515,46 @@ def test_workers_of_one_home_have_names_of_their_own(tmp_path: Path) -> None:
         assert third == first, "free again when its process is gone"
 
 
+def test_a_worker_takes_what_the_source_is_now(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.shelf.NAME_HOLDS_S", 0.0)
+    state, block = State(own_world), SCENE.empty
+    encoder, bench = state.encoder(demo.MODEL), Bench(state)
+    order = Order("demo", "2024", str(encoder.identity), encoder.digest, 0, {EMPTY: 1})
+    first, _, _ = bench.of(order, block)
+    assert bench.of(order, block)[0] is first, "what was made for one block serves the next"
+    other = Simulated(SCENE.placement, Landscape(demo.SEED + 1, SIDE, SIDE), YEAR)
+    State(own_world).sources.put(other.to_document(), "demo")
+    now, _, _ = bench.of(order, block)
+    assert isinstance(now, Simulated)
+    assert now.landscape.seed == demo.SEED + 1
+
+
+def test_a_worker_that_computes_in_another_precision_refuses(world: Settings) -> None:
+    state = State(world)
+    encoder = state.encoder(demo.MODEL)
+    order = Order("demo", "2024", str(encoder.identity), encoder.digest, 0, {EMPTY: 1}, "fp16")
+    with pytest.raises(IdentityMismatch, match="fp16, and this worker computes in fp32") as refused:
+        Bench(state).of(order, SCENE.empty)
+    assert "SMALTI_PRECISION" in refused.value.remedy
+    assert order.id != replace(order, precision="fp32").id
+
+
+@pytest.mark.parametrize(
+    ("hands", "pixels", "blocks", "speed", "seconds"),
+    [
+        (Hands(2, 3), 12_000, 12, 100.0, 20.0),
+        (Hands(2, 3), 12_000, 2, 100.0, 60.0),
+        (Hands(0, 3), 12_000, 12, 100.0, 40.0),
+        (Hands(2, 3), 80_000, 12, None, 10.0),
+        (Hands(2, 3), 0, 0, 100.0, 0.0),
+    ],
+)
+def test_what_a_job_takes_is_reckoned_by_blocks_in_hand(
+    hands: Hands, pixels: int, blocks: int, speed: float | None, seconds: float
+) -> None:
+    assert hands.seconds(pixels, blocks, speed) == seconds
+
+
 @pytest.mark.slow
 def test_a_worker_keeps_the_index_near_what_is_stored(own_world: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from api import workbench as working_
@@ -581,7 +622,6 @@ def test_a_job_has_enough_blocks_on_the_queue_for_all_workers(
     world: Settings, monkeypatch: pytest.MonkeyPatch, workers: int, most: int
 ) -> None:
     from api import worker as working
-    from api.workbench import Bench
 
     state = State(world)
     monkeypatch.setattr(state.jobs, "workers", lambda: ("one",) * workers)

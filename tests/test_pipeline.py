@@ -152,10 +152,10 @@ def test_a_block_that_fails_does_not_lose_the_others(
     store, blocks = create_store(tmp_path / "s.icechunk", encoder.identity), list(source().placement.blocks())
     write, told = embed.write_piece, list[tuple[int, int]]()
 
-    def broken(store: object, window: object, block: Block, *what: object) -> None:
+    def broken(store: object, window: object, block: Block, *what: object, **how: bool) -> None:
         if block == blocks[1]:
             raise Corrupt("the scenes contradict themselves.")
-        write(store, window, block, *what)  # type: ignore[arg-type]
+        write(store, window, block, *what, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(embed, "write_piece", broken)
     with pytest.raises(Corrupt, match="contradict"):
@@ -194,6 +194,23 @@ class Rewritten(Simulated):
         return found
 
 
+@dataclass(frozen=True)
+class Slow(Simulated):
+    """As of scenes that come over a network."""
+
+    def read(self, rows: slice, cols: slice) -> DPixels:
+        time.sleep(0.5)
+        return super().read(rows, cols)
+
+
+def test_how_long_a_block_took_counts_what_reading_it_took(encoder: Encoder, tmp_path: Path) -> None:
+    store, quick = create_store(tmp_path / "s.icechunk", encoder.identity), source(2)
+    slow = Slow(quick.placement, quick.landscape, YEAR)
+    made = embed_block(slow, encoder, store, next(iter(quick.placement.blocks())))
+    assert made is not None
+    assert made.seconds > 0.5
+
+
 def test_what_was_read_of_a_source_that_changed_meanwhile_does_not_pass_for_what_it_holds(
     encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -213,7 +230,9 @@ def test_a_block_is_the_same_to_the_byte_whoever_makes_it(engine: str, monkeypat
     model, blocks = Registry((SHIPPED,)).get("smalti-mini"), sorted(source(24).placement.blocks())
     made: dict[Block, bytes] = {}
 
-    def written(store: Any, window: Any, block: Block, vectors: Vectors, counts: Counts, piece: str, *_: Any) -> None:
+    def written(
+        store: Any, window: Any, block: Block, vectors: Vectors, counts: Counts, piece: str, *_: Any, **__: Any
+    ) -> None:
         held = [vectors.codes, vectors.scales, vectors.status, *counts.each]
         made[block] = piece.encode() + b"".join(array.tobytes() for array in held)
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, model_validator
 
 from api.problems import documented
-from api.progress import STATED_RATE, Order
+from api.progress import Order
 from api.schemas import Box, JobState, Lat, Lon, MultiPolygonBody, PolygonBody, Strict
 from api.security import asker, require
 from api.state import State, get_state
@@ -111,9 +111,9 @@ def _asked(state: State, body: AreaBody, by: str) -> AreaAnswer:
     window, polygon = Window.parse(body.window), body.polygon()
     plan, encoder = _planned(state, body, window, polygon)
     model = str(encoder.identity)
-    rate, workers = state.jobs.rate(model), len(state.jobs.workers())
+    speed, hands = state.jobs.speed(model), state.jobs.hands()
     pixels = {block.name: count for block, count in plan.blocks.items()}
-    order = Order(body.dataset, str(window), model, encoder.digest, body.min_s2, pixels)
+    order = Order(body.dataset, str(window), model, encoder.digest, body.min_s2, pixels, encoder.precision)
     shared = _in_hand(state, order) & {block.name for block in plan.left}
     job = None
     if not body.dry_run:
@@ -134,9 +134,9 @@ def _asked(state: State, body: AreaBody, by: str) -> AreaAnswer:
         pixels_left=plan.pixels_left,
         scenes=plan.cost.scenes,
         bytes=plan.cost.bytes,
-        seconds=round(plan.pixels_left / ((rate or STATED_RATE) * max(1, min(workers, len(plan.left)))), 1),
-        measured=rate is not None,
-        workers=workers,
+        seconds=hands.seconds(plan.pixels_left, len(plan.left), speed),
+        measured=speed is not None,
+        workers=hands.workers,
         bounds=list(body.bbox or polygon.bounds),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Final
 
 from anyio.to_thread import run_sync
@@ -30,23 +31,23 @@ ENDED: Final = frozenset({"done", "failed", "cancelled"})
 @router.get("/jobs", responses=documented(401, 403, 503), dependencies=[Depends(require("read"))])
 def jobs(state: Annotated[State, Depends(get_state)]) -> JobList:
     """The newest jobs, newest first."""
-    return JobList(jobs=state.jobs.all(), workers=list(state.jobs.workers()))
+    return JobList(jobs=[_told(state, one) for one in state.jobs.all()], workers=list(state.jobs.workers()))
 
 
 @router.get("/jobs/{id}", responses=documented(401, 403, 404, 422, 503), dependencies=[Depends(require("read"))])
 def job(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
     """One job: how far it is, block by block."""
-    return state.jobs.read(id)
+    return _told(state, state.jobs.read(id))
 
 
 @router.delete(
     "/jobs/{id}", responses=documented(401, 403, 404, 409, 422, 503), dependencies=[Depends(require("embed"))]
 )
 def cancel(state: Annotated[State, Depends(get_state)], id: JobKey) -> JobInfo:
-    """End a job. The block in hand is finished, what waits is not begun; what was embedded stays."""
+    """End a job. The block that is being encoded is finished, no other is begun; what was embedded stays."""
     job = state.jobs.cancel(id)
     state.lookout.look_soon()
-    return job
+    return _told(state, job)
 
 
 @router.post(
@@ -59,7 +60,7 @@ def retry(state: Annotated[State, Depends(get_state)], request: Request, id: Job
     """Run a job again that failed or was cancelled: only the blocks that are not done."""
     job = state.jobs.retry(id, by=asker(request))
     state.lookout.look_soon()
-    return job
+    return _told(state, job)
 
 
 @router.get(
@@ -78,7 +79,7 @@ def events(state: Annotated[State, Depends(get_state)], id: JobKey) -> Streaming
     """Listen to a job until it has ended."""
     if state.jobs.listeners >= state.settings.limits.job_listeners:
         raise Unavailable("too many listen to jobs.", remedy=f"Ask for GET /jobs/{id} now and then.")
-    first = state.jobs.read(id)
+    first = _told(state, state.jobs.read(id))
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_listened(state, first), media_type=EVENTS, headers=headers)
 
@@ -92,7 +93,7 @@ async def _listened(state: State, job: JobInfo) -> AsyncIterator[str]:
         while job.state not in ENDED:
             await asyncio.sleep(LOOK_S)
             try:
-                now = await run_sync(state.jobs.look, job.id, limiter=state.listening)
+                now = await run_sync(_looked, state, job.id, limiter=state.listening)
             except SmaltiError:
                 return
             if now != job:
@@ -104,6 +105,19 @@ async def _listened(state: State, job: JobInfo) -> AsyncIterator[str]:
         yield _event("end", job)
     finally:
         state.jobs.listeners -= 1
+
+
+def _looked(state: State, id: str) -> JobInfo:
+    return _told(state, state.jobs.look(id))
+
+
+def _told(state: State, job: JobInfo) -> JobInfo:
+    """A job as whoever may read is told it: its error names the dataset, and not where that or its source lies."""
+    if job.error is None:
+        return job
+    with suppress(SmaltiError):
+        state.source(job.dataset)  # from now on its places are known
+    return job.model_copy(update={"error": state.datasets.named(job.error)})
 
 
 def _event(name: str, job: JobInfo) -> str:
