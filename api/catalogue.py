@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from api.entries import Entry, found, written
 from api.glance import Glance
+from api.places import hidden, hidden_folders
 from api.settings import Settings
 from api.sides import Sides
 from api.watch import Watch
@@ -106,6 +107,7 @@ class Catalogue(Mapping[str, Dataset]):
         self._opened: dict[str, Store] = {}
         self._stores: dict[str, Store] = {}
         self._sides = Sides(storage, self.chunks, self.near)
+        self._hidden = hidden_folders(settings.scenes.folders)
         self._looked_at = float("-inf")
         self._glance = Glance(self._visit_if_due, self._lock)
 
@@ -135,7 +137,7 @@ class Catalogue(Mapping[str, Dataset]):
         return [held[key] for key in sorted(held)]
 
     def named(self, text: str) -> str:
-        """A message as whoever may read is told it: datasets by their names, not by where they lie."""
+        """A message as whoever may read is told it: datasets and sources by name, not by where they lie."""
         places = ((place.removeprefix("file://").rstrip("/"), name) for place, name in self._places())
         for place, name in sorted(places, key=lambda told: -len(told[0])):  # one may begin like another
             text = text.replace(place, name) if place else text
@@ -148,6 +150,11 @@ class Catalogue(Mapping[str, Dataset]):
             opened = self._opened.get(entry.location)
             if isinstance(opened, SideStore):
                 yield opened.repository.location, f"the overviews of {entry.name}"
+        yield from list(self._hidden.items())  # as it is now: others hide more meanwhile
+
+    def hide(self, source: Mapping[str, Any], dataset: str) -> None:
+        """Have `named` know the places of a dataset's source: before it is used, as errors then name them."""
+        self._hidden.update(hidden(source, dataset))
 
     def require_storage(self) -> None:
         """Refuse to tell what there is where nothing could be seen.

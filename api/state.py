@@ -237,13 +237,12 @@ class State:
 
         What people wrote into `smalti.toml` counts before what a command left.
         """
-        written = self.datasets.source(dataset_id)
-        if written is not None:
-            return written
-        try:
-            return self.sources.get(dataset_id)[1]
-        except NotFound:
-            return None
+        document = self.datasets.source(dataset_id)
+        if document is None:
+            with suppress(NotFound):
+                document = self.sources.get(dataset_id)[1]
+        self.datasets.hide(document or {}, dataset_id)
+        return document
 
     def sources_of(self, dataset_id: str, window: Window, area: Area | None = None) -> tuple[Source, ...]:
         """Where a dataset's time series come from: one for each zone, or of those that an area touches.

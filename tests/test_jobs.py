@@ -687,11 +687,11 @@ def test_neither_planning_nor_listening_takes_threads_from_tiles(
 
     monkeypatch.setattr(streams, "LOOK_S", 0.0)
     back = threading.Event()
-    job = SimpleNamespace(id="", state="running", model_dump_json=lambda: "{}")
+    job = SimpleNamespace(id="", state="running", error=None, model_dump_json=lambda: "{}")
 
     def look(_: str) -> Any:
         back.wait(10)
-        return SimpleNamespace(id="", state="done", model_dump_json=lambda: "{}")
+        return SimpleNamespace(id="", state="done", error=None, model_dump_json=lambda: "{}")
 
     held = SimpleNamespace(jobs=SimpleNamespace(listeners=0, look=look), listening=CapacityLimiter(2))
 

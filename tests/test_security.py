@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import socket
 from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from api.settings import ApiKey, Settings
+from api.schemas import JobInfo
+from api.settings import ApiKey, Scenes, Settings
+from api.state import State
 from tests.conftest import client_of, running
 
 EMBED = {"window": "2024", "pixels": [{}]}
@@ -173,3 +178,91 @@ def test_reading_cannot_be_closed_while_there_are_no_keys() -> None:
     with pytest.raises(ValueError, match="SMALTI_API_KEYS"):
         Settings(public_read=False)
     assert not Settings(api_keys=f"{'0' * 64}:read", public_read=False).public_read
+
+
+PUBLIC = "https://planetarycomputer.microsoft.com/api/stac/v1"
+
+
+def sources(home: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Documents of sources, each with what an error of it says as the owner knows it."""
+    folder, keyed = home / "secret", f"{PUBLIC}?key=hush"
+    return {
+        "folder": ({"type": "dpixels", "folder": f"{folder}", "window": "2024"}, f"no d-pixels in {folder}: a patch"),
+        "s2": (
+            {"type": "scenes", "mode": "mpc", "s2": f"{folder}/catalog.json", "s1": None},
+            f"catalogue {folder}/catalog.json is not there; asset B04 of one is not there: {folder}/B04.tif",
+        ),
+        "s1": (
+            {"type": "scenes", "mode": "mpc", "s2": PUBLIC, "s1": keyed},
+            f"catalogue {keyed} is not there: its server answers 404.",
+        ),
+    }
+
+
+def job_that_failed(error: str) -> JobInfo:
+    counted = dict.fromkeys(("done", "total", "pixels_done", "pixels", "min_s2"), 0)
+    none = dict.fromkeys(("valid", "rejected", "water", "empty"), 0)
+    return JobInfo(
+        id="0" * 20, kind="area", dataset="demo", window="2024", model="m@1/default", state="failed", eta_s=None,
+        outcome=none, error=error, blocks=None, created=0, updated=0, **counted,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("folder", "no d-pixels in the source of demo: a patch"),
+        ("s2", "catalogue the source of demo is not there; asset B04 of one is not there: scenes/B04.tif"),
+        ("s1", f"catalogue {PUBLIC} is not there: its server answers 404."),
+    ],
+)
+def test_a_job_does_not_tell_where_scenes_lie_nor_with_which_key(own_world: Settings, name: str, says: str) -> None:
+    document, error = sources(own_world.home)[name]
+    State(own_world).sources.put(document, "demo")
+    scenes = Scenes(folders=(own_world.home / "secret",))
+    reader = client_of(own_world.model_copy(update={"scenes": scenes}), client=("203.0.113.9", 50000))
+    job = job_that_failed(error)
+    same = {call: lambda *_, **__: job for call in ("read", "look", "cancel", "retry")}
+    held = SimpleNamespace(all=lambda: [job], workers=tuple, listeners=0, running=dict, close=lambda: None, **same)
+    reader.app.state.smalti.jobs = held  # type: ignore[attr-defined]
+    assert reader.get(f"/jobs/{job.id}").json()["error"] == says
+    assert reader.get("/jobs").json()["jobs"][0]["error"] == says
+    assert says in reader.get(f"/jobs/{job.id}/events").text
+    owner = client_of(own_world.model_copy(update={"scenes": scenes}))
+    owner.app.state.smalti.jobs = held  # type: ignore[attr-defined]
+    assert owner.delete(f"/jobs/{job.id}").json()["error"] == says
+    assert owner.post(f"/jobs/{job.id}/retry").json()["error"] == says
+
+
+def test_a_refusal_does_not_tell_where_a_source_lies(own_world: Settings) -> None:
+    for name in ("folder", "s2"):
+        State(own_world).sources.put(sources(own_world.home)[name][0], "demo")
+        for folders in ((), (own_world.home / "secret",)):
+            client = client_of(own_world.model_copy(update={"scenes": Scenes(folders=folders)}))
+            body = {"dataset": "demo", "window": "2024", "bbox": [2.3, 54.7, 2.31, 54.71], "dry_run": True}
+            answer = client.post("/areas", json=body)
+            assert answer.status_code >= 400, answer.text
+            assert "the source of demo" in answer.text
+            assert "secret" not in answer.text
+
+
+def test_a_block_tells_what_it_was_made_from_and_not_where_that_lies(own_world: Settings) -> None:
+    client = client_of(own_world)
+    coverage = client.get("/datasets/demo/2024/coverage").json()
+    place = f"/datasets/demo/2024/blocks/{coverage['features'][0]['properties']['block']}"
+    fingerprint = client.get(place).json()["fingerprint"]
+    state: State = client.app.state.smalti  # type: ignore[attr-defined]
+    reports = state.reports("demo")
+    made = {name: document | {"scenes": {}} for name, (document, _) in sources(own_world.home).items()}
+    reports.put({"source": made["folder"]}, "a" * 64)
+    reports.put({"source": made["s2"]}, "b" * 64, "a" * 64)
+    key = f"{fingerprint[:2]}/{fingerprint}.json"
+    state.storage.at("shelf", "reports", "demo").delete(key)
+    reports.put({"source": made["s1"]}, fingerprint, "b" * 64)
+    told = [piece["source"] for piece in client.get(place).json()["made"]]
+    assert told == [
+        {"type": "scenes", "mode": "mpc", "s2": PUBLIC, "s1": PUBLIC, "scenes": {}},
+        {"type": "scenes", "mode": "mpc", "s1": None, "scenes": {}},
+        {"type": "dpixels", "window": "2024", "scenes": {}},
+    ]
+    assert reports.of(fingerprint)[0]["source"]["s1"].endswith("?key=hush"), "stored whole"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from api.catalogue import DatasetWindow
 from api.params import dataset_window
+from api.places import public
 from api.problems import documented
 from api.schemas import Outcome
 from api.security import require
@@ -36,7 +37,7 @@ class BlockInfo(BaseModel):
     pixels: Outcome | None = Field(description="of all 65,536; null where the layout keeps no block by itself")
     made: list[dict[str, Any]] = Field(
         description="what its pixels were made from, piece by piece, the newest first: model, parameters, and the "
-        "source with the scenes it read; empty where nobody noted it"
+        "source with the scenes it read, without places on the server; empty where nobody noted it"
     )
 
 
@@ -65,6 +66,6 @@ def block(
     if not store.writable:
         return told
     held = require_writable(store, at.dataset.id).read_block(asked, at.window)
-    made = list(state.reports(at.dataset.id).of(held.fingerprint))
+    made = [{**piece, "source": public(piece["source"])} for piece in state.reports(at.dataset.id).of(held.fingerprint)]
     pixels = Outcome(**outcome(held.vectors))
     return told.model_copy(update={"fingerprint": held.fingerprint, "pixels": pixels, "made": made})
