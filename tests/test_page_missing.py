@@ -14,8 +14,10 @@ from api import demo
 from api.catalogue import open_or_make
 from api.settings import Limits, Settings
 from api.state import State
-from service.grid import Block, archive_grid
-from service.values import Window
+from service.grid import Block, Zone, archive_grid
+from service.simulate import Landscape
+from service.sources import Placement, Simulated
+from service.values import BLOCK, Window
 from tests.browser import EMPTY, GROUND, Page, eventually
 from tests.conftest import running
 from tests.services import worker
@@ -182,6 +184,60 @@ def test_an_empty_dataset_says_how_it_begins(browser: Any, own_demo: Settings) -
         page.shot("23-empty-dataset-asked")
         assert "1 block" in page.inner_text("#pixel")
         page.close()
+
+
+def test_what_lies_beyond_the_antimeridian_is_planned_too(browser: Any, own_demo: Settings) -> None:
+    state, zone = State(own_demo), Zone(1, True)
+    model = state.registry.get(demo.MODEL).manifest
+    shutil.rmtree(own_demo.home / "datasets")
+    open_or_make(state.storage, "fiji", model.identity, model.dims, Window.year(2024))
+    row, col = (int(at) // BLOCK * BLOCK for at in archive_grid(zone).cell(-179.97, -17.0))
+    place = Placement(zone, row, col, 64, 64)
+    state.sources.put(Simulated(place, Landscape(1, 64, 64), Window.year(2024)).to_document(), "fiji")
+    with running(own_demo) as address:
+        page = Page(browser, address)
+        page.open("/#map=12/-17/179.99")
+        page.click("#make-view")
+        page.wait_for_selector("#plan .offer, #plan .notice")
+        assert "1 block, 4,096 pixels" in page.inner_text("#plan")
+        page.shot("24-beyond-the-antimeridian")
+        page.click("#plan >> text=Not now")
+        page.click("#make-draw")
+        for corner in ((179.98, -17.02), (180.03, -17.02), (180.03, -16.98), (179.98, -16.98)):
+            page.mouse.click(*page.at(corner))
+        with page.expect_request("**/areas") as asked:
+            page.keyboard.press("Enter")
+        page.wait_for_selector("#plan .offer, #plan .notice")
+        assert "1 block, 4,096 pixels" in page.inner_text("#plan")
+        page.shot("25-drawn-over-the-antimeridian")
+        geometry = asked.value.post_data_json["geometry"]
+        assert geometry["type"] == "MultiPolygon"
+        sides = [[lon for lon, _ in outline] for (outline,) in geometry["coordinates"]]
+        assert [(min(side), max(side)) for side in sides] == [
+            (pytest.approx(179.98, abs=1e-3), 180),
+            (-180, pytest.approx(-179.97, abs=1e-3)),
+        ]
+        page.close()
+
+
+RINGS = [
+    ([[1, 0], [3, 0], [2, 2]], [[[1, 0], [3, 0], [2, 2]]]),
+    ([[178, 0], [180, 0], [179, 2]], [[[178, 0], [180, 0], [179, 2]]]),
+    ([[-180, 0], [-178, 0], [-179, 2]], [[[-180, 0], [-178, 0], [-179, 2]]]),
+    ([[180, 0], [-178, 0], [-179, 2]], [[[-180, 0], [-178, 0], [-179, 2]]]),
+    ([[179, 0], [-179, 0], [-179, 2]], [[[180, 1], [179, 0], [180, 0]], [[-180, 1], [-180, 0], [-179, 0], [-179, 2]]]),
+    ([[-179, 0], [179, 0], [179, 2]], [[[-180, 1], [-179, 0], [-180, 0]], [[180, 1], [180, 0], [179, 0], [179, 2]]]),
+]
+
+
+def test_a_ring_over_the_antimeridian_is_cut_there(page: Page) -> None:
+    page.open()
+    cut = "async (ring) => (await import('/web/assets/ring.mjs')).geometry(ring)"
+    for ring, parts in RINGS:
+        told = page.page.evaluate(cut, ring)
+        rings = [told["coordinates"]] if len(parts) == 1 else told["coordinates"]
+        assert told["type"] == ("Polygon" if len(parts) == 1 else "MultiPolygon"), ring
+        assert rings == [[[*part, part[0]]] for part in parts], ring
 
 
 def test_a_pixel_that_is_being_embedded_is_looked_at_again(page: Page) -> None:

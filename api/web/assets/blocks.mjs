@@ -4,7 +4,7 @@ import * as api from "./api.mjs";
 import { addLayer, night } from "./base.mjs";
 import { can, current } from "./catalogue.mjs";
 import { debounce, el, show, $ } from "./dom.mjs";
-import { Marker, map } from "./map.mjs";
+import { Marker, map, seen } from "./map.mjs";
 import { on, state } from "./state.mjs";
 
 const LEAST_ZOOM = 9.5; // from there on a square is large enough to be told from its neighbours
@@ -32,11 +32,8 @@ export function look() {
   debounce("missing", WAIT_MS, async () => {
     const mine = ++turn;
     const dataset = current();
-    const { _sw: low, _ne: high } = map.getBounds();
-    const turned = (lon) => Number(((((lon + 180) % 360) + 360) % 360 - 180).toFixed(5));
-    const box = [turned(low.lng), Math.max(-85, low.lat).toFixed(5), turned(high.lng), Math.min(85, high.lat).toFixed(5)];
     const asked = can(dataset) && map.getZoom() >= LEAST_ZOOM;
-    const found = asked ? await api.missing(dataset.id, state.window, box.join(",")).catch(() => null) : null;
+    const found = asked ? await api.missing(dataset.id, state.window, seen().join(",")).catch(() => null) : null;
     if (mine !== turn) return;
     empty = found?.features ?? [];
     render();

@@ -4,7 +4,7 @@ import { $ } from "./dom.mjs";
 import { guide } from "./guide.mjs";
 import { area } from "./layers.mjs";
 import { map, maps, middle, narrow } from "./map.mjs";
-import { polygon } from "./likeness.mjs";
+import { polygon, unrolled } from "./ring.mjs";
 import { set, state } from "./state.mjs";
 
 const CLOSE = 14; // pixels from the first corner that count as on it
@@ -23,8 +23,8 @@ export function render(pointer = null) {
 }
 
 function shapes(pointer) {
-  if (!drawing()) return [state.area, held].filter((ring) => ring.length > 2).map((ring) => feature(polygon(ring)));
-  const path = pointer ? [...corners, pointer] : corners;
+  if (!drawing()) return [unrolled(state.area), held].filter((ring) => ring.length > 2).map((ring) => feature(polygon(ring)));
+  const path = unrolled(pointer ? [...corners, pointer] : corners);
   const out = corners.map((at) => feature({ type: "Point", coordinates: at }));
   if (path.length > 1) out.push(feature({ type: "LineString", coordinates: path }));
   if (path.length > 2) out.push(feature(polygon(path)));
@@ -82,7 +82,7 @@ export function undoCorner() {
   render();
 }
 
-export function corner(at = map.unproject(middle()).toArray()) {
+export function corner(at = map.unproject(middle()).wrap().toArray()) {
   const last = corners.at(-1);
   if (corners.length > 2 && distance(corners[0], at) < CLOSE) { close(); return; }
   if (last && distance(last, at) < 3) return; // the second click of a double click

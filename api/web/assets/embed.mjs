@@ -5,8 +5,8 @@ import { can, chooseWindow, current, holds, lastYear } from "./catalogue.mjs";
 import { $, bytes, count, duration, el, show } from "./dom.mjs";
 import * as draw from "./draw.mjs";
 import { follow } from "./job.mjs";
-import { polygon } from "./likeness.mjs";
-import { map } from "./map.mjs";
+import { easternOf, seen } from "./map.mjs";
+import { geometry, unrolled } from "./ring.mjs";
 import { on, state } from "./state.mjs";
 import { notice } from "./status.mjs";
 
@@ -103,15 +103,15 @@ export async function plan(title, place) {
 }
 
 function drawn(ring) {
-  draw.hold(ring);
-  plan("The area you drew", { geometry: polygon(ring) });
+  draw.hold(unrolled(ring));
+  plan("The area you drew", { geometry: geometry(ring) });
 }
 
 function inView() {
-  const { _sw: low, _ne: high } = map.getBounds();
-  const [west, south, east, north] = [low.lng, low.lat, high.lng, high.lat].map((edge) => Number(edge.toFixed(6)));
+  const bbox = seen();
+  const [[west, south, , north], east] = [bbox, easternOf(bbox)];
   draw.hold([[west, south], [east, south], [east, north], [west, north]]);
-  plan("What is in view", { bbox: [Math.max(-180, west), south, Math.min(180, east), north] });
+  plan("What is in view", { bbox });
 }
 
 export const drawArea = () => draw.start({ words: "Set the corners of the area to embed.", done: drawn });

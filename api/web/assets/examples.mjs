@@ -5,6 +5,7 @@ import { $, el, icon, options, pair, show } from "./dom.mjs";
 import { embedRing } from "./embed.mjs";
 import { asks, clear, uploaded } from "./likeness.mjs";
 import { Marker, goTo, map } from "./map.mjs";
+import { unrolled } from "./ring.mjs";
 import { APART, HITS, set, state } from "./state.mjs";
 import { guide } from "./guide.mjs";
 
@@ -45,7 +46,7 @@ function chips() {
 export function hectares(ring) {
   const lat = ring.reduce((sum, corner) => sum + corner[1], 0) / ring.length;
   const metre = 6371008.8 * (Math.PI / 180);
-  const flat = ring.map(([lon, y]) => [lon * metre * Math.cos((lat * Math.PI) / 180), y * metre]);
+  const flat = unrolled(ring).map(([lon, y]) => [lon * metre * Math.cos((lat * Math.PI) / 180), y * metre]);
   const twice = flat.reduce((sum, [x, y], i) => {
     const [x2, y2] = flat[(i + 1) % flat.length];
     return sum + x * y2 - x2 * y;

@@ -2,6 +2,7 @@
 
 import * as api from "./api.mjs";
 import { current } from "./catalogue.mjs";
+import { geometry, unrolled } from "./ring.mjs";
 import { on, set, state } from "./state.mjs";
 
 const EARTH_KM = 6371.0088;
@@ -36,7 +37,6 @@ export async function recall() {
 // The examples hold no vector here: then there is nothing to colour the map by, in any tile.
 export const barren = () => found.state === "refused" && found.error.status === 404;
 
-export const polygon = (ring) => ({ type: "Polygon", coordinates: [[...ring, ring[0]]] });
 const drawn = (use) => state.area.length > 2 && state.use === use;
 const averaged = () => drawn("example");
 export const asks = () => state.like.length > 0 || averaged() || Boolean(state.query);
@@ -45,8 +45,8 @@ export const asks = () => state.like.length > 0 || averaged() || Boolean(state.q
 export function examples() {
   const body = { points: state.like };
   if (state.unlike.length) body.against = state.unlike;
-  if (averaged()) body.polygons = [polygon(state.area)];
-  if (drawn("counter")) body.against_polygons = [polygon(state.area)];
+  if (averaged()) body.polygons = [geometry(state.area)];
+  if (drawn("counter")) body.against_polygons = [geometry(state.area)];
   if (state.query) Object.assign(body, { vectors: uploaded.vectors, model: uploaded.model });
   if (state.query && uploaded.against.length) body.against_vectors = uploaded.against;
   if (state.metric !== "cosine") body.metric = state.metric;
@@ -94,7 +94,7 @@ export function kilometres([lon1, lat1], [lon2, lat2]) {
 export function origin() {
   if (state.like.length) return state.like[0];
   if (!averaged()) return null;
-  return [0, 1].map((axis) => state.area.reduce((sum, corner) => sum + corner[axis], 0) / state.area.length);
+  return [0, 1].map((axis) => unrolled(state.area).reduce((sum, corner) => sum + corner[axis], 0) / state.area.length);
 }
 
 const placed = ({ geometry: { coordinates: at }, properties: { score, rank } }) =>
@@ -111,7 +111,7 @@ export async function search() {
     const body = { ...examples(), k: Math.min(limits.hits, state.k), exclude_examples: true };
     if (state.apart) body.spacing = state.apart;
     if (state.exact) body.exact = true;
-    if (drawn("within")) body.within = polygon(state.area);
+    if (drawn("within")) body.within = geometry(state.area);
     const answer = await api.search(state.dataset, state.window, body, mine.signal);
     if (mine.signal.aborted) return;
     tell({ state: "found", answer, hits: answer.features.map(placed) });

@@ -55,6 +55,16 @@ export function padding() {
 // The east of a box, counted on beyond 180 degrees where the box goes over the antimeridian.
 export const easternOf = ([west, , east]) => (east < west ? east + 360 : east);
 
+// A longitude from -180 to 180: the map counts on where it is turned over the antimeridian.
+const turned = (lon) => Number(((((lon + 180) % 360) + 360) % 360 - 180).toFixed(6));
+
+// The box of the map; west > east where the antimeridian is in it.
+export function seen() {
+  const { _sw: low, _ne: high } = map.getBounds();
+  const [west, east] = high.lng - low.lng < 360 ? [turned(low.lng), turned(high.lng)] : [-180, 180];
+  return [west, Number(Math.max(-85, low.lat).toFixed(6)), east, Number(Math.min(85, high.lat).toFixed(6))];
+}
+
 export function frame(box, animate = false) {
   const [west, south, , north] = box;
   const east = easternOf(box);

@@ -3,7 +3,8 @@
 import * as api from "./api.mjs";
 import { current } from "./catalogue.mjs";
 import { $, count, debounce, percent, show } from "./dom.mjs";
-import { asks, examples, polygon, recall } from "./likeness.mjs";
+import { asks, examples, recall } from "./likeness.mjs";
+import { geometry } from "./ring.mjs";
 import { on, state } from "./state.mjs";
 
 const WAIT_MS = 150; // while corners or the threshold move
@@ -29,7 +30,7 @@ async function measure() {
   const mine = (running = new AbortController());
   try {
     await recall();
-    const body = { ...examples(), areas: [polygon(state.area)], min_score: state.threshold };
+    const body = { ...examples(), areas: [geometry(state.area)], min_score: state.threshold };
     const answer = await api.measure(state.dataset, state.window, body, mine.signal);
     if (!mine.signal.aborted) put(words(answer.results[0]));
   } catch (error) {
