@@ -228,7 +228,9 @@ class Settings(BaseSettings):
         description="what encoders run on; fails if it is not there. auto: the first of cuda, cpu and openvino that is",
     )
     precision: Literal["fp32", "fp16"] = Field(
-        "fp32", description="what encoders compute in; fp16 needs a device that has it, and fails elsewhere"
+        "fp32",
+        description="what encoders compute in; fp16 needs a device that has it, and fails elsewhere; a worker refuses "
+        "jobs of a server that has another",
     )
     public_metrics: bool = Field(False, description="whether GET /metrics needs neither this machine nor an admin key")
     log_format: Literal["auto", "json", "text"] = Field(

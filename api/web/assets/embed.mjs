@@ -56,7 +56,7 @@ async function estimate(card, place, text, done = "All of it is embedded already
 function takes(plan) {
   const parts = [count(plan.blocks_left, "block"), count(plan.pixels_left, "pixel")];
   if (plan.scenes) parts.push(`${count(plan.scenes, "scene")}, ${bytes(plan.bytes)} to fetch`);
-  return `${parts.join(", ")}, about ${duration(plan.seconds)}`;
+  return `${parts.join(", ")}, about ${duration(plan.seconds)}${plan.measured ? "" : " (a guess: nothing was embedded here yet)"}`;
 }
 
 function doubts(plan) {
