@@ -259,6 +259,7 @@ def test_a_folder_of_d_pixels_is_embedded_as_the_window_it_shows_and_no_other(tm
         ((str(tmp_path / "patches"),), "Add --window"),
         ((str(tmp_path / "patches"), "--window", "2018-99"), "2018-99"),
         (("mpc", "--window", "2018"), "Leave it out"),
+        ((str(tmp_path / "patches"), "--window", "2018", "--bbox", "5,52,6,53"), "bbox"),
     ):
         refused = here(tmp_path, *make, *more, **env)
         assert (refused.returncode, says in refused.stderr) == (2, True), refused.stderr

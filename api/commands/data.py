@@ -125,6 +125,9 @@ def _document(source: str, mode: str, s1: str | None, bbox: str | None, window: 
         InvalidInput: The source is none; its window is not said, or is said of scenes.
     """
     if Path(source).is_dir() and source not in MODES:
+        for name, said in (("bbox", bbox), ("s1", s1)):
+            if said:
+                raise InvalidInput("means nothing to a folder of d-pixels.", field=name, remedy="Leave it out.")
         return _folder(source, window)
     if window:
         remedy = "Leave it out: an area is asked for with its window."

@@ -115,7 +115,7 @@ class Limits:
     items: int = 50_000
     """Scenes in the answer to one question."""
     pages: int = 1_000
-    """Pages, or files of a static catalogue, that are read for it."""
+    """Pages of an API that are read for it; files of a static catalogue count as items."""
     page_bytes: int = 64_000_000
     """Size of one of them, unpacked."""
     catalogue_bytes: int = 1_000_000_000
