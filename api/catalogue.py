@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from api.entries import Entry, found, written
 from api.glance import Glance
-from api.places import hidden, hidden_folders
+from api.places import hidden, hidden_folders, renamed
 from api.settings import Settings
 from api.sides import Sides
 from api.watch import Watch
@@ -138,10 +138,7 @@ class Catalogue(Mapping[str, Dataset]):
 
     def named(self, text: str) -> str:
         """A message as whoever may read is told it: datasets and sources by name, not by where they lie."""
-        places = ((place.removeprefix("file://").rstrip("/"), name) for place, name in self._places())
-        for place, name in sorted(places, key=lambda told: -len(told[0])):  # one may begin like another
-            text = text.replace(place, name) if place else text
-        return text
+        return renamed(text, self._places())
 
     def _places(self) -> Iterator[tuple[str, str]]:
         """(where something lies, what it is called), as it was at the last look."""

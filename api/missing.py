@@ -111,6 +111,8 @@ class Chance:
     """The job that will fill some of it."""
     reached: bool = False
     """Whether the dataset's source reaches any of it."""
+    on_view: bool = False
+    """Whether that may be embedded because somebody looks at it."""
 
     @property
     def mark(self) -> str:
@@ -167,7 +169,8 @@ class Outlook:
             return NO_CHANCE
         near = _zones_of(target)
         reached = any(_reached(target, place) for place in self.reach if place.zone.name in near)
-        return Chance(next((job.id for job in self.running if _shown(job, target, near)), None), reached)
+        job = next((job.id for job in self.running if _shown(job, target, near)), None)
+        return Chance(job, reached, reached and self.on_view > 0 and not self.busy)
 
     def job_of(self, block: Block) -> str | None:
         """The job that will fill a block, if any."""

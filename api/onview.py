@@ -2,8 +2,8 @@
 
 Off unless the dataset's source says `embed_on_view = {blocks_per_hour = 16}`. Then a tile that turned out empty, and
 shows few blocks, becomes a job of its own: for those only who could ask POST /areas for it, one job of the dataset at
-a time, and never more blocks an hour than the budget, however many servers there are. What failed before, or was
-cancelled, is left to people. The tile itself waits for none of this.
+a time, and never more blocks an hour than the budget, however many servers there are. What failed before, was
+cancelled, or holds anything, is left to people. The tile itself waits for none of this.
 """
 
 from __future__ import annotations
@@ -57,8 +57,7 @@ class OnView:
 
     def seen(self, dataset: str, window: Window, target: Target) -> None:
         """An empty tile was looked at by somebody who may have it embedded. Returns at once, whatever comes of it."""
-        known = self._state.lookout.outlook(dataset, str(window))
-        if not known.on_view or known.busy or _square_metres(target) > BLOCKS * _BLOCK_M2:
+        if _square_metres(target) > BLOCKS * _BLOCK_M2:
             return
         now, key = time.monotonic(), (dataset, window, target)
         if now - self._lately.get(key, float("-inf")) < AGAIN_S or not self._busy.acquire(blocking=False):
@@ -85,11 +84,14 @@ class OnView:
             return
         box = Area(*lonlat_box(target))
         encoder = state.encoder(str(state.datasets.require_writable(dataset).identity))
+        store = _store(state, dataset, window)
         plan = plan_area(
-            state.sources_of(dataset, window, box), encoder, _store(state, dataset, window), Polygon.of_area(box),
-            min_s2=MIN_S2, most=BLOCKS,
-        )  # fmt: skip
-        by, pixels = f"view:{dataset}", {block.name: plan.blocks[block] for block in plan.left}
+            state.sources_of(dataset, window, box), encoder, store, Polygon.of_area(box), min_s2=MIN_S2, most=BLOCKS
+        )
+        # What holds anything was made by somebody, in a way that this would undo.
+        held = store.versions(window, plan.left) if store and plan.left else {}
+        pixels = {block.name: plan.blocks[block] for block in plan.left if not held.get(block)}
+        by = f"view:{dataset}"
         order = Order(dataset, str(window), str(encoder.identity), encoder.digest, MIN_S2, pixels, encoder.precision)
         order = _new(jobs, order, by) if pixels else order
         spent = sum(len(asked.pixels) for _, asked in jobs.asked_by(by, dt.timedelta(hours=1)))

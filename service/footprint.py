@@ -41,7 +41,8 @@ def covering(boxes: Iterable[Degrees]) -> Degrees:
     held = list(boxes)
     spans = sorted((west, east + 360 * (east < west)) for west, _, east, _ in held)
     south, north = min(box[1] for box in held), max(box[3] for box in held)
-    (first, reach), gaps = spans[0], []
+    first, gaps = spans[0][0], []
+    reach = max(spans[0][1], max(east for _, east in spans) - 360)  # what goes over the antimeridian comes first, too
     for west, east in spans[1:]:
         gaps.append((west - reach, west, reach))
         reach = max(reach, east)

@@ -164,7 +164,8 @@ def test_a_jobs_database_that_is_down_keeps_no_tile_waiting(world: Settings) -> 
     assert len(asked) <= 3, f"it is asked again after {AGAIN_S} s, not for every tile"
 
 
-def test_a_job_that_ended_while_nobody_asked_is_not_told_to_run() -> None:
+def test_a_job_that_ended_while_nobody_asked_is_not_told_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.lookout.PATIENCE_S", 20.0)
     orders = {JOB: order(SCENE.empty)}
 
     def slowly() -> dict[str, Order]:

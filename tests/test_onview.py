@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from api.settings import ApiKey, Settings
 from api.state import State
 from service.errors import Conflict, Corrupt, NotFound
 from service.tiles import tile_target
-from service.values import Window
+from service.values import VALID, Window
 from tests.conftest import client_of
 from tests.test_missing import EMPTY, FULL, SCENE, TMS, order, tile_at
 
@@ -133,6 +134,21 @@ def test_budget_zoom_and_who_looks_decide(own_world: Settings) -> None:
         tile = TMS.tile(*EMPTY, zoom)
         view.seen("demo", YEAR, tile_target(TMS, tile.x, tile.y, zoom))
         assert bool(view._lately) is begun, "of a tile with many blocks nobody looks at any in particular"
+
+
+def test_a_block_that_holds_anything_is_left_to_people(own_world: Settings) -> None:
+    """Who made it may have asked for fewer dates: made anew with the usual ones, vectors of it would be rejected."""
+    allow(own_world, 100)
+    store = State(own_world).datasets.writable("demo", YEAR)
+    old = store.read_block(SCENE.empty, YEAR)
+    rows, cols = SCENE.placement.in_block(SCENE.empty)
+    old.vectors.status[rows.start, cols.start] = VALID
+    old.vectors.scales[rows.start, cols.start] = 0.01
+    store.write([replace(old, fingerprint="ab" * 32)], "one pixel")
+    client = client_of(own_world)
+    assert client.get(tile_at(EMPTY)).headers["X-Smalti-Empty"] == "not-embedded"
+    assert looked(client, tile_at(EMPTY), Asked()) == []
+    assert len(looked(client, tile_at(EMPTY, window="2023"), Asked())) == 1
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])

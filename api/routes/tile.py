@@ -138,7 +138,7 @@ async def tile(
 
 def _looked_at(request: Request, shown: Layer, target: Target, chance: Chance, tile: Tile | None) -> None:
     """An empty tile that could be embedded may become a job, where the dataset wants that; waits for nothing."""
-    empty = tile is not None and chance.reached and chance.reason(tile.statuses) == "not-embedded"
+    empty = tile is not None and chance.on_view and chance.reason(tile.statuses) == "not-embedded"
     if empty and may_unasked(request, "embed"):
         on_view: OnView = request.app.state.on_view
         on_view.seen(shown.dataset, shown.window, target)

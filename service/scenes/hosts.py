@@ -168,7 +168,7 @@ class Policy:
         path = Path(text)
         if "\0" in text or not any(path.resolve().is_relative_to(folder.resolve()) for folder in self.folders):
             raise InvalidInput(
-                f"{what} names {text[:120]!r}, which lies outside the folders that scenes may come from.",
+                f"{what} names {text[:1000]!r}, which lies outside the folders that scenes may come from.",
                 remedy="If you trust it, add its folder to SMALTI_SCENES__FOLDERS.",
             )
         return path.resolve()

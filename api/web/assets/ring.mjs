@@ -1,10 +1,12 @@
 // Rings that one draws. Their corners lie from -180 to 180 degrees, as a link has them, and each edge goes the short way.
 
 // The same corners, each counted on from the one before: beyond 180 degrees where the ring goes over the antimeridian.
-export const unrolled = (ring) => ring.reduce((done, [lon, lat]) => {
-  const before = done.at(-1)?.[0] ?? lon;
-  return [...done, [lon + 360 * Math.round((before - lon) / 360), lat]];
-}, []);
+// One that goes round the globe so stays as it is.
+export function unrolled(ring) {
+  const done = [];
+  for (const [lon, lat] of ring) done.push([lon + 360 * Math.round(((done.at(-1)?.[0] ?? lon) - lon) / 360), lat]);
+  return done.length && Math.abs(done.at(-1)[0] - done[0][0]) > 180 ? ring : done;
+}
 
 export const polygon = (ring) => ({ type: "Polygon", coordinates: [[...ring, ring[0]]] });
 
