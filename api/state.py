@@ -241,7 +241,8 @@ class State:
         if document is None:
             with suppress(NotFound):
                 document = self.sources.get(dataset_id)[1]
-        self.datasets.hide(document or {}, dataset_id)
+        if document is not None:
+            self.datasets.hide(document, dataset_id)
         return document
 
     def sources_of(self, dataset_id: str, window: Window, area: Area | None = None) -> tuple[Source, ...]:
