@@ -1,4 +1,4 @@
-"""Why a place is empty, and who is filling it: told from what is known already, so that no answer waits for it.
+"""Why a place is empty, and who is filling it: told from what is known already; nothing here reads or asks.
 
 Three things decide: what the store says of the pixel, whether the dataset's source reaches there, and whether a job
 that waits or runs holds its block. `lookout.py` knows the last two.
@@ -6,7 +6,6 @@ that waits or runs holds its block. `lookout.py` knows the last two.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,8 +31,6 @@ from service.values import (
     UInt8Array,
 )
 from service.warp import Target, ZoneMap, zone_maps
-
-log = logging.getLogger("smalti.missing")
 
 Box = tuple[float, float, float, float]
 Reason = Literal["outside", "water", "not-embedded", "rejected", "embedding"]
